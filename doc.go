@@ -1,0 +1,46 @@
+// Package osqvisor is the tour of an SDK for agents that embed osquery: one
+// process runs any number of osqueryd instances, one for the vendor's own queries
+// and one for each tenant, say, keeps each alive on its own, is their
+// extension, and moves config, logs and queries over whatever connection the
+// host already has. The package itself holds no code.
+//
+// # The shortest program
+//
+//	runner, err := runtime.New(
+//		runtime.WithBinary("/usr/local/bin/osqueryd"),
+//		runtime.WithRoot("/var/lib/agent/osquery"),
+//		runtime.WithTransport(myClient),
+//		runtime.WithInstance("vendor"),
+//	)
+//	if err != nil {
+//		return err // every mistake in the options, at once
+//	}
+//	return runner.Run(ctx) // until ctx ends; nothing is left when it returns
+//
+// While it runs, and before, from any goroutine:
+//
+//	err = runner.Add("tenant-a", instance.WithLabels(labels))
+//	err = runner.WaitReady(ctx, "tenant-a")
+//	rows, err := runner.Query(ctx, "tenant-a", "select * from users")
+//	err = runner.Remove(ctx, "tenant-a")
+//
+// # Where things are
+//
+// Package [github.com/osqvisor/osqvisor/runtime] owns the set: when an instance is
+// started, tried again, and given up. Package
+// [github.com/osqvisor/osqvisor/instance] owns one osqueryd: how it is started,
+// watched, mended and stopped. Package
+// [github.com/osqvisor/osqvisor/extension] is what osqueryd sees of the host:
+// config, logs, distributed queries and tables, and the Transport that a host
+// implements. Package [github.com/osqvisor/osqvisor/stats] is what the host is told:
+// events, snapshots and health. Imports point down this list and never up.
+//
+// Package [github.com/osqvisor/osqvisor/instance/osquerydtest] is an osqueryd to
+// test against that needs nothing installed: real processes, the real protocol,
+// and a script for misbehaviour.
+//
+// # Where to begin
+//
+// Run examples/quickstart, then read examples/customtransport for a transport of
+// one's own and examples/hostgroup for a Runner among a host's other parts.
+package osqvisor
