@@ -1,0 +1,104 @@
+package stats
+
+import (
+	"context"
+	"errors"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"os/exec"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+)
+
+// allEvents is one of every type, with no field of a type of its own empty.
+func allEvents(h Head) []Event {
+	err := errors.New("boom")
+	return []Event{
+		InstanceAdded{h}, InstanceUpdated{h}, InstanceRemoved{h},
+		InstanceParked{h, CauseBinaryMissing, 5, time.Minute, err},
+		InstanceResumed{h}, RestartScheduled{h, CauseExit, time.Second, 2},
+		RunStarting{h, "/bin/osqueryd", "5.9.1"}, ProcessStarted{h, 7},
+		ExtensionRegistered{h, 1, 2, true}, RunReady{h, 7, time.Second, "5.9.1", "i"},
+		WorkerReplaced{h, "memory", time.Second}, WorkerLost{h},
+		WatchdogKilled{h, "memory", 2, 1, "m"}, RegistrationLost{h, err},
+		RegistrationMended{h, time.Second}, TableParked{h, "t", err},
+		HealthFailed{h, err, 3}, HealthRecovered{h}, RunStopping{h},
+		RunEnded{h, PhaseServe, CauseExit, 7, 1, "KILL", time.Hour, err, []string{"x"}, "hint"},
+		ConfigServed{h, 1, 2, false}, ConfigRefused{h, "s", err}, OptionStripped{h, "s", "o"}, ConfigPushed{h},
+		LogsShipped{h, "b", "q", 1, 2}, LogsDropped{h, "q", 1, 2, "full"},
+		TransportFailed{h, "logs", err, time.Second}, Enrolled{h, true},
+		QueryDenylisted{h, "q", true}, DiscoveryFailed{h, "q", err}, FlagIneffective{h, "f", "1", "2"},
+		RateAlarm{h, "restarts", 3, time.Minute}, LeftoverCleaned{h, []int{7}, time.Second},
+		Suspended{h, time.Hour}, PanicCaught{h, "observer", "v", "s"},
+	}
+}
+
+func TestEveryEventIsInTheList(t *testing.T) {
+	f, err := parser.ParseFile(token.NewFileSet(), "events.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	declared := map[string]bool{}
+	ast.Inspect(f, func(n ast.Node) bool {
+		if s, ok := n.(*ast.TypeSpec); ok {
+			declared[s.Name.Name] = true
+		}
+		return true
+	})
+	kinds := map[string]bool{}
+	for _, e := range allEvents(Head{}) {
+		delete(declared, reflect.TypeOf(e).Name())
+		if k := e.Kind(); k == "" || k != strings.ToLower(k) || kinds[k] {
+			t.Errorf("%T: kind %q is empty, not lower case or taken", e, k)
+		}
+		kinds[e.Kind()] = true
+	}
+	for name := range declared {
+		t.Errorf("%s is missing from allEvents", name)
+	}
+}
+
+func TestStatsDependsOnTheStandardLibraryAlone(t *testing.T) {
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-deps", "-f",
+		"{{if not .Standard}}{{.ImportPath}}{{end}}", ".")
+	out, err := cmd.Output()
+	if err != nil {
+		t.Fatalf("go list: %v", err)
+	}
+	const self = "github.com/osqvisor/osqvisor/stats"
+	if got := strings.TrimSpace(string(out)); got != self {
+		t.Errorf("packages outside the standard library:\n%s\nwant only %s", got, self)
+	}
+}
+
+func TestMultiGivesEveryEventToEveryObserverInOrder(t *testing.T) {
+	var got []string
+	tell := func(name string) Observer {
+		return ObserverFunc(func(_ context.Context, e Event) { got = append(got, name+" "+e.Kind()) })
+	}
+	m := Multi(tell("a"), nil, ObserverFunc(nil), tell("b"))
+	m.Observe(t.Context(), RunStopping{})
+	m.Observe(t.Context(), RunEnded{})
+	want := []string{"a run stopping", "b run stopping", "a run ended", "b run ended"}
+	if !reflect.DeepEqual(got, want) {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	Multi().Observe(t.Context(), RunEnded{})
+}
+
+func TestMultiTellsTheRestInSpiteOfAPanic(t *testing.T) {
+	told := false
+	m := Multi(
+		ObserverFunc(func(context.Context, Event) { panic("no") }),
+		ObserverFunc(func(context.Context, Event) { told = true }),
+	)
+	defer func() {
+		if v := recover(); v != "no" || !told {
+			t.Errorf("panic %v, the second was told: %v", v, told)
+		}
+	}()
+	m.Observe(t.Context(), RunEnded{})
+}

@@ -1,0 +1,257 @@
+package stats
+
+import "time"
+
+// InstanceAdded says that an instance joined the set.
+type InstanceAdded struct{ Head }
+
+// InstanceUpdated says that an instance got new options; it is restarted with them.
+type InstanceUpdated struct{ Head }
+
+// InstanceRemoved says that an instance left the set and nothing of it runs.
+type InstanceRemoved struct{ Head }
+
+// InstanceParked says that an instance is not started again by itself.
+type InstanceParked struct {
+	Head
+	Cause Cause
+	// Failures counts the failures within Window that used up the budget; it is
+	// 1 when the cause alone was enough.
+	Failures int
+	Window   time.Duration
+	Err      error
+}
+
+// InstanceResumed says that a parked instance is started again.
+type InstanceResumed struct{ Head }
+
+// RestartScheduled says that the next run starts after Delay.
+type RestartScheduled struct {
+	Head
+	Cause Cause
+	Delay time.Duration
+	// Attempt counts the failures in a row, from 1.
+	Attempt int
+}
+
+// RunStarting says that a run began.
+type RunStarting struct {
+	Head
+	Binary  string
+	Version string
+}
+
+// ProcessStarted says that osqueryd was spawned.
+type ProcessStarted struct {
+	Head
+	PID int
+}
+
+// ExtensionRegistered says that our extension is in osqueryd's registry.
+type ExtensionRegistered struct {
+	Head
+	// UUID is osqueryd's number for this registration.
+	UUID int64
+	// Plugins counts the plugins registered.
+	Plugins int
+	// Again is true for every registration of a run but its first.
+	Again bool
+}
+
+// RunReady says that the instance is registered, verified and answering.
+type RunReady struct {
+	Head
+	// PID is the process we started: the watcher, or the only process there is.
+	PID int
+	// Took is the time from the start of the run.
+	Took    time.Duration
+	Version string
+	// InstanceID is osquery's own id of its database (osquery_info.instance_id).
+	InstanceID string
+}
+
+// WorkerReplaced says that osqueryd replaced its worker and that our extension
+// is registered with the new one.
+type WorkerReplaced struct {
+	Head
+	// Reason is what osqueryd said of it; empty when it said nothing.
+	Reason string
+	// Took is the time from the loss of the old worker.
+	Took time.Duration
+}
+
+// WorkerLost says that osqueryd's worker, or its connection to us, went away.
+type WorkerLost struct{ Head }
+
+// WatchdogKilled says that osqueryd's watchdog stopped its worker.
+type WatchdogKilled struct {
+	Head
+	// Resource is "memory", "cpu" or "other".
+	Resource string
+	// Used and Limit are bytes for memory and milliseconds for CPU, as osqueryd
+	// printed them; 0 when it did not.
+	Used, Limit uint64
+	Message     string
+}
+
+// RegistrationLost says that osqueryd no longer lists our extension.
+type RegistrationLost struct {
+	Head
+	Err error
+}
+
+// RegistrationMended says that our extension was registered again in place.
+type RegistrationMended struct {
+	Head
+	Took time.Duration
+}
+
+// TableParked says that a host table was left out because osqueryd has one of that name.
+type TableParked struct {
+	Head
+	Table string
+	Err   error
+}
+
+// HealthFailed says that a health check failed.
+type HealthFailed struct {
+	Head
+	Err error
+	// InARow counts the failures since the last success.
+	InARow int
+}
+
+// HealthRecovered says that a health check passed again.
+type HealthRecovered struct{ Head }
+
+// RunStopping says that the run was asked to stop.
+type RunStopping struct{ Head }
+
+// RunEnded says that a run is over and nothing of it is left.
+type RunEnded struct {
+	Head
+	Phase Phase
+	Cause Cause
+	PID   int
+	// Code is the exit code, or -1 when there is none.
+	Code int
+	// Signal is the name of the signal that ended osqueryd, or empty.
+	Signal string
+	// Uptime is the time from spawn to exit; 0 when nothing was spawned.
+	Uptime time.Duration
+	Err    error
+	// Stderr is the end of what osqueryd printed.
+	Stderr []string
+	Hint   string
+}
+
+// ConfigServed says that osqueryd was handed a config other than the last one.
+type ConfigServed struct {
+	Head
+	Bytes   int
+	Sources int
+	// Stale is true when it is the last good config and the source has failed.
+	Stale bool
+}
+
+// ConfigRefused says that a config did not reach osqueryd; the last good one stays.
+type ConfigRefused struct {
+	Head
+	Source string
+	Err    error
+}
+
+// OptionStripped says that an option was taken out of a config before osqueryd
+// saw it, because a config must not set it. It comes once for each config that has it.
+type OptionStripped struct {
+	Head
+	Source, Option string
+}
+
+// ConfigPushed says that osqueryd took a config by its update call.
+type ConfigPushed struct{ Head }
+
+// LogsShipped says that the transport took a batch.
+type LogsShipped struct {
+	Head
+	Batch string
+	Queue string
+	Lines int
+	Bytes int
+}
+
+// LogsDropped says that log lines are lost, and why.
+type LogsDropped struct {
+	Head
+	Queue  string
+	Lines  uint64
+	Bytes  uint64
+	Reason string
+}
+
+// TransportFailed says that a call of the host's transport failed.
+type TransportFailed struct {
+	Head
+	// Call is "config", "logs", "queries", "results", "enroll" or "carve".
+	Call string
+	Err  error
+	// Retry is when it is tried again; 0 when osqueryd decides.
+	Retry time.Duration
+}
+
+// Enrolled says that the instance has a node key, new or renewed.
+type Enrolled struct {
+	Head
+	Again bool
+}
+
+// QueryDenylisted says that osqueryd refuses to run a query.
+type QueryDenylisted struct {
+	Head
+	Query       string
+	Distributed bool
+}
+
+// DiscoveryFailed says that a discovery query could not be asked, so that a
+// distributed query was not run.
+type DiscoveryFailed struct {
+	Head
+	Query string
+	Err   error
+}
+
+// FlagIneffective says that osqueryd runs with another value than we passed.
+type FlagIneffective struct {
+	Head
+	Flag, Want, Got string
+}
+
+// RateAlarm says that something happened more often than the host wants.
+type RateAlarm struct {
+	Head
+	What   string
+	Count  int
+	Window time.Duration
+}
+
+// LeftoverCleaned says that processes of an earlier host were ended.
+type LeftoverCleaned struct {
+	Head
+	PIDs []int
+	Took time.Duration
+}
+
+// Suspended says that the machine slept, and that no verdict from before counts.
+type Suspended struct {
+	Head
+	For time.Duration
+}
+
+// PanicCaught says that code of the host panicked and was contained.
+type PanicCaught struct {
+	Head
+	// Where names the code: "table NAME", "transport CALL", "observer", …
+	Where string
+	Value string
+	Stack string
+}

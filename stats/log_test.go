@@ -1,0 +1,101 @@
+package stats
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestLogToFields pins the names of all attributes, which hosts search by.
+func TestLogToFields(t *testing.T) {
+	want := map[string]string{
+		"instance parked": "cause error failures window", "restart scheduled": "attempt cause delay",
+		"run starting": "binary version", "process started": "pid",
+		"extension registered": "again plugins uuid", "run ready": "instance_id pid took version",
+		"worker replaced": "reason took", "watchdog killed": "limit message resource used",
+		"registration lost": "error", "registration mended": "took", "table parked": "error table",
+		"health failed": "error in_a_row",
+		"run ended":     "cause code error hint phase pid signal stderr uptime",
+		"config served": "bytes sources stale", "config refused": "error source",
+		"option stripped": "option source", "discovery failed": "error query",
+		"logs shipped": "batch bytes lines queue", "logs dropped": "bytes lines queue reason",
+		"transport failed": "call error retry", "enrolled": "again",
+		"query denylisted": "distributed query", "flag ineffective": "flag got want",
+		"rate alarm": "count what window", "leftover cleaned": "pids took",
+		"suspended": "for", "panic caught": "stack value where",
+	}
+	for _, e := range allEvents(at(1, "r1")) {
+		var out bytes.Buffer
+		LogTo(slog.New(slog.NewJSONHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))).Observe(t.Context(), e)
+		var rec map[string]any
+		if err := json.Unmarshal(out.Bytes(), &rec); err != nil {
+			t.Fatalf("%s: not one record: %v", e.Kind(), err)
+		}
+		if rec["msg"] != e.Kind() || rec["instance"] != "a" || rec["run"] != "r1" || rec["time"] != "2030-01-01T00:00:01Z" {
+			t.Errorf("%s: %v", e.Kind(), rec)
+		}
+		if s, bad := rec["error"]; bad && s != "boom" {
+			t.Errorf("%s: error %v", e.Kind(), s)
+		}
+		var keys []string
+		for k := range rec {
+			if !slices.Contains([]string{"time", "level", "msg", "instance", "run"}, k) {
+				keys = append(keys, k)
+			}
+		}
+		slices.Sort(keys)
+		if got := strings.Join(keys, " "); got != want[e.Kind()] {
+			t.Errorf("%s: fields %q, want %q", e.Kind(), got, want[e.Kind()])
+		}
+	}
+}
+
+func TestLogToLevels(t *testing.T) {
+	got := map[slog.Level][]string{}
+	for _, e := range allEvents(Head{}) {
+		got[levelOf(e)] = append(got[levelOf(e)], e.Kind())
+	}
+	want := map[slog.Level][]string{
+		slog.LevelDebug: {"config served", "config pushed", "logs shipped"},
+		slog.LevelError: {"instance parked", "run ended", "panic caught"},
+		slog.LevelWarn: {"restart scheduled", "worker lost", "watchdog killed", "registration lost",
+			"table parked", "health failed", "config refused", "option stripped", "logs dropped", "transport failed",
+			"query denylisted", "discovery failed", "flag ineffective", "rate alarm"},
+	}
+	for level, kinds := range want {
+		if !reflect.DeepEqual(got[level], kinds) {
+			t.Errorf("%v: %q, want %q", level, got[level], kinds)
+		}
+	}
+	if l := levelOf(RunEnded{Cause: CauseRequested}); l != slog.LevelInfo {
+		t.Errorf("a requested end is %v", l)
+	}
+	if l := levelOf(ConfigServed{Stale: true}); l != slog.LevelWarn {
+		t.Errorf("a stale config is %v", l)
+	}
+}
+
+func TestLogToAllocatesNothingBelowTheLevel(t *testing.T) {
+	o := LogTo(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)))
+	var e Event = LogsShipped{Head: at(1, "r1"), Batch: "b"}
+	if got := testing.AllocsPerRun(100, func() { o.Observe(context.Background(), e) }); got != 0 {
+		t.Errorf("%v allocations", got)
+	}
+}
+
+func TestLogToLeavesOutWhatSaysNothing(t *testing.T) {
+	var out bytes.Buffer
+	o := LogTo(slog.New(slog.NewTextHandler(&out, nil)))
+	o.Observe(t.Context(), nil)
+	o.Observe(t.Context(), RunEnded{Head: Head{Instance: "a"}, Cause: CauseRequested})
+	want := "level=INFO msg=\"run ended\" instance=a cause=requested pid=0 code=0 uptime=0s\n"
+	if out.String() != want {
+		t.Errorf("got  %swant %s", out.String(), want)
+	}
+	LogTo(nil).Observe(t.Context(), RunEnded{})
+}

@@ -1,0 +1,78 @@
+package stats
+
+import "time"
+
+// Snapshot is what is known of one instance at one moment. It is a copy: the
+// receiver may keep and change it.
+type Snapshot struct {
+	Instance string `json:"instance"`
+	State    State  `json:"state"`
+	// Since is when it entered State; zero before the first event.
+	Since time.Time `json:"since,omitzero"`
+
+	// Run is the current run, or nil when there is none.
+	Run *Run `json:"run,omitempty"`
+	// History holds the runs that ended, newest first, bounded by the Recorder.
+	History []Run `json:"history,omitempty"`
+	// LastError is the text of the newest failure of a run, a registration or a
+	// health check. It stays after a recovery, and is empty after a requested stop.
+	LastError string `json:"last_error,omitempty"`
+	// NextStart is when a backoff ends; zero outside StateBackoff.
+	NextStart time.Time `json:"next_start,omitzero"`
+
+	Totals Totals `json:"totals"`
+}
+
+// Run is one lifetime of an osqueryd.
+type Run struct {
+	ID      string    `json:"id"`
+	PID     int       `json:"pid,omitempty"`
+	Started time.Time `json:"started"`
+	// Ready is when it first was ready; zero when it never was.
+	Ready time.Time `json:"ready,omitzero"`
+	// Ended is when nothing of it was left; zero while it lives.
+	Ended time.Time `json:"ended,omitzero"`
+	// Uptime is from spawn to exit, set when the run has ended.
+	Uptime time.Duration `json:"uptime_ns,omitempty"`
+
+	Phase  Phase  `json:"phase"`
+	Cause  Cause  `json:"cause,omitempty"`
+	Code   int    `json:"code,omitempty"`
+	Signal string `json:"signal,omitempty"`
+	Error  string `json:"error,omitempty"`
+
+	// Version is osqueryd's, InstanceID osquery's own id of its database.
+	Version    string `json:"version,omitempty"`
+	InstanceID string `json:"instance_id,omitempty"`
+
+	// WorkersReplaced and Registrations count within this run.
+	WorkersReplaced int `json:"workers_replaced,omitempty"`
+	Registrations   int `json:"registrations,omitempty"`
+}
+
+// Totals count since the Recorder was made.
+type Totals struct {
+	Runs            uint64 `json:"runs"`
+	Restarts        uint64 `json:"restarts"` // runs after the first
+	Failures        uint64 `json:"failures"` // runs that ended unasked
+	WorkersReplaced uint64 `json:"workers_replaced"`
+	Mended          uint64 `json:"registrations_mended"`
+	HealthFailures  uint64 `json:"health_failures"`
+	WatchdogKills   uint64 `json:"watchdog_kills"`
+	Denylisted      uint64 `json:"queries_denylisted"`
+	Panics          uint64 `json:"panics"`
+	TransportErrors uint64 `json:"transport_errors"`
+	ConfigsServed   uint64 `json:"configs_served"`
+	ConfigsRefused  uint64 `json:"configs_refused"`
+
+	Queries       uint64 `json:"queries"`        // asked by the host, answered or not
+	QueriesFailed uint64 `json:"queries_failed"` // of those, failed or abandoned
+	Distributed   uint64 `json:"distributed"`    // distributed results written
+
+	LinesIn      uint64 `json:"lines_in"` // log lines taken from osqueryd
+	BytesIn      uint64 `json:"bytes_in"`
+	LinesOut     uint64 `json:"lines_out"` // log lines taken by the transport
+	BytesOut     uint64 `json:"bytes_out"`
+	LinesDropped uint64 `json:"lines_dropped"`
+	BytesDropped uint64 `json:"bytes_dropped"`
+}
