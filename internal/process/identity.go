@@ -1,0 +1,72 @@
+package process
+
+import (
+	"errors"
+	"fmt"
+	"os"
+)
+
+// Identity tells one process from every other, also from a later one with the same pid. The zero value is nobody.
+// It is comparable, and safe for concurrent use because it never changes.
+type Identity struct {
+	// PID is the process id.
+	PID int `json:"pid"`
+	// StartTime is the kernel's own start time of the process, opaque but for equality: on Linux the boot id and the clock
+	// ticks since boot, on macOS the start time in microseconds, on Windows the creation FILETIME.
+	StartTime string `json:"start_time"`
+}
+
+var (
+	// ErrNotFound says that no process has the pid.
+	ErrNotFound = errors.New("process not found")
+	// ErrNotProven says that processes were found that may be ours, but nothing proves it, so none was signalled.
+	ErrNotProven = errors.New("process not proven to be ours")
+	// ErrStillAlive says that a bounded wait ended before the processes did.
+	ErrStillAlive = errors.New("process still alive")
+	// ErrUnsupportedSignal says that the operating system has no such signal (Windows knows os.Kill only).
+	ErrUnsupportedSignal = errors.New("signal not supported on this operating system")
+)
+
+// procInfo is what one look at a process tells.
+type procInfo struct {
+	id     Identity
+	pgid   int
+	zombie bool
+}
+
+// Identify returns the identity of the process that has the pid now. A process that has ended but was not yet waited
+// for still has one. The error wraps ErrNotFound when there is none. It does not block, and may be called from anywhere.
+func Identify(pid int) (Identity, error) {
+	info, err := probe(pid)
+	if err != nil {
+		return Identity{}, fmt.Errorf("identify pid %d: %w", pid, err)
+	}
+	return info.id, nil
+}
+
+// Alive reports whether the process runs: same pid, same start time, and not merely waiting to be reaped.
+func (id Identity) Alive() bool {
+	info, err := probe(id.PID)
+	return err == nil && info.id == id && !info.zombie
+}
+
+// Signal sends sig to the process and to nobody else: when the pid is free or belongs to another process by now, it
+// does nothing. A process that is gone is success, since there is nothing left to signal.
+// Errors: ErrUnsupportedSignal on Windows for all but os.Kill; otherwise the operating system's, such as os.ErrPermission.
+func (id Identity) Signal(sig os.Signal) error {
+	err := signalProcess(id, sig)
+	if err == nil || errors.Is(err, ErrNotFound) {
+		return nil
+	}
+	return fmt.Errorf("signal %v to pid %d: %w", sig, id.PID, err)
+}
+
+// Kill is Signal(os.Kill). It does not wait for the end.
+func (id Identity) Kill() error { return id.Signal(os.Kill) }
+
+// proven reports whether id still owns its pid, running or as a zombie. As long as it does, neither the pid nor the
+// number of the group it leads can be given to anybody else.
+func (id Identity) proven() bool {
+	info, err := probe(id.PID)
+	return err == nil && info.id == id
+}

@@ -1,0 +1,95 @@
+package process
+
+import (
+	"bytes"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+)
+
+// maxEnviron bounds how much of a process's environment is looked at, in bytes; Linux's usual limit is 2 MiB with argv.
+const maxEnviron = 2 << 20
+
+// groupMembers lists the members of a group that run. The kernel offers no shorter way than all of /proc.
+func groupMembers(pgid int) ([]procInfo, error) {
+	if groupEmpty(pgid) {
+		return nil, nil
+	}
+	dir, err := os.Open("/proc")
+	if err != nil {
+		return nil, err
+	}
+	defer dir.Close()
+	names, err := dir.Readdirnames(-1)
+	if err != nil {
+		return nil, err
+	}
+	return inGroup(names, pgid), nil
+}
+
+// inGroup passes over processes that vanish meanwhile or may not be read.
+func inGroup(names []string, pgid int) []procInfo {
+	var members []procInfo
+	boot := bootID()
+	for _, name := range names {
+		pid, err := strconv.Atoi(name)
+		if err != nil {
+			continue
+		}
+		info, err := probeIn(boot, pid)
+		if err == nil && info.pgid == pgid && !info.zombie {
+			members = append(members, info)
+		}
+	}
+	return members
+}
+
+// readMark returns the value of RunEnv that the process was executed with.
+func readMark(pid int) (mark string, ok bool) {
+	file, err := os.Open("/proc/" + strconv.Itoa(pid) + "/environ")
+	if err != nil {
+		return "", false
+	}
+	defer file.Close()
+	raw, err := io.ReadAll(io.LimitReader(file, maxEnviron))
+	if err != nil {
+		return "", false
+	}
+	return findMark(raw)
+}
+
+func findMark(environ []byte) (mark string, ok bool) {
+	for entry := range bytes.SplitSeq(environ, []byte{0}) {
+		if value, found := bytes.CutPrefix(entry, []byte(RunEnv+"=")); found {
+			return string(value), true
+		}
+	}
+	return "", false
+}
+
+// runsBinary compares the file itself first, and then its name: after an update the old file is deleted, yet still runs. Known is false when the process does not let itself be looked at.
+func runsBinary(pid int, binary string) (same, known bool) {
+	link := "/proc/" + strconv.Itoa(pid) + "/exe"
+	running, err := os.Stat(link)
+	if err != nil {
+		return false, false
+	}
+	if leased, err := os.Stat(binary); err == nil && os.SameFile(running, leased) {
+		return true, true
+	}
+	name, err := os.Readlink(link)
+	if err != nil {
+		return false, false
+	}
+	return strings.TrimSuffix(name, " (deleted)") == resolved(binary), true
+}
+
+func resolved(path string) string {
+	real, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return filepath.Clean(path)
+	}
+	return real
+}

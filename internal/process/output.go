@@ -1,0 +1,87 @@
+package process
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"os"
+	"sync/atomic"
+)
+
+// readChunk is what one read takes at most. Most lines fit; longer ones are put together up to MaxLine.
+const readChunk = 4 << 10
+
+// reader turns one pipe into lines until the pipe ends or is closed, whatever the lines look like.
+type reader struct {
+	pipe *os.File
+	sink func([]byte)
+	done chan struct{} // closed when the last line was passed on
+
+	bytes, lines, truncated atomic.Uint64
+}
+
+func newReader(pipe *os.File, sink func([]byte)) *reader {
+	if sink == nil {
+		sink = func([]byte) {}
+	}
+	return &reader{pipe: pipe, sink: sink, done: make(chan struct{})}
+}
+
+// run owns the pipe and closes it.
+func (r *reader) run() {
+	defer close(r.done)
+	defer r.pipe.Close()
+	in := bufio.NewReaderSize(r.pipe, readChunk)
+	for r.line(in) == nil {
+	}
+}
+
+// line reads one line and passes it on. An unfinished last line counts as one.
+func (r *reader) line(in *bufio.Reader) error {
+	part, err := in.ReadSlice('\n')
+	r.bytes.Add(uint64(len(part)))
+	if !errors.Is(err, bufio.ErrBufferFull) {
+		if len(part) > 0 {
+			r.emit(part)
+		}
+		return err
+	}
+	long := append(make([]byte, 0, 4*readChunk), part...)
+	cut := false
+	for errors.Is(err, bufio.ErrBufferFull) {
+		part, err = in.ReadSlice('\n')
+		r.bytes.Add(uint64(len(part)))
+		room := MaxLine - len(long)
+		if text := bytes.TrimRight(part, "\r\n"); len(text) > room {
+			part, cut = text[:room], true
+		}
+		long = append(long, part[:min(len(part), MaxLine-len(long))]...)
+	}
+	if cut {
+		r.truncated.Add(1)
+	}
+	r.emit(long)
+	return err
+}
+
+func (r *reader) emit(line []byte) {
+	line = bytes.TrimSuffix(line, []byte("\n"))
+	line = bytes.TrimSuffix(line, []byte("\r"))
+	r.lines.Add(1)
+	r.sink(line)
+}
+
+// finish waits for the end of the output. When ctx ends first, somebody else still holds the pipe: it is closed.
+func (r *reader) finish(ctx context.Context) {
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+		r.pipe.Close()
+		<-r.done
+	}
+}
+
+func (r *reader) counts() Output {
+	return Output{Bytes: r.bytes.Load(), Lines: r.lines.Load(), Truncated: r.truncated.Load()}
+}

@@ -1,0 +1,98 @@
+//go:build unix
+
+package process
+
+import (
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Whoever escapes the group and holds the pipes does not keep Exited open for longer than the grace.
+func TestEscapedPipeHolderDoesNotHangExited(t *testing.T) {
+	checkLeaks(t)
+	heard := newListener()
+	spec := roleSpec("leaver:escape", heard.hear)
+	spec.DrainGrace = time.Second
+	p := mustStart(t, spec)
+	escaped := heard.ready(t, 1)
+	if exit := mustExit(t, p); exit.Code != 7 {
+		t.Errorf("got %+v, want code 7", exit)
+	}
+	if !escaped[0].Alive() {
+		t.Error("the pipe holder is gone, so it proved nothing")
+	}
+	if p.GroupAlive() {
+		t.Error("group has members, want none")
+	}
+}
+
+func TestFlood(t *testing.T) {
+	checkLeaks(t)
+	const size = 20_000_000
+	heard := newListener()
+	spec := roleSpec("flood:20000000", heard.hear)
+	var lines int
+	spec.Stderr = func(line []byte) { lines++ }
+	p := mustStart(t, spec)
+	exit := mustExit(t, p)
+	if exit.Code != 0 || lines != size/1000 || p.Stderr() != (Output{Bytes: size, Lines: size / 1000}) {
+		t.Errorf("got %+v, %d lines, %+v", exit, lines, p.Stderr())
+	}
+	heard <- "end"
+	if got := <-heard; got != "flooded" {
+		t.Errorf("stdout: got %q, want flooded", got)
+	}
+}
+
+func TestLines(t *testing.T) {
+	checkLeaks(t)
+	big, full := strings.Repeat("b", MaxLine), strings.Repeat("f", MaxLine)
+	tests := map[string]struct {
+		text      string
+		want      []string
+		truncated uint64
+	}{
+		"plain":      {"a\n\nb\r\nlast", []string{"a", "", "b", "last"}, 0},
+		"truncated":  {"BIG\nb", []string{big, "b"}, 1},
+		"big at end": {"BIG", []string{big}, 1},
+		"exact":      {"FULL\nFULL\r\nFULL", []string{full, full, full}, 0},
+		"nothing":    {"", nil, 0},
+	}
+	for name, tt := range tests {
+		var got []string
+		p := mustStart(t, roleSpec("lines:"+tt.text, func(line []byte) { got = append(got, string(line)) }))
+		mustExit(t, p)
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: got %d lines %.200q", name, len(got), got)
+		}
+		if out := p.Stdout(); out.Truncated != tt.truncated || out.Lines != uint64(len(tt.want)) {
+			t.Errorf("%s: counted %+v", name, out)
+		}
+	}
+}
+
+func TestEnvironmentIsExactAndStdinEmpty(t *testing.T) {
+	checkLeaks(t)
+	t.Setenv("OSQUERY_WORKER", "1")
+	var got []string
+	spec := roleSpec("env", func(line []byte) { got = append(got, string(line)) })
+	spec.RunID = "r1"
+	spec.Env = append(spec.Env, RunEnv+"=stale", "A=b")
+	mustExit(t, mustStart(t, spec))
+	want := []string{"stdin 0 EOF", "env " + roleEnv + "=env", "env " + raceEnv, "env A=b", "env " + RunEnv + "=r1"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestCleanEnv(t *testing.T) {
+	base := []string{"OSQUERY_WORKER=1", "PATH=/bin", "OSQUERYX=1", "X=OSQUERY_Y", "OSQUERY_EXTENSION=2"}
+	want := []string{"PATH=/bin", "OSQUERYX=1", "X=OSQUERY_Y"}
+	if diff := cmp.Diff(want, CleanEnv(base)); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
