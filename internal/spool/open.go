@@ -1,0 +1,162 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Open opens the queue in dir, creates it if it is not there, and repairs it if it is damaged. It reads everything that is not
+// acknowledged once, at about the speed of the disk. It fails when the options are wrong, when the directory cannot be made
+// or locked (ErrLocked), or when the cursor cannot be opened; never because of what the files hold.
+func Open(dir string, o Options) (*Queue, Recovery, error) {
+	o, err := o.withDefaults()
+	if err != nil {
+		return nil, Recovery{}, fmt.Errorf("open spool %s: %w", dir, err)
+	}
+	if err := o.fs.MakeDir(dir); err != nil {
+		return nil, Recovery{}, fmt.Errorf("open spool %s: make directory: %w", dir, err)
+	}
+	lock, err := o.fs.OpenLocked(filepath.Join(dir, cursorName))
+	if err != nil {
+		return nil, Recovery{}, fmt.Errorf("open spool %s: %w", dir, err)
+	}
+	q := newQueue(dir, o)
+	rep, err := q.load(lock)
+	if err != nil {
+		return nil, Recovery{}, errors.Join(fmt.Errorf("open spool %s: %w", dir, err), lock.Close())
+	}
+	if rep.Records > 0 || rep.Missing > 0 {
+		q.wake()
+	}
+	return q, rep, nil
+}
+
+func newQueue(dir string, o Options) *Queue {
+	q := &Queue{
+		dir: dir, opts: o, fs: o.fs,
+		tail: make(chan struct{}, 1), cursorTurn: make(chan struct{}, 1),
+		done: make(chan struct{}), notify: make(chan struct{}, 1),
+	}
+	q.syncDone.L = &q.mu
+	// Armed and stopped, so that a line only has to reset it.
+	q.timer = time.AfterFunc(math.MaxInt64, q.onTimer)
+	q.timer.Stop()
+	return q
+}
+
+// load runs before anybody else has q.
+func (q *Queue) load(lock file) (Recovery, error) {
+	c, found, err := loadCursor(lock)
+	if err != nil {
+		return Recovery{}, fmt.Errorf("read cursor: %w", err)
+	}
+	names, err := q.fs.List(q.dir)
+	if err != nil {
+		return Recovery{}, fmt.Errorf("list segments: %w", err)
+	}
+	segs := segmentsOf(names)
+	lost := !found && (len(segs) > 0 || !c.blank())
+	if !found {
+		c.begin(segs)
+	}
+	q.cursor, q.marks = c, c.marks
+	rep := q.recover(segs)
+	rep.CursorLost = lost
+	return rep, nil
+}
+
+// begin makes a first cursor. What is before the first segment counts as delivered, or evicted and announced. That it is
+// written at once lets the next Open tell a log whose beginning was deleted from one that nobody acknowledged yet.
+func (c *cursor) begin(segs []*segment) {
+	var m marks
+	if len(segs) > 0 {
+		m.evicted = segs[0].first - 1
+	}
+	_ = c.save(m) // a full disk is not a reason to refuse to open
+	c.marks = m
+}
+
+func segmentsOf(names []string) []*segment {
+	var segs []*segment
+	for _, n := range names {
+		if s := parseSegment(n); s != nil {
+			segs = append(segs, s)
+		}
+	}
+	sortSegments(segs)
+	return segs
+}
+
+func (q *Queue) recover(segs []*segment) Recovery {
+	floor := q.marks.floor()
+	r := newRecovery(q.fs, q.dir, floor)
+	var old []string
+	for i, s := range segs {
+		q.w.gen = max(q.w.gen, s.gen)
+		before := firstOf(segs[i+1:])
+		if before <= floor+1 {
+			old = append(old, s.name)
+			continue
+		}
+		whole := r.scan(s, before)
+		if i == len(segs)-1 {
+			q.continueIn(r, s, whole)
+		}
+		q.segs = append(q.segs, s)
+		q.total += s.bytes
+	}
+	r.finish(q.marks)
+	q.holes, q.last, q.w.next = r.holes, r.rep.Next-1, r.rep.Next
+	if q.w.seg != nil && q.w.seg.last+1 != q.w.next {
+		q.w.broken = true // a segment's numbers go on without a gap: start another one
+	}
+	q.synced = q.last
+	q.discard(old)
+	return r.rep
+}
+
+// firstOf returns the sequence number that bounds what comes before segs.
+func firstOf(segs []*segment) uint64 {
+	first := uint64(maxSeq)
+	for _, s := range segs {
+		first = min(first, s.first)
+	}
+	return first
+}
+
+// continueIn cuts the torn end off the last segment and makes it the one that is written to, if the disk allows; if not, the
+// next line starts a new one.
+func (q *Queue) continueIn(r *recovery, s *segment, whole bool) {
+	if !whole {
+		return
+	}
+	r.cutTail(s)
+	f, err := q.fs.Open(filepath.Join(q.dir, s.name), os.O_RDWR)
+	if err != nil {
+		return
+	}
+	if err := q.mend(f, s); err != nil {
+		_ = f.Close()
+		return
+	}
+	q.w.seg, q.w.off, q.w.t = s, s.end, &tailFile{f: f, refs: 1}
+	q.out = q.w.t
+}
+
+// mend also flushes what an earlier process may not have.
+func (q *Queue) mend(f file, s *segment) error {
+	if s.end < s.bytes {
+		if err := f.Truncate(s.end); err != nil {
+			return err
+		}
+		s.bytes = s.end
+	}
+	if q.opts.Sync.kind == syncNever {
+		return nil
+	}
+	return f.Sync()
+}

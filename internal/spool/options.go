@@ -1,0 +1,140 @@
+package spool
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Defaults of Options.
+const (
+	DefaultMaxBytes     = 64 << 20
+	DefaultSegmentBytes = 4 << 20
+	DefaultMaxRecord    = 1 << 20
+	DefaultSyncInterval = time.Second
+)
+
+const (
+	minSegmentBytes = 256
+	formatMaxRecord = 64 << 20 // no reader accepts more, whatever the options of the writer were
+)
+
+type syncKind uint8
+
+const (
+	syncDefault syncKind = iota
+	syncEach
+	syncInterval
+	syncNever
+)
+
+// SyncPolicy says when lines are flushed to disk, so that they survive a power cut. The zero value is
+// SyncInterval(DefaultSyncInterval).
+type SyncPolicy struct {
+	kind  syncKind
+	every time.Duration
+}
+
+// SyncEach flushes before Append returns. Appends that wait at the same time share one flush.
+func SyncEach() SyncPolicy { return SyncPolicy{kind: syncEach} }
+
+// SyncInterval flushes at most d after a line was written; d must be positive. A power cut costs the lines of the last d.
+func SyncInterval(d time.Duration) SyncPolicy { return SyncPolicy{kind: syncInterval, every: d} }
+
+// SyncNever leaves flushing to the operating system. After a power cut, lines, acknowledgements and pins of the last half
+// minute or so may be gone, so that sequence numbers that were shipped may be given out again.
+func SyncNever() SyncPolicy { return SyncPolicy{kind: syncNever} }
+
+// Reason says why lines are missing.
+type Reason uint8
+
+// The reasons.
+const (
+	// Evicted lines were the oldest when MaxBytes was reached.
+	Evicted Reason = iota + 1
+	// Damaged lines can no longer be read from the disk.
+	Damaged
+)
+
+// String returns the reason in one lower-case word.
+func (r Reason) String() string {
+	switch r {
+	case Evicted:
+		return "evicted"
+	case Damaged:
+		return "damaged"
+	}
+	return "unknown"
+}
+
+// Loss is an announcement that lines which had been stored are gone.
+type Loss struct {
+	Reason  Reason
+	First   uint64 // first sequence number of the range
+	Last    uint64 // last sequence number of the range
+	Records uint64 // unacknowledged lines lost in the range
+	Bytes   int64  // bytes of the segment that was given up; 0 when not known
+}
+
+// Options of a Queue. The zero value of a field means its default.
+type Options struct {
+	// MaxBytes bounds the segment files together. Default DefaultMaxBytes; at least twice SegmentBytes.
+	MaxBytes int64
+	// SegmentBytes bounds one segment file, which is the unit of eviction. Default DefaultSegmentBytes, or a quarter of
+	// MaxBytes if that is less; at least MaxRecord plus 20 bytes.
+	SegmentBytes int64
+	// MaxRecord bounds one line in bytes. Default DefaultMaxRecord, or what fits into SegmentBytes if that is less; at most
+	// 64 MiB.
+	MaxRecord int
+	// Sync says when lines are flushed to disk. Default SyncInterval(DefaultSyncInterval).
+	Sync SyncPolicy
+	// OnLoss, if set, is told of stored lines that are lost after Open. It is called on the goroutine of the Append or Read
+	// that found out, with no lock held, and may call any method of the Queue but Close. Calls may overlap.
+	OnLoss func(Loss)
+
+	fs fileSystem // tests put a failing disk here
+}
+
+// withDefaults returns o with its defaults filled in, and every mistake at once.
+func (o Options) withDefaults() (Options, error) {
+	if o.MaxBytes == 0 {
+		o.MaxBytes = DefaultMaxBytes
+	}
+	if o.SegmentBytes == 0 {
+		o.SegmentBytes = min(DefaultSegmentBytes, max(o.MaxBytes/4, minSegmentBytes))
+	}
+	if o.MaxRecord == 0 {
+		o.MaxRecord = int(max(min(DefaultMaxRecord, o.SegmentBytes-headerSize), 1))
+	}
+	if o.Sync.kind == syncDefault {
+		o.Sync = SyncInterval(DefaultSyncInterval)
+	}
+	if o.OnLoss == nil {
+		o.OnLoss = func(Loss) {}
+	}
+	if o.fs == nil {
+		o.fs = osFS{}
+	}
+	return o, o.check()
+}
+
+func (o Options) check() error {
+	var errs []error
+	if o.SegmentBytes < minSegmentBytes {
+		errs = append(errs, fmt.Errorf("SegmentBytes is %d; it must be at least %d", o.SegmentBytes, minSegmentBytes))
+	}
+	if o.MaxBytes/2 < o.SegmentBytes {
+		errs = append(errs, fmt.Errorf("MaxBytes is %d; it must be at least twice SegmentBytes (%d)", o.MaxBytes, o.SegmentBytes))
+	}
+	if o.MaxRecord < 1 || o.MaxRecord > formatMaxRecord {
+		errs = append(errs, fmt.Errorf("MaxRecord is %d; it must be from 1 to %d", o.MaxRecord, formatMaxRecord))
+	}
+	if int64(o.MaxRecord) > o.SegmentBytes-headerSize {
+		errs = append(errs, fmt.Errorf("MaxRecord is %d; with its header of %d it must fit into SegmentBytes (%d)",
+			o.MaxRecord, headerSize, o.SegmentBytes))
+	}
+	if o.Sync.kind == syncInterval && o.Sync.every <= 0 {
+		errs = append(errs, fmt.Errorf("sync interval is %v; it must be positive", o.Sync.every))
+	}
+	return errors.Join(errs...)
+}
