@@ -1,0 +1,166 @@
+package thriftconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+)
+
+// maxRegisterTries is how often a registration is tried that got UUID 0, which
+// stands for osqueryd itself. The chance of one is 1 in 65536.
+const maxRegisterTries = 3
+
+func noArgs(b []byte) []byte { return b }
+
+// Ping asks for a sign of life. That it answers does not mean that an extension
+// is still registered.
+func (c *Conn) Ping(ctx context.Context) error {
+	_, err := c.statusCall(ctx, methodPing, noArgs)
+	return err
+}
+
+// Extensions lists what is registered, osqueryd itself (UUID 0) included.
+func (c *Conn) Extensions(ctx context.Context) (osquery.InternalExtensionList, error) {
+	var list osquery.InternalExtensionList
+	err := c.call(ctx, methodExtensions, exchange{args: noArgs, result: func(st *callState, typ byte) {
+		if st.r.expect("result", typ, typeMap) {
+			list = st.r.extensionList()
+		}
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// Options lists osqueryd's flags with their values.
+func (c *Conn) Options(ctx context.Context) (osquery.InternalOptionList, error) {
+	var list osquery.InternalOptionList
+	err := c.call(ctx, methodOptions, exchange{args: noArgs, result: func(st *callState, typ byte) {
+		if st.r.expect("result", typ, typeMap) {
+			list = st.r.optionList()
+		}
+	}})
+	if err != nil {
+		return nil, err
+	}
+	return list, nil
+}
+
+// Register announces an extension and gives the UUID that osqueryd chose for
+// it: listen at <manager path>.<uuid> next. A refusal is a *StatusError; see
+// IsDuplicate, IsDuplicateItem, IsUnknownRegistry and IsIncompatibleSDK. Two
+// registrations at once, on any connections, can make osqueryd lock up: the
+// caller must serialise them.
+//
+// osqueryd may choose 0, which stands for itself. That registration is taken
+// back and made again, up to three times.
+func (c *Conn) Register(ctx context.Context, name, version string, registry osquery.ExtensionRegistry) (int64, error) {
+	args := func(b []byte) []byte { return appendRegister(b, name, version, registry) }
+	for range maxRegisterTries {
+		status, err := c.statusCall(ctx, methodRegister, args)
+		if err != nil {
+			return 0, err
+		}
+		if status.UUID != 0 {
+			return int64(status.UUID), nil
+		}
+		if err := c.Deregister(ctx, 0); err != nil && !IsNotRegistered(err) {
+			return 0, fmt.Errorf("take back a registration that got UUID 0: %w", err)
+		}
+	}
+	return 0, errors.New("osqueryd keeps giving out UUID 0, which is its own: register later")
+}
+
+// Deregister removes an extension and all its routes; see IsNotRegistered.
+func (c *Conn) Deregister(ctx context.Context, uuid int64) error {
+	_, err := c.statusCall(ctx, methodDeregister, func(b []byte) []byte {
+		return appendI64(appendField(b, typeI64, 1), uuid)
+	})
+	return err
+}
+
+// Call calls a plugin of osqueryd, or of an extension. The status is the
+// plugin's own answer, which may well not be 0; err says only that there is
+// none. Rows are nil unless the plugin sent some.
+func (c *Conn) Call(ctx context.Context, registry, item string, request map[string]string) (osquery.ExtensionStatus, []map[string]string, error) {
+	var status osquery.ExtensionStatus
+	var rows []map[string]string
+	err := c.call(ctx, methodCall, exchange{
+		args: func(b []byte) []byte { return appendCall(b, registry, item, request) },
+		result: func(st *callState, typ byte) {
+			if st.r.expect("result", typ, typeStruct) {
+				status, rows = st.r.response()
+			}
+		},
+	})
+	if err != nil {
+		return osquery.ExtensionStatus{}, nil, err
+	}
+	return status, rows, nil
+}
+
+// Shutdown calls an extension's shutdown. osqueryd's manager answers and does
+// nothing.
+func (c *Conn) Shutdown(ctx context.Context) error {
+	err := c.call(ctx, methodShutdown, exchange{args: noArgs, result: func(st *callState, typ byte) { st.r.skip(typ) }})
+	var app *ApplicationError
+	if errors.As(err, &app) && app.Type == exceptionMissingResult {
+		return nil // the method returns nothing
+	}
+	return err
+}
+
+// statusCall runs a call whose result is a status; one that is not 0 is a
+// *StatusError.
+func (c *Conn) statusCall(ctx context.Context, method string, args func([]byte) []byte) (osquery.ExtensionStatus, error) {
+	var status osquery.ExtensionStatus
+	err := c.call(ctx, method, exchange{args: args, result: func(st *callState, typ byte) {
+		if st.r.expect("result", typ, typeStruct) {
+			status = st.r.status()
+		}
+	}})
+	if err == nil && status.Code != 0 {
+		err = &StatusError{Method: method, Code: status.Code, Message: status.Message}
+	}
+	return status, err
+}
+
+func (r *reader) response() (status osquery.ExtensionStatus, rows []map[string]string) {
+	for typ, id := r.field(); typ != typeStop; typ, id = r.field() {
+		switch {
+		case id == 1 && typ == typeStruct:
+			status = r.status()
+		case id == 2 && typ == typeList:
+			rows = r.stringMaps()
+		default:
+			r.skip(typ)
+		}
+	}
+	return status, rows
+}
+
+func appendCall(b []byte, registry, item string, request map[string]string) []byte {
+	b = appendStringField(b, 1, registry)
+	b = appendStringField(b, 2, item)
+	return appendStringMap(appendField(b, typeMap, 3), request)
+}
+
+func appendRegister(b []byte, name, version string, registry osquery.ExtensionRegistry) []byte {
+	b = appendField(b, typeStruct, 1)
+	b = appendStringField(b, 1, name)
+	b = appendStringField(b, 2, version)
+	b = appendStringField(b, 3, "") // no SDK version passes osqueryd's check
+	b = appendStringField(b, 4, "")
+	b = appendStop(b)
+	b = appendMapHeader(appendField(b, typeMap, 2), typeString, typeMap, len(registry))
+	for kind, table := range registry {
+		b = appendMapHeader(appendString(b, kind), typeString, typeList, len(table))
+		for item, routes := range table {
+			b = appendStringMaps(appendString(b, item), routes)
+		}
+	}
+	return b
+}

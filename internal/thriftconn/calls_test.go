@@ -1,0 +1,134 @@
+package thriftconn
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/osquery/osquery-go/gen/osquery"
+)
+
+func TestControlCallsAgainstGeneratedProcessor(t *testing.T) {
+	checkLeaks(t)
+	ctx := within(t)
+	c := dialFake(t, &fakeManager{})
+	if err := c.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+	list, err := c.Extensions(ctx)
+	want := osquery.InternalExtensionList{
+		0:  {Name: "core", Version: "5.23.0", SdkVersion: "0.0.0", MinSdkVersion: "0.0.0"},
+		42: {Name: "ours", Version: "1.2.3"},
+	}
+	if d := cmp.Diff(want, list); d != "" || err != nil {
+		t.Fatalf("extensions: %v\n%s", err, d)
+	}
+	options, err := c.Options(ctx)
+	wantOptions := osquery.InternalOptionList{"verbose": {Value: "true", DefaultValue: "false", Type: "bool"}}
+	if d := cmp.Diff(wantOptions, options); d != "" || err != nil {
+		t.Fatalf("options: %v\n%s", err, d)
+	}
+	if err := c.Shutdown(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestCallGivesThePluginsStatus(t *testing.T) {
+	checkLeaks(t)
+	ctx := within(t)
+	c := dialFake(t, &fakeManager{})
+	status, rows, err := c.Call(ctx, "config", "update", map[string]string{"action": "update"})
+	if err != nil || status.Code != 7 || status.Message != "seven" || status.UUID != 9 {
+		t.Fatalf("status %v, error %v", status, err)
+	}
+	want := []map[string]string{{"registry": "config", "item": "update", "request.action": "update"}}
+	if d := cmp.Diff(want, rows); d != "" {
+		t.Fatal(d)
+	}
+}
+
+func TestThrownExceptionLeavesTheConnectionUsable(t *testing.T) {
+	checkLeaks(t)
+	ctx := within(t)
+	c := dialFake(t, &fakeManager{})
+	_, _, err := c.Call(ctx, "throw", "", nil)
+	var app *ApplicationError
+	if !errors.As(err, &app) || app.Method != methodCall {
+		t.Fatalf("got %v instead of an application error", err)
+	}
+	if err := c.Ping(ctx); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestRegister(t *testing.T) {
+	checkLeaks(t)
+	ctx := within(t)
+	registry := osquery.ExtensionRegistry{
+		"logger": {"mine": {}},
+		"table":  {"t": {{"id": "column", "name": "c", "type": "TEXT", "op": "0"}}},
+	}
+	f := &fakeManager{register: func(info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry) *osquery.ExtensionStatus {
+		if info.Name != "ours" || info.Version != "1.0" || info.SdkVersion != "" || !cmp.Equal(reg, registry) {
+			return &osquery.ExtensionStatus{Code: 1, Message: "decoded wrongly"}
+		}
+		return &osquery.ExtensionStatus{UUID: 4711}
+	}}
+	c := dialFake(t, f)
+	uuid, err := c.Register(ctx, "ours", "1.0", registry)
+	if uuid != 4711 || err != nil {
+		t.Fatalf("uuid %d, error %v", uuid, err)
+	}
+	if err := c.Deregister(ctx, uuid); err != nil || f.deregistered[0] != 4711 {
+		t.Fatalf("deregistered %v, error %v", f.deregistered, err)
+	}
+	if err := c.Deregister(ctx, 404); !IsNotRegistered(err) {
+		t.Fatalf("got %v", err)
+	}
+}
+
+func TestRegisterTakesBackUUIDZero(t *testing.T) {
+	checkLeaks(t)
+	uuids := []osquery.ExtensionRouteUUID{0, 0, 5}
+	f := &fakeManager{register: func(*osquery.InternalExtensionInfo, osquery.ExtensionRegistry) *osquery.ExtensionStatus {
+		uuid := uuids[0]
+		uuids = uuids[1:]
+		return &osquery.ExtensionStatus{UUID: uuid}
+	}}
+	uuid, err := dialFake(t, f).Register(within(t), "ours", "1", nil)
+	if uuid != 5 || err != nil {
+		t.Fatalf("uuid %d, error %v", uuid, err)
+	}
+	if d := cmp.Diff([]osquery.ExtensionRouteUUID{0, 0}, f.deregistered); d != "" {
+		t.Fatal(d)
+	}
+}
+
+func TestRegisterRefusals(t *testing.T) {
+	checkLeaks(t)
+	cases := map[string]func(error) bool{
+		"Duplicate extension registered": IsDuplicate,
+		"Failed adding registry: Registry item t conflicts with another item of the same name.": IsDuplicateItem,
+		"Failed adding registry: Unknown registry: nosuch":                                      IsUnknownRegistry,
+		"Incompatible extension SDK version":                                                    IsIncompatibleSDK,
+	}
+	message := ""
+	c := dialFake(t, &fakeManager{register: func(*osquery.InternalExtensionInfo, osquery.ExtensionRegistry) *osquery.ExtensionStatus {
+		return &osquery.ExtensionStatus{Code: 1, Message: message}
+	}})
+	for text, is := range cases {
+		message = text
+		_, err := c.Register(within(t), "x", "1", nil)
+		for other, isOther := range cases {
+			if isOther(err) != (other == text) {
+				t.Errorf("%v is taken for %q: %t", err, other, isOther(err))
+			}
+		}
+		if !is(err) {
+			t.Errorf("%v is not recognised", err)
+		}
+	}
+	if err := c.Ping(within(t)); err != nil {
+		t.Fatalf("a refusal broke the connection: %v", err)
+	}
+}

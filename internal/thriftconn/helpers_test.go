@@ -1,0 +1,230 @@
+package thriftconn
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/apache/thrift/lib/go/thrift"
+	"github.com/osquery/osquery-go/gen/osquery"
+)
+
+// patience is how long a test waits for what must happen.
+const patience = 10 * time.Second
+
+// socketPath gives a path that is short enough for every system.
+func socketPath(t testing.TB) string {
+	t.Helper()
+	if runtime.GOOS == "windows" {
+		return fmt.Sprintf(`\\.\pipe\thriftconn-%d-%s`, os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
+	}
+	dir, err := os.MkdirTemp("", "tc")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return filepath.Join(dir, "s")
+}
+
+// checkLeaks fails the test when goroutines of this package outlive it. It must
+// be called first, so that its check runs last.
+func checkLeaks(t testing.TB) {
+	t.Helper()
+	t.Cleanup(func() {
+		deadline := time.Now().Add(patience)
+		for {
+			left := ownGoroutines()
+			if left == "" {
+				return
+			}
+			if time.Now().After(deadline) {
+				t.Errorf("goroutines outlive the test:\n%s", left)
+				return
+			}
+			runtime.Gosched()
+		}
+	})
+}
+
+// ownGoroutines gives the stacks of this package, except of tests.
+func ownGoroutines() string {
+	buf := make([]byte, 1<<20)
+	buf = buf[:runtime.Stack(buf, true)]
+	var own []string
+	for _, stack := range strings.Split(string(buf), "\n\n") {
+		if strings.Contains(stack, "internal/thriftconn.") && !strings.Contains(stack, "testing.tRunner") &&
+			!strings.Contains(stack, "testing.(*B)") && !strings.Contains(stack, "testing.(*F)") {
+			own = append(own, stack)
+		}
+	}
+	return strings.Join(own, "\n\n")
+}
+
+// within gives a context that ends with the test, or long before a hang would
+// be noticed.
+func within(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func wait(t testing.TB, what string, ch <-chan struct{}) {
+	t.Helper()
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	select {
+	case <-ch:
+	case <-timer.C:
+		t.Fatalf("waited in vain for %s", what)
+	}
+}
+
+// accepting serves each connection of a listener in a goroutine until the test
+// ends.
+func accepting(t testing.TB, l net.Listener, serve func(net.Conn)) {
+	t.Helper()
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	var conns []net.Conn
+	wg.Go(func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			mu.Lock()
+			conns = append(conns, nc)
+			mu.Unlock()
+			wg.Go(func() {
+				defer func() { _ = nc.Close() }()
+				serve(nc)
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = l.Close()
+		mu.Lock()
+		for _, nc := range conns {
+			_ = nc.Close()
+		}
+		mu.Unlock()
+		wg.Wait()
+	})
+}
+
+// serveGenerated runs the processor that the Thrift compiler made, as
+// osquery-go does, over a buffered transport.
+func serveGenerated(p thrift.TProcessor) func(net.Conn) {
+	return func(nc net.Conn) {
+		conf := &thrift.TConfiguration{}
+		trans := thrift.NewTBufferedTransport(thrift.NewTSocketFromConnConf(nc, conf), 4096)
+		proto := thrift.NewTBinaryProtocolConf(trans, conf)
+		for {
+			ok, err := p.Process(context.Background(), proto, proto)
+			var gone thrift.TTransportException
+			if !ok || errors.As(err, &gone) {
+				return
+			}
+		}
+	}
+}
+
+// fakeManager is osqueryd's side, on the generated processor.
+type fakeManager struct {
+	query    func(sql string) *osquery.ExtensionResponse
+	register func(info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry) *osquery.ExtensionStatus
+
+	mu           sync.Mutex
+	deregistered []osquery.ExtensionRouteUUID
+}
+
+var errFake = errors.New("fake failure")
+
+func okStatus() *osquery.ExtensionStatus { return &osquery.ExtensionStatus{Code: 0, Message: "OK"} }
+
+func (f *fakeManager) Ping(context.Context) (*osquery.ExtensionStatus, error) { return okStatus(), nil }
+
+func (f *fakeManager) Call(_ context.Context, registry, item string, request osquery.ExtensionPluginRequest) (*osquery.ExtensionResponse, error) {
+	if registry == "throw" {
+		return nil, errFake
+	}
+	row := map[string]string{"registry": registry, "item": item}
+	for k, v := range request {
+		row["request."+k] = v
+	}
+	return &osquery.ExtensionResponse{
+		Status:   &osquery.ExtensionStatus{Code: 7, Message: "seven", UUID: 9},
+		Response: []map[string]string{row},
+	}, nil
+}
+
+func (f *fakeManager) Shutdown(context.Context) error { return nil }
+
+func (f *fakeManager) Extensions(context.Context) (osquery.InternalExtensionList, error) {
+	return osquery.InternalExtensionList{
+		0:  {Name: "core", Version: "5.23.0", SdkVersion: "0.0.0", MinSdkVersion: "0.0.0"},
+		42: {Name: "ours", Version: "1.2.3"},
+	}, nil
+}
+
+func (f *fakeManager) Options(context.Context) (osquery.InternalOptionList, error) {
+	return osquery.InternalOptionList{"verbose": {Value: "true", DefaultValue: "false", Type: "bool"}}, nil
+}
+
+func (f *fakeManager) RegisterExtension(_ context.Context, info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry) (*osquery.ExtensionStatus, error) {
+	return f.register(info, reg), nil
+}
+
+func (f *fakeManager) DeregisterExtension(_ context.Context, uuid osquery.ExtensionRouteUUID) (*osquery.ExtensionStatus, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.deregistered = append(f.deregistered, uuid)
+	if uuid == 404 {
+		return &osquery.ExtensionStatus{Code: 1, Message: "No extension UUID found"}, nil
+	}
+	return okStatus(), nil
+}
+
+func (f *fakeManager) Query(_ context.Context, sql string) (*osquery.ExtensionResponse, error) {
+	return f.query(sql), nil
+}
+
+func (f *fakeManager) GetQueryColumns(_ context.Context, sql string) (*osquery.ExtensionResponse, error) {
+	return rowsResponse(map[string]string{"name": "x", "type": "TEXT", "sql": sql}), nil
+}
+
+func rowsResponse(rows ...map[string]string) *osquery.ExtensionResponse {
+	return &osquery.ExtensionResponse{Status: okStatus(), Response: rows}
+}
+
+// startFake serves a fake manager until the test ends and gives its path.
+func startFake(t testing.TB, f *fakeManager) string {
+	t.Helper()
+	path := socketPath(t)
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	accepting(t, l, serveGenerated(osquery.NewExtensionManagerProcessor(f)))
+	return path
+}
+
+// dialFake connects to a fake manager.
+func dialFake(t testing.TB, f *fakeManager, opts ...Option) *Conn {
+	t.Helper()
+	c, err := Dial(within(t), startFake(t, f), opts...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}

@@ -1,0 +1,164 @@
+package thriftconn
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestQueueResetInFlight(t *testing.T) {
+	checkLeaks(t)
+	f, started, release := hanging(t)
+	q, _ := startQueue(t, f)
+	t.Cleanup(func() { close(release) })
+	inFlight := inBackground(within(t), q, "lost")
+	wait(t, "the query", started)
+	waiting := inBackground(within(t), q, "waits")
+	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	q.Reset(startFake(t, answering()))
+	if err := <-inFlight; !errors.Is(err, ErrConnectionLost) {
+		t.Errorf("the query in flight got %v", err)
+	}
+	if err := <-waiting; err != nil {
+		t.Errorf("the waiting query got %v", err)
+	}
+	if s := q.Stats(); s != (QueueStats{Run: 1, Failed: 1}) {
+		t.Errorf("stats %+v", s)
+	}
+}
+
+func TestQueueSuspendHoldsQueriesUntilReset(t *testing.T) {
+	checkLeaks(t)
+	q, path := startQueue(t, answering())
+	if _, err := q.Query(within(t), ""); err != nil {
+		t.Fatal(err)
+	}
+	q.Suspend()
+	held := inBackground(within(t), q, "")
+	waiting := inBackground(within(t), q, "")
+	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	q.Reset(path)
+	if err := errors.Join(<-held, <-waiting); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestQueueFail(t *testing.T) {
+	checkLeaks(t)
+	f, started, release := hanging(t)
+	q, _ := startQueue(t, f)
+	t.Cleanup(func() { close(release) })
+	inFlight := inBackground(within(t), q, "")
+	wait(t, "the query", started)
+	waiting := inBackground(within(t), q, "")
+	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	q.Fail(errFake)
+	if err := <-inFlight; !errors.Is(err, ErrConnectionLost) || !errors.Is(err, errFake) {
+		t.Errorf("the query in flight got %v", err)
+	}
+	if err := <-waiting; !errors.Is(err, errFake) || errors.Is(err, ErrConnectionLost) {
+		t.Errorf("the waiting query got %v", err)
+	}
+	if _, err := q.Query(within(t), ""); !errors.Is(err, errFake) {
+		t.Errorf("the next query got %v", err)
+	}
+	q.Reset(startFake(t, answering()))
+	if _, err := q.Query(within(t), ""); err != nil {
+		t.Errorf("after Reset: %v", err)
+	}
+}
+
+func TestQueueClose(t *testing.T) {
+	checkLeaks(t)
+	f, started, release := hanging(t)
+	q, _ := startQueue(t, f)
+	t.Cleanup(func() { close(release) })
+	ctx, cancel := context.WithCancel(context.Background())
+	abandoned := inBackground(ctx, q, "")
+	wait(t, "the query", started)
+	cancel()
+	<-abandoned // now there is a drainer to join, and its grace to wait for
+	inFlight := inBackground(within(t), q, "")
+	waiting := inBackground(within(t), q, "")
+	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	for range 2 {
+		if err := q.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if s := q.Stats(); s.Draining != 0 {
+		t.Errorf("stats %+v", s)
+	}
+	for _, r := range []<-chan error{inFlight, waiting} {
+		if err := <-r; !errors.Is(err, ErrClosed) {
+			t.Errorf("got %v", err)
+		}
+	}
+	if _, err := q.Query(within(t), ""); !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+	q.Reset("ignored")
+	q.Suspend()
+	q.Fail(nil)
+}
+
+func TestQueueCloseEndsTheQueryInFlight(t *testing.T) {
+	checkLeaks(t)
+	f, started, release := hanging(t)
+	q, _ := startQueue(t, f)
+	t.Cleanup(func() { close(release) })
+	inFlight := inBackground(within(t), q, "")
+	wait(t, "the query", started)
+	_ = q.Close()
+	if err := <-inFlight; !errors.Is(err, ErrClosed) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// Hammering it from all sides must leave it working, whatever happens.
+func TestQueueUnderStress(t *testing.T) {
+	checkLeaks(t)
+	q, path := startQueue(t, answering(sampleRows(3)...))
+	stop := make(chan struct{})
+	var background, callers sync.WaitGroup
+	background.Go(func() {
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
+			}
+			switch i % 3 {
+			case 0:
+				q.Suspend()
+			case 1:
+				q.Fail(errFake)
+			}
+			q.Reset(path)
+		}
+	})
+	for g := range 8 {
+		callers.Go(func() {
+			for i := range 100 {
+				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(g*i)*10*time.Microsecond)
+				rows, err := q.Query(ctx, "")
+				cancel()
+				if err == nil && rows.Len() != 3 {
+					t.Errorf("%d rows", rows.Len())
+				}
+			}
+		})
+	}
+	callers.Wait()
+	close(stop)
+	background.Wait()
+	q.Reset(path)
+	if _, err := q.Query(within(t), ""); err != nil {
+		t.Fatal(err)
+	}
+	if s := q.Stats(); s.Waiting != 0 {
+		t.Errorf("stats %+v", s)
+	}
+}

@@ -1,0 +1,76 @@
+package thriftconn
+
+import (
+	"errors"
+	"io"
+	"net"
+	"testing"
+)
+
+func TestSentinel(t *testing.T) {
+	checkLeaks(t)
+	path := socketPath(t)
+	l, err := Listen(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	conns := make(chan net.Conn, 2)
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for range 2 {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			conns <- nc
+		}
+	}()
+	s, err := Watch(within(t), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	peer := <-conns
+	select {
+	case <-s.Lost():
+		t.Fatal("lost while the peer lives")
+	default:
+	}
+	_ = peer.Close()
+	wait(t, "the loss", s.Lost())
+	if !errors.Is(s.Err(), io.EOF) {
+		t.Fatalf("got %v", s.Err())
+	}
+	_ = s.Close()
+
+	s, err = Watch(within(t), path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.Close()
+	_ = s.Close()
+	select {
+	case <-s.Lost():
+		t.Fatal("closing it is taken for a loss")
+	default:
+	}
+	_ = (<-conns).Close()
+}
+
+func TestSentinelDistrustsAPeerThatSpeaks(t *testing.T) {
+	ours, theirs := net.Pipe()
+	s := watch(ours)
+	go func() { _, _ = theirs.Write([]byte("hello")) }()
+	wait(t, "the loss", s.Lost())
+	if !errors.Is(s.Err(), errUnasked) {
+		t.Fatalf("got %v", s.Err())
+	}
+	_ = s.Close()
+	_ = theirs.Close()
+}
+
+func TestWatchFailsTyped(t *testing.T) {
+	var fail *DialError
+	if _, err := Watch(within(t), socketPath(t)); !errors.As(err, &fail) {
+		t.Fatalf("got %v", err)
+	}
+}
