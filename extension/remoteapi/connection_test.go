@@ -1,0 +1,204 @@
+package remoteapi_test
+
+import (
+	"crypto/sha256"
+	"crypto/tls"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/extension/remoteapi"
+	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+)
+
+func TestTrust(t *testing.T) {
+	server, stranger := start(t), start(t)
+	sum := sha256.Sum256(server.Certificate().RawSubjectPublicKeyInfo)
+	other := sha256.Sum256(stranger.Certificate().RawSubjectPublicKeyInfo)
+	file := filepath.Join(t.TempDir(), "roots.pem")
+	data := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(file, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	roots := remoteapi.WithRootCAs(server.RootCAs())
+	base := base64.StdEncoding.EncodeToString(sum[:])
+	for name, c := range map[string]struct {
+		opts []remoteapi.Option
+		ok   bool
+		is   error
+	}{
+		"roots":           {[]remoteapi.Option{roots}, true, nil},
+		"root file":       {[]remoteapi.Option{remoteapi.WithRootCAFile(file)}, true, nil},
+		"system roots":    {nil, false, nil},
+		"other roots":     {[]remoteapi.Option{remoteapi.WithRootCAs(stranger.RootCAs())}, false, nil},
+		"pin hex":         {[]remoteapi.Option{roots, remoteapi.WithPin(hex.EncodeToString(sum[:]))}, true, nil},
+		"pin base64":      {[]remoteapi.Option{roots, remoteapi.WithPin("sha256/" + base)}, true, nil},
+		"pin curl":        {[]remoteapi.Option{roots, remoteapi.WithPin("sha256//" + base)}, true, nil},
+		"one of two pins": {[]remoteapi.Option{roots, remoteapi.WithPin(hex.EncodeToString(other[:]), base)}, true, nil},
+		"other pin":       {[]remoteapi.Option{roots, remoteapi.WithPin(hex.EncodeToString(other[:]))}, false, remoteapi.ErrPin},
+		"pin is no trust": {[]remoteapi.Option{remoteapi.WithPin(base)}, false, nil},
+		"server name":     {[]remoteapi.Option{roots, remoteapi.WithServerName("localhost")}, true, nil},
+		"other name":      {[]remoteapi.Option{roots, remoteapi.WithServerName("fleet.example")}, false, nil},
+	} {
+		client := dial(t, server.URL(), append(c.opts, remoteapi.WithEnrollSecret(server.EnrollSecret()))...)
+		_, err := client.Enroll(within(t, 10*time.Second), extension.EnrollRequest{Node: extension.Node{Instance: "a"}})
+		if (err == nil) != c.ok || c.is != nil && !errors.Is(err, c.is) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestOldTLSIsRefused(t *testing.T) {
+	server := start(t, remoteapitest.WithTLSConfig(func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }))
+	client := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()))
+	_, err := client.Config(within(t, 10*time.Second), extension.Node{Key: "key"})
+	if err == nil || len(server.Requests()) != 0 {
+		t.Errorf("TLS 1.1 was accepted: %v", err)
+	}
+}
+
+func TestClientCertificate(t *testing.T) {
+	var own tls.Certificate
+	server := start(t, remoteapitest.WithTLSConfig(func(c *tls.Config) {
+		c.ClientAuth = tls.RequireAnyClientCert
+		own = c.Certificates[0]
+	}))
+	roots, secret := remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret())
+	enrolled(t, dial(t, server.URL(), roots, secret, remoteapi.WithClientCertificate(own)), "a")
+	without := dial(t, server.URL(), roots, secret)
+	if _, err := without.Enroll(within(t, 10*time.Second), extension.EnrollRequest{Node: extension.Node{Instance: "a"}}); err == nil {
+		t.Error("enrolled without a client certificate")
+	}
+}
+
+func TestHTTP2(t *testing.T) {
+	server := start(t, remoteapitest.WithTLSConfig(func(c *tls.Config) { c.NextProtos = []string{"h2", "http/1.1"} }))
+	for want, opts := range map[int32][]remoteapi.Option{1: nil, 2: {remoteapi.WithHTTP2()}} {
+		client := dial(t, server.URL(), append(opts, remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret()))...)
+		var got atomic.Int32
+		server.SetFault(func(_ remoteapitest.Call, r *http.Request) remoteapitest.Fault {
+			got.Store(int32(r.ProtoMajor))
+			return nil
+		})
+		enrolled(t, client, "a")
+		if got.Load() != want {
+			t.Errorf("HTTP/%d, want HTTP/%d", got.Load(), want)
+		}
+	}
+}
+
+func TestRedirects(t *testing.T) {
+	server, elsewhere := start(t), start(t)
+	both := server.RootCAs()
+	both.AddCert(elsewhere.Certificate())
+	client := dial(t, server.URL(), remoteapi.WithRootCAs(both), remoteapi.WithEnrollSecret(server.EnrollSecret()))
+	node := enrolled(t, client, "a")
+	to := func(status int, url string) remoteapitest.Fault {
+		return remoteapitest.Answer(status, "", "Location", url)
+	}
+	path := remoteapi.FleetEndpoints().Log
+	for _, c := range []struct {
+		fault remoteapitest.Fault
+		times int
+		want  int // the status that comes out; 0 for success
+	}{
+		{to(307, path), 1, 0}, {to(308, server.URL()+path), 1, 0}, {to(307, path), 3, 0},
+		{to(307, path), 4, 307},                 // as in a loop
+		{to(302, path), 1, 302},                 // would become a GET
+		{to(307, elsewhere.URL()+path), 1, 307}, // another port
+		{to(307, "http"+server.URL()[len("https"):]+path), 1, 307},
+	} {
+		server.FailNext(remoteapitest.CallLog, c.times, c.fault)
+		err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`))
+		var status *remoteapi.StatusError
+		if (err == nil) != (c.want == 0) || err != nil && (!errors.As(err, &status) || status.Status != c.want) {
+			t.Errorf("%d redirects: %v, want %d", c.times, err, c.want)
+		}
+	}
+	if got := len(elsewhere.Requests()); got != 0 {
+		t.Errorf("%d requests went to another server", got)
+	}
+}
+
+// TestServerAwayAndBack: what was up is up again on the same address, with the same
+// node keys, and the client needs no help.
+func TestServerAwayAndBack(t *testing.T) {
+	server, client := serve(t)
+	node := enrolled(t, client, "a")
+	url := server.URL()
+	for i := range 3 {
+		if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); err != nil {
+			t.Fatal(err)
+		}
+		server.Stop()
+		if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); err == nil {
+			t.Fatal("nil while the server was away")
+		}
+		if err := server.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if server.URL() != url || len(server.Batches("a")) != i+1 {
+			t.Fatalf("back at %s with %d batches", server.URL(), len(server.Batches("a")))
+		}
+	}
+	server.InvalidateKeys("a")
+	if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); !errors.Is(err, extension.ErrNodeInvalid) {
+		t.Fatalf("after InvalidateKeys: %v", err)
+	}
+	node = enrolled(t, client, "a")
+	if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestStopEndsHungCalls: the server goes away even with calls in it.
+func TestStopEndsHungCalls(t *testing.T) {
+	server, client := serve(t)
+	arrived := make(chan struct{})
+	server.FailNext(remoteapitest.CallConfig, 1, func(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
+		close(arrived)
+		<-r.Context().Done()
+	})
+	done := make(chan error, 1)
+	go func() {
+		_, err := client.Config(within(t, 20*time.Second), extension.Node{Key: "key"})
+		done <- err
+	}()
+	<-arrived
+	server.Stop()
+	if err := <-done; err == nil {
+		t.Error("nil from a server that went away")
+	}
+}
+
+func TestCarve(t *testing.T) {
+	server, client := serve(t)
+	node := enrolled(t, client, "a")
+	req := extension.CarveRequest{BlockCount: 2, BlockSize: 3, CarveSize: 5, CarveID: "carve", RequestID: "request"}
+	session, err := client.StartCarve(within(t, 10*time.Second), node, req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, data := range []string{"abc", "\x00\xff"} {
+		if err := client.CarveBlock(within(t, 10*time.Second), node, extension.CarveBlock{BlockID: int64(i), Session: session, RequestID: "request", Data: []byte(data)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got := server.Carves("a")
+	if len(got) != 1 || got[0].Request != req || string(got[0].Blocks[0])+string(got[0].Blocks[1]) != "abc\x00\xff" {
+		t.Errorf("carves: %+v", got)
+	}
+	err = client.CarveBlock(within(t, 10*time.Second), node, extension.CarveBlock{Session: "none", RequestID: "request"})
+	var status *remoteapi.StatusError
+	if !errors.As(err, &status) {
+		t.Errorf("unknown session: %v", err)
+	}
+}

@@ -1,0 +1,45 @@
+// Package remoteapi is an [extension.Transport] over osquery's remote API, the
+// HTTPS protocol that Fleet, osctrl, SGT and others speak to osqueryd's own "tls"
+// plugins. One [Client] serves any number of instances: what differs between
+// them, the node key first of all, arrives with each call in extension.Node.
+//
+//	client, err := remoteapi.New("https://fleet.example.com",
+//		remoteapi.WithEnrollSecretFile("/etc/agent/enroll-secret"))
+//
+// # What counts as success
+//
+// osqueryd never looks at the HTTP status. This client does: whatever is not 2xx,
+// not a JSON object, empty, cut short, too large, too slow, marked "node_invalid"
+// or carries an "error" key is an error, so that logs are only acknowledged by a
+// server that understood them.
+//
+//   - "node_invalid": true, under any status, is [extension.ErrNodeInvalid].
+//   - Any other status is a [*StatusError]; with a Retry-After header it is
+//     wrapped in [extension.RetryAfterError], bounded by [WithMaxRetryAfter].
+//   - 413 and 422, answered to logs, results or carve blocks and without
+//     Retry-After, are [extension.ErrPermanent]: the same bytes will be refused
+//     again, and would stand in the way of all that follow. 400 is not, because
+//     gateways answer it for reasons of their own. [WithPermanentStatus] changes
+//     the list.
+//   - An answer that cannot be used is an [*AnswerError].
+//
+// Nothing is repeated here, the extension does that with backoff; except that
+// net/http sends a log call again, with the same Idempotency-Key, when a
+// kept-alive connection broke under it.
+//
+// Redirects are followed by 307 and 308 only, to the same scheme, host and port,
+// three at most: a POST with a node key is not repeated elsewhere.
+//
+// # What is sent
+//
+// A log line that is a JSON document goes out byte for byte, as an element of
+// "data". A line that is not is sent as a JSON string. Bytes that are not UTF-8
+// cannot stand in JSON and become U+FFFD.
+//
+// The API has no field for a batch's identity, so it travels in headers, which
+// servers that do not know them ignore: Idempotency-Key is the batch's ID,
+// Osqvisor-Batch its queue and sequence numbers, Osqvisor-Signature the detached
+// signature when there is one. [WithoutBatchHeaders] leaves them out.
+//
+// Node keys and enroll secrets appear in no error, whatever a server echoes.
+package remoteapi

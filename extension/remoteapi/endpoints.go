@@ -1,0 +1,108 @@
+package remoteapi
+
+import (
+	"fmt"
+	"net/url"
+	"strings"
+)
+
+// Endpoints are the paths of the API, each beginning with a slash and appended to
+// the server's URL. An empty one is not offered by the server: its call returns
+// extension.ErrUnsupported without asking.
+type Endpoints struct {
+	Enroll     string
+	Config     string
+	Log        string
+	Read       string // distributed queries
+	Write      string // their results
+	CarveBegin string
+	CarveBlock string
+}
+
+// FleetEndpoints gives the paths that Fleet serves, and many others after it.
+// They are the default.
+func FleetEndpoints() Endpoints {
+	return Endpoints{
+		Enroll:     "/api/osquery/enroll",
+		Config:     "/api/osquery/config",
+		Log:        "/api/osquery/log",
+		Read:       "/api/osquery/distributed/read",
+		Write:      "/api/osquery/distributed/write",
+		CarveBegin: "/api/osquery/carve/begin",
+		CarveBlock: "/api/osquery/carve/block",
+	}
+}
+
+// OsctrlEndpoints gives osctrl's paths for an environment: its UUID, or its name
+// where the server accepts that.
+func OsctrlEndpoints(environment string) Endpoints {
+	prefix := "/" + url.PathEscape(environment)
+	return Endpoints{
+		Enroll:     prefix + "/enroll",
+		Config:     prefix + "/config",
+		Log:        prefix + "/log",
+		Read:       prefix + "/read",
+		Write:      prefix + "/write",
+		CarveBegin: prefix + "/init",
+		CarveBlock: prefix + "/block",
+	}
+}
+
+// SGTEndpoints gives the paths of SGT. It has none for logs: they reach it by
+// other ways than this API, so PublishLogs is unsupported.
+func SGTEndpoints() Endpoints {
+	return Endpoints{
+		Enroll:     "/node/enroll",
+		Config:     "/node/configure",
+		Read:       "/distributed/read",
+		Write:      "/distributed/write",
+		CarveBegin: "/carve/start",
+		CarveBlock: "/carve/continue",
+	}
+}
+
+func (e Endpoints) byCall() map[call]string {
+	return map[call]string{
+		callEnroll: e.Enroll, callConfig: e.Config, callLog: e.Log,
+		callRead: e.Read, callWrite: e.Write,
+		callCarveBegin: e.CarveBegin, callCarveBlock: e.CarveBlock,
+	}
+}
+
+// check refuses paths that would not end up below the server's URL.
+func (e Endpoints) check() error {
+	for name, path := range e.byCall() {
+		if path == "" {
+			continue
+		}
+		if u, err := url.Parse(path); err != nil || !strings.HasPrefix(path, "/") || u.Host != "" || u.Fragment != "" {
+			return fmt.Errorf("endpoint %s %q must be a path that begins with one slash, such as /api/osquery/log", name, path)
+		}
+	}
+	return nil
+}
+
+// parseServer accepts a URL or osquery's tls_hostname form, host[:port].
+func parseServer(server string, insecure bool) (*url.URL, error) {
+	if !strings.Contains(server, "://") {
+		server = "https://" + server
+	}
+	u, err := url.Parse(server)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("server: not a URL; use the form https://host:port")
+	case u.User != nil:
+		return nil, fmt.Errorf("server: a password in the URL would end up in logs; use WithHeader")
+	case u.Host == "" || u.Hostname() == "":
+		return nil, fmt.Errorf("server %q has no host; use the form https://host:port", server)
+	case u.RawQuery != "" || u.Fragment != "":
+		return nil, fmt.Errorf("server %q: a query or fragment has no meaning here", u.Host)
+	case u.Scheme == "http" && !insecure:
+		return nil, fmt.Errorf("server %q: http sends node keys in the clear; use https, or WithInsecureHTTP in a test", u.Host)
+	case u.Scheme != "https" && u.Scheme != "http":
+		return nil, fmt.Errorf("server %q: scheme %q is not https", u.Host, u.Scheme)
+	}
+	u.Path = strings.TrimRight(u.Path, "/")
+	u.RawPath = strings.TrimRight(u.RawPath, "/")
+	return u, nil
+}

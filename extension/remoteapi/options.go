@@ -1,0 +1,245 @@
+package remoteapi
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/textproto"
+	"net/url"
+	"strings"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+)
+
+// Option changes a [Client] under construction. Options are applied in order; a
+// wrong one is reported by [New] with its name.
+type Option func(*settings) error
+
+type secretFunc func(context.Context, extension.Node) (string, error)
+
+type settings struct {
+	endpoints      Endpoints
+	header         http.Header
+	userAgent      string
+	nodeKeyHeader  bool
+	batchHeaders   bool
+	gzip           bool
+	emptyAck       bool
+	stringStatuses bool
+	configSource   string
+	hostIdentifier func(extension.Node) string
+	secret         secretFunc
+	secretOption   string
+	fixedSecret    string
+
+	timeout       time.Duration
+	maxRetryAfter time.Duration
+	maxAnswer     int64 // bytes
+	maxConfig     int64 // bytes
+	permanent     map[int]bool
+
+	insecure     bool
+	http2        bool
+	proxy        func(*http.Request) (*url.URL, error)
+	roots        *x509.CertPool
+	clientCert   func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
+	serverName   string
+	pins         map[[sha256.Size]byte]bool
+	connOptions  []string // names of options that shape our own connections
+	tlsOptions   []string // those among them that only TLS gives a meaning
+	client       *http.Client
+	roundTripper http.RoundTripper
+}
+
+func defaults() settings {
+	return settings{
+		endpoints:      FleetEndpoints(),
+		header:         http.Header{},
+		nodeKeyHeader:  true,
+		batchHeaders:   true,
+		configSource:   "tls_plugin",
+		hostIdentifier: defaultHostIdentifier,
+		timeout:        time.Minute,
+		maxRetryAfter:  time.Hour,
+		maxAnswer:      8 << 20,
+		maxConfig:      16 << 20,
+		permanent:      map[int]bool{http.StatusRequestEntityTooLarge: true, http.StatusUnprocessableEntity: true},
+		proxy:          http.ProxyFromEnvironment,
+		pins:           map[[sha256.Size]byte]bool{},
+	}
+}
+
+// conflicts finds options that would be without effect, which is worse than an error.
+func (s *settings) conflicts(server *url.URL) error {
+	var errs []error
+	if s.client != nil && s.roundTripper != nil {
+		errs = append(errs, errors.New("WithHTTPClient and WithRoundTripper: set the client's Transport instead"))
+	}
+	if (s.client != nil || s.roundTripper != nil) && len(s.connOptions) > 0 {
+		errs = append(errs, fmt.Errorf("%s: without effect with WithHTTPClient or WithRoundTripper; configure the injected one",
+			strings.Join(s.connOptions, ", ")))
+	}
+	if server != nil && server.Scheme == "http" && len(s.tlsOptions) > 0 {
+		errs = append(errs, fmt.Errorf("%s: without effect on an http server", strings.Join(s.tlsOptions, ", ")))
+	}
+	return errors.Join(errs...)
+}
+
+// WithEndpoints replaces all paths. Start from [FleetEndpoints] to change one.
+func WithEndpoints(e Endpoints) Option {
+	return func(s *settings) error {
+		if e == (Endpoints{}) {
+			return errors.New("WithEndpoints: no endpoint at all")
+		}
+		s.endpoints = e
+		return nil
+	}
+}
+
+// ForOsctrl is for an osctrl server: [OsctrlEndpoints] of an environment.
+func ForOsctrl(environment string) Option {
+	return func(s *settings) error {
+		if strings.Trim(environment, ". ") == "" || strings.Contains(environment, "/") {
+			return fmt.Errorf("ForOsctrl: %q is not the UUID or name of an environment", environment)
+		}
+		s.endpoints = OsctrlEndpoints(environment)
+		return nil
+	}
+}
+
+// ForSGT is for an SGT server: [SGTEndpoints], statuses of results as strings, and
+// [WithEmptyAck], because it answers results with an empty body.
+func ForSGT() Option {
+	return func(s *settings) error {
+		s.endpoints, s.stringStatuses, s.emptyAck = SGTEndpoints(), true, true
+		return nil
+	}
+}
+
+// WithHeader sends a header with every request, for a gateway in front of the
+// server for example. Values are kept out of errors. "Authorization" replaces the
+// node key's; headers that belong to the protocol are refused. May be repeated.
+func WithHeader(name, value string) Option {
+	return func(s *settings) error {
+		name := textproto.CanonicalMIMEHeaderKey(name)
+		switch name {
+		case "", "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Accept", "Accept-Encoding", "User-Agent", "Connection":
+			return fmt.Errorf("WithHeader: %q cannot be set this way", name)
+		}
+		if strings.ContainsAny(name, " \t\r\n:") || strings.ContainsAny(value, "\r\n\x00") {
+			return fmt.Errorf("WithHeader: %q is not a valid header", name)
+		}
+		s.header.Add(name, value)
+		return nil
+	}
+}
+
+// WithUserAgent replaces the User-Agent, by default "osquery/" and the version of
+// the instance's osqueryd.
+func WithUserAgent(agent string) Option {
+	return func(s *settings) error {
+		if agent == "" || strings.ContainsAny(agent, "\r\n\x00") {
+			return errors.New("WithUserAgent: empty, or not valid in a header")
+		}
+		s.userAgent = agent
+		return nil
+	}
+}
+
+// WithoutNodeKeyHeader leaves out "Authorization: NodeKey …", for gateways that
+// stumble over it; the node key then travels in bodies alone, as before osquery 5.23.
+func WithoutNodeKeyHeader() Option {
+	return func(s *settings) error { s.nodeKeyHeader = false; return nil }
+}
+
+// WithoutBatchHeaders leaves out [HeaderBatchID], [HeaderBatch] and
+// [HeaderSignature].
+func WithoutBatchHeaders() Option {
+	return func(s *settings) error { s.batchHeaders = false; return nil }
+}
+
+// WithGzip compresses the bodies of log calls, like osquery's logger_tls_compress.
+// The server must understand it; Fleet and osctrl do.
+func WithGzip() Option {
+	return func(s *settings) error { s.gzip = true; return nil }
+}
+
+// WithEmptyAck takes an empty 2xx answer to logs, results and carve blocks for a
+// success, for servers that answer nothing. Without it such an answer, which a
+// proxy may give as well, is an [*AnswerError].
+func WithEmptyAck() Option {
+	return func(s *settings) error { s.emptyAck = true; return nil }
+}
+
+// WithConfigSource names the one source that a config comes as; default
+// "tls_plugin", as osquery calls it.
+func WithConfigSource(name string) Option {
+	return func(s *settings) error {
+		if name == "" {
+			return errors.New("WithConfigSource: empty name")
+		}
+		s.configSource = name
+		return nil
+	}
+}
+
+// WithHostIdentifier says what to enrol as; default is Node.HostIdentifier, else
+// Node.Instance. Servers know nodes by it: two instances on one host must differ.
+// The function may be called from several goroutines at once.
+func WithHostIdentifier(f func(extension.Node) string) Option {
+	return func(s *settings) error {
+		if f == nil {
+			return errors.New("WithHostIdentifier: nil function")
+		}
+		s.hostIdentifier = f
+		return nil
+	}
+}
+
+func (s *settings) setSecret(option string, f secretFunc) error {
+	if s.secretOption != "" {
+		return fmt.Errorf("%s: the enroll secret is set already by %s", option, s.secretOption)
+	}
+	s.secret, s.secretOption = f, option
+	return nil
+}
+
+// WithEnrollSecret enrols with this secret. Without any of the three secret
+// options an empty one is sent, for servers that go by client certificates.
+func WithEnrollSecret(secret string) Option {
+	return func(s *settings) error {
+		if secret == "" {
+			return errors.New("WithEnrollSecret: empty secret")
+		}
+		s.fixedSecret = secret
+		return s.setSecret("WithEnrollSecret", func(context.Context, extension.Node) (string, error) { return secret, nil })
+	}
+}
+
+// WithEnrollSecretFile reads the secret from a file at each enrolment, without
+// white space around it. The file may appear later; until then enrolling fails.
+func WithEnrollSecretFile(path string) Option {
+	return func(s *settings) error {
+		if path == "" {
+			return errors.New("WithEnrollSecretFile: empty path")
+		}
+		return s.setSecret("WithEnrollSecretFile", secretFile(path))
+	}
+}
+
+// WithEnrollSecretFunc asks for the secret at each enrolment, so that each
+// instance may have its own. The function may be called from several goroutines
+// at once and must return when its context ends.
+func WithEnrollSecretFunc(f func(context.Context, extension.Node) (string, error)) Option {
+	return func(s *settings) error {
+		if f == nil {
+			return errors.New("WithEnrollSecretFunc: nil function")
+		}
+		return s.setSecret("WithEnrollSecretFunc", f)
+	}
+}

@@ -1,0 +1,264 @@
+package remoteapi_test
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/extension/remoteapi"
+	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+)
+
+func TestMisuseIsRefusedByName(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing")
+	for name, opt := range map[string]remoteapi.Option{
+		"WithEndpoints":              remoteapi.WithEndpoints(remoteapi.Endpoints{}),
+		"endpoint log":               remoteapi.WithEndpoints(remoteapi.Endpoints{Log: "//evil.example/log"}),
+		"endpoint config":            remoteapi.WithEndpoints(remoteapi.Endpoints{Config: "api/config"}),
+		"ForOsctrl":                  remoteapi.ForOsctrl("a/../b"),
+		"WithHeader":                 remoteapi.WithHeader("Content-Length", "5"),
+		"WithHeader: \"X-A\"":        remoteapi.WithHeader("X-A", "b\r\nX-C: d"),
+		"WithUserAgent":              remoteapi.WithUserAgent(""),
+		"WithConfigSource":           remoteapi.WithConfigSource(""),
+		"WithHostIdentifier":         remoteapi.WithHostIdentifier(nil),
+		"WithEnrollSecret":           remoteapi.WithEnrollSecret(""),
+		"WithEnrollSecretFile":       remoteapi.WithEnrollSecretFile(""),
+		"WithEnrollSecretFunc":       remoteapi.WithEnrollSecretFunc(nil),
+		"WithTimeout":                remoteapi.WithTimeout(0),
+		"WithMaxRetryAfter":          remoteapi.WithMaxRetryAfter(-1),
+		"WithMaxAnswer":              remoteapi.WithMaxAnswer(0),
+		"WithMaxConfig":              remoteapi.WithMaxConfig(1 << 40),
+		"WithPermanentStatus":        remoteapi.WithPermanentStatus(500),
+		"WithRootCAs":                remoteapi.WithRootCAs(nil),
+		"WithRootCAFile":             remoteapi.WithRootCAFile(missing),
+		"WithClientCertificate":      remoteapi.WithClientCertificate(tls.Certificate{}),
+		"WithClientCertificateFiles": remoteapi.WithClientCertificateFiles(missing, missing),
+		"WithPin":                    remoteapi.WithPin("abc"),
+		"WithServerName":             remoteapi.WithServerName(""),
+		"WithHTTPClient":             remoteapi.WithHTTPClient(nil),
+		"WithRoundTripper":           remoteapi.WithRoundTripper(nil),
+		"option 2 is nil":            nil,
+	} {
+		// The other mistake must be reported as well.
+		_, err := remoteapi.New("https://", remoteapi.WithGzip(), opt)
+		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "has no host") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+func TestServersAndConflicts(t *testing.T) {
+	client := &http.Client{}
+	for _, c := range []struct {
+		server string
+		want   string // in the error; "" for none
+		opts   []remoteapi.Option
+	}{
+		{"fleet.example", "", nil},
+		{"fleet.example:8080", "", nil},
+		{"https://fleet.example/prefix/", "", nil},
+		{"", "no host", nil},
+		{"https://:8080", "no host", nil},
+		{"ftp://fleet.example", "not https", nil},
+		{"http://fleet.example", "WithInsecureHTTP", nil},
+		{"http://fleet.example", "", []remoteapi.Option{remoteapi.WithInsecureHTTP()}},
+		{"http://fleet.example", "WithServerName", []remoteapi.Option{remoteapi.WithInsecureHTTP(), remoteapi.WithServerName("x")}},
+		{"https://user:geheim@fleet.example", "password", nil},
+		{"https://fleet.example/?a=b", "query", nil},
+		{"https://fleet.example", "WithProxy", []remoteapi.Option{remoteapi.WithHTTPClient(client), remoteapi.WithProxy(nil)}},
+		{"https://fleet.example", "WithRoundTripper", []remoteapi.Option{remoteapi.WithHTTPClient(client), remoteapi.WithRoundTripper(http.DefaultTransport)}},
+		{"https://fleet.example", "set already by WithEnrollSecret", []remoteapi.Option{remoteapi.WithEnrollSecret("a"), remoteapi.WithEnrollSecretFile("b")}},
+	} {
+		_, err := remoteapi.New(c.server, c.opts...)
+		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%q: got %v, want %q", c.server, err, c.want)
+		}
+		if err != nil && strings.Contains(err.Error(), "geheim") {
+			t.Errorf("%q: the password is in %v", c.server, err)
+		}
+	}
+}
+
+// last gives the last request of a call.
+func last(t *testing.T, server *remoteapitest.Server, call remoteapitest.Call) remoteapitest.Request {
+	t.Helper()
+	all := server.Requests()
+	for i := len(all) - 1; i >= 0; i-- {
+		if all[i].Call == call {
+			return all[i]
+		}
+	}
+	t.Fatalf("no %s request", call)
+	return remoteapitest.Request{}
+}
+
+func TestWhatIsSent(t *testing.T) {
+	server, client := serve(t)
+	node := enrolled(t, client, "a")
+	enroll := last(t, server, remoteapitest.CallEnroll)
+	if want := `{"enroll_secret":"enroll-secret","host_identifier":"a","platform_type":"9","host_details":{"os_version":{"name":"Ubuntu"}}}`; string(enroll.Body) != want {
+		t.Errorf("enroll: %s, want %s", enroll.Body, want)
+	}
+	if got := enroll.Header.Get("Authorization"); got != "" {
+		t.Errorf("Authorization before enrolment: %q", got)
+	}
+	b := batch(`{"a": 1}`, "no JSON", "")
+	b.Queue, b.ID = extension.QueueSnapshots, "a é%/1"
+	for range 2 { // the same at each try
+		if err := client.PublishLogs(within(t, 10*time.Second), node, b); err != nil {
+			t.Fatal(err)
+		}
+	}
+	log := last(t, server, remoteapitest.CallLog)
+	if want := `{"node_key":"` + node.Key + `","log_type":"result","data":[{"a": 1},"no JSON",""]}`; string(log.Body) != want {
+		t.Errorf("log: %s, want %s", log.Body, want)
+	}
+	for name, want := range map[string]string{
+		"Authorization": "NodeKey " + node.Key, "User-Agent": "osquery/5.23.0", "Content-Type": "application/json", "Accept": "application/json",
+		remoteapi.HeaderBatchID: "a%20%C3%A9%25/1", remoteapi.HeaderBatch: "queue=snapshots; first=1; last=3",
+	} {
+		if got := log.Header.Get(name); got != want {
+			t.Errorf("%s: %q, want %q", name, got, want)
+		}
+	}
+	b.Queue = extension.QueueStatus
+	if err := client.PublishLogs(within(t, 10*time.Second), node, b); err != nil {
+		t.Fatal(err)
+	}
+	if got := server.Batches("a"); len(got) != 3 || got[2].LogType != "status" || got[2].ID != b.ID {
+		t.Errorf("status: %+v", got)
+	}
+}
+
+func TestHeaderOptions(t *testing.T) {
+	server, client := serve(t, remoteapi.WithHeader("x-gateway", "g"), remoteapi.WithUserAgent("agent/1"),
+		remoteapi.WithoutNodeKeyHeader(), remoteapi.WithoutBatchHeaders(), remoteapi.WithConfigSource("remote"),
+		remoteapi.WithHostIdentifier(func(n extension.Node) string { return "id-of-" + n.Instance }), remoteapi.WithGzip())
+	node := enrolled(t, client, "a")
+	if got := server.Enrolments("id-of-a"); got != 1 {
+		t.Errorf("enrolments of id-of-a: %d", got)
+	}
+	if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); err != nil {
+		t.Fatal(err)
+	}
+	got := last(t, server, remoteapitest.CallLog).Header
+	for name, want := range map[string]string{
+		"X-Gateway": "g", "User-Agent": "agent/1", "Authorization": "", remoteapi.HeaderBatchID: "", remoteapi.HeaderBatch: "", "Content-Encoding": "gzip",
+	} {
+		if got.Get(name) != want {
+			t.Errorf("%s: %q, want %q", name, got.Get(name), want)
+		}
+	}
+	config, err := client.Config(within(t, 10*time.Second), node)
+	if err != nil || config["remote"] != "{}" || len(config) != 1 {
+		t.Errorf("config %v, %v", config, err)
+	}
+	if got := last(t, server, remoteapitest.CallConfig).Header.Get("Content-Encoding"); got != "" {
+		t.Errorf("only log bodies are compressed, config was %q", got)
+	}
+}
+
+func TestSecrets(t *testing.T) {
+	server := start(t)
+	path := filepath.Join(t.TempDir(), "secret")
+	byFile := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecretFile(path))
+	req := extension.EnrollRequest{Node: extension.Node{Instance: "a"}}
+	for _, step := range []struct {
+		content string
+		ok      bool
+	}{{"", false}, {"wrong", false}, {" \n", false}, {server.EnrollSecret() + "\n", true}} {
+		if step.content != "" {
+			if err := os.WriteFile(path, []byte(step.content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		key, err := byFile.Enroll(within(t, 10*time.Second), req)
+		if (err == nil) != step.ok || (key != "") != step.ok {
+			t.Errorf("file %q: %q, %v", step.content, key, err)
+		}
+	}
+	byFunc := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()),
+		remoteapi.WithEnrollSecretFunc(func(_ context.Context, n extension.Node) (string, error) {
+			if n.Instance != "a" {
+				return "", errors.New("no secret for this one")
+			}
+			return server.EnrollSecret(), nil
+		}))
+	if _, err := byFunc.Enroll(within(t, 10*time.Second), req); err != nil {
+		t.Error(err)
+	}
+	req.Node.Instance = "b"
+	if _, err := byFunc.Enroll(within(t, 10*time.Second), req); err == nil || !strings.Contains(err.Error(), "no secret for this one") {
+		t.Errorf("b: %v", err)
+	}
+}
+
+func TestPresets(t *testing.T) {
+	for name, c := range map[string]struct {
+		endpoints remoteapi.Endpoints
+		opt       remoteapi.Option
+		logs      bool
+	}{
+		"osctrl": {remoteapi.OsctrlEndpoints("dev"), remoteapi.ForOsctrl("dev"), true},
+		"SGT":    {remoteapi.SGTEndpoints(), remoteapi.ForSGT(), false},
+		"own":    {remoteapi.Endpoints{Enroll: "/e", Config: "/c", Log: "/l", Read: "/r", Write: "/w"}, remoteapi.WithEndpoints(remoteapi.Endpoints{Enroll: "/e", Config: "/c", Log: "/l", Read: "/r", Write: "/w"}), true},
+	} {
+		server := start(t, remoteapitest.WithEndpoints(c.endpoints))
+		client := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret()), c.opt)
+		node := enrolled(t, client, "a")
+		if _, err := client.Config(within(t, 10*time.Second), node); err != nil {
+			t.Errorf("%s: config: %v", name, err)
+		}
+		if err := client.WriteResults(within(t, 10*time.Second), node, []extension.Result{{ID: "q", Status: 3}}); err != nil {
+			t.Errorf("%s: write: %v", name, err)
+		}
+		if got := server.Results("a"); len(got) != 1 || got[0].Status != 3 {
+			t.Errorf("%s: results %+v", name, got)
+		}
+		if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); (err == nil) != c.logs || !c.logs && !errors.Is(err, extension.ErrUnsupported) {
+			t.Errorf("%s: logs: %v", name, err)
+		}
+	}
+}
+
+func TestEmptyAck(t *testing.T) {
+	server, client := serve(t, remoteapi.WithEmptyAck())
+	for _, c := range apiCalls() {
+		server.FailNext(c.name, 1, remoteapitest.Answer(200, ""))
+		err := c.do(within(t, 10*time.Second), client, extension.Node{Key: "key", Instance: "a"})
+		acknowledges := c.name == remoteapitest.CallLog || c.name == remoteapitest.CallWrite || c.name == remoteapitest.CallCarveBlock
+		if (err == nil) != acknowledges {
+			t.Errorf("%s: %v", c.name, err)
+		}
+	}
+	server.FailNext(remoteapitest.CallWrite, 1, remoteapitest.Answer(200, `{"message":"not parsed","status":"error"}`))
+	if err := client.WriteResults(within(t, 10*time.Second), extension.Node{Key: "key"}, []extension.Result{{ID: "q"}}); err == nil {
+		t.Error("status error: nil")
+	}
+}
+
+func TestInjection(t *testing.T) {
+	server := start(t)
+	base := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: server.RootCAs()}}
+	t.Cleanup(base.CloseIdleConnections)
+	own := &http.Client{Transport: base}
+	for _, opt := range []remoteapi.Option{remoteapi.WithHTTPClient(own), remoteapi.WithRoundTripper(base)} {
+		enrolled(t, dial(t, server.URL(), opt, remoteapi.WithEnrollSecret(server.EnrollSecret())), "a")
+	}
+	if own.CheckRedirect != nil {
+		t.Error("the host's client was changed")
+	}
+	proxied := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()),
+		remoteapi.WithProxy(func(*http.Request) (*url.URL, error) { return nil, errors.New("asked the proxy function") }))
+	if _, err := proxied.Config(within(t, 10*time.Second), extension.Node{Key: "key"}); err == nil || !strings.Contains(err.Error(), "asked the proxy function") {
+		t.Errorf("proxy: %v", err)
+	}
+}

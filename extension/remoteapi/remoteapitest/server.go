@@ -1,0 +1,171 @@
+// Package remoteapitest is a small server for osquery's remote API, in-process and
+// over TLS with a throw-away certificate: for tests and examples. It keeps all it
+// is sent, can be taken away and brought back on the same address, fails as a
+// script says, and forgets node keys.
+//
+//	server, err := remoteapitest.New()
+//	…
+//	defer server.Close()
+//	client, err := remoteapi.New(server.URL(),
+//		remoteapi.WithRootCAs(server.RootCAs()),
+//		remoteapi.WithEnrollSecret(server.EnrollSecret()))
+//
+// Hosts are known by their host_identifier. It is no server for production: what
+// it is sent stays in memory until [Server.Forget].
+package remoteapitest
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension/remoteapi"
+)
+
+// Server is the server. All methods may be called from any goroutine.
+type Server struct {
+	secret    string
+	endpoints remoteapi.Endpoints
+	cert      tls.Certificate
+	tlsConfig *tls.Config
+	address   string
+	state     state
+	faults    faults
+
+	mu  sync.Mutex
+	run *run // nil while taken away
+}
+
+// run is the time from Start to Stop.
+type run struct {
+	server *http.Server
+	cancel context.CancelFunc
+	calls  sync.WaitGroup // connections and the accept loop
+}
+
+// count is called with StateNew by the accept loop, which is counted itself, and
+// with the others by the connection's goroutine when no handler runs in it.
+func (r *run) count(_ net.Conn, state http.ConnState) {
+	switch state {
+	case http.StateNew:
+		r.calls.Add(1)
+	case http.StateClosed, http.StateHijacked:
+		r.calls.Done()
+	}
+}
+
+// Option changes a [Server] under construction.
+type Option func(*Server) error
+
+// WithEnrollSecret sets the secret that enrolments must bring; default "enroll-secret".
+func WithEnrollSecret(secret string) Option {
+	return func(s *Server) error { s.secret = secret; return nil }
+}
+
+// WithEndpoints sets the paths; default [remoteapi.FleetEndpoints].
+func WithEndpoints(e remoteapi.Endpoints) Option {
+	return func(s *Server) error { s.endpoints = e; return nil }
+}
+
+// WithTLSConfig lets a test change the server's TLS: versions, client certificates.
+func WithTLSConfig(change func(*tls.Config)) Option {
+	return func(s *Server) error {
+		if change == nil {
+			return errors.New("remoteapitest: WithTLSConfig: nil function")
+		}
+		change(s.tlsConfig)
+		return nil
+	}
+}
+
+// New makes and starts a server on a free port of the loopback interface.
+func New(opts ...Option) (*Server, error) {
+	cert, err := newCertificate()
+	if err != nil {
+		return nil, fmt.Errorf("remoteapitest: certificate: %w", err)
+	}
+	s := &Server{
+		secret: "enroll-secret", endpoints: remoteapi.FleetEndpoints(), cert: cert,
+		tlsConfig: &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
+		address:   "127.0.0.1:0",
+	}
+	s.state.init()
+	for _, opt := range opts {
+		if err := opt(s); err != nil {
+			return nil, err
+		}
+	}
+	return s, s.Start()
+}
+
+// Start brings the server back on the address it had. It is a no-op while running.
+func (s *Server) Start() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.run != nil {
+		return nil
+	}
+	listener, err := net.Listen("tcp", s.address)
+	if err != nil {
+		return fmt.Errorf("remoteapitest: %w", err)
+	}
+	s.address = listener.Addr().String()
+	ctx, cancel := context.WithCancel(context.Background())
+	r := &run{cancel: cancel}
+	r.server = &http.Server{
+		Handler:           http.HandlerFunc(s.handle),
+		ErrorLog:          log.New(io.Discard, "", 0),
+		ReadHeaderTimeout: 10 * time.Second,
+		ConnState:         r.count,
+		BaseContext:       func(net.Listener) context.Context { return ctx },
+	}
+	r.calls.Go(func() { _ = r.server.Serve(tls.NewListener(listener, s.tlsConfig)) })
+	s.run = r
+	return nil
+}
+
+// Stop takes the server away: it closes the port and cuts all connections, and
+// returns when no call is being served any more. What it recorded stays.
+func (s *Server) Stop() {
+	s.mu.Lock()
+	r := s.run
+	s.run = nil
+	s.mu.Unlock()
+	if r == nil {
+		return
+	}
+	r.cancel()
+	_ = r.server.Close()
+	r.calls.Wait()
+}
+
+// Close is Stop, for defer and t.Cleanup.
+func (s *Server) Close() { s.Stop() }
+
+// URL gives "https://127.0.0.1:port"; it stays the same when the server comes back.
+func (s *Server) URL() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "https://" + s.address
+}
+
+// EnrollSecret gives the secret that enrolments must bring.
+func (s *Server) EnrollSecret() string { return s.secret }
+
+// Certificate gives the server's own certificate, which is its own root.
+func (s *Server) Certificate() *x509.Certificate { return s.cert.Leaf }
+
+// RootCAs gives a pool with the server's certificate.
+func (s *Server) RootCAs() *x509.CertPool {
+	pool := x509.NewCertPool()
+	pool.AddCert(s.cert.Leaf)
+	return pool
+}

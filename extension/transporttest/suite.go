@@ -1,0 +1,162 @@
+package transporttest
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+)
+
+// tb is the part of testing.TB that cases use, so that the suite's own tests can
+// watch them fail.
+type tb interface {
+	Helper()
+	Logf(format string, args ...any)
+	Errorf(format string, args ...any)
+	Fatalf(format string, args ...any)
+	Skipf(format string, args ...any)
+}
+
+type testCase struct {
+	name  string
+	needs []Feature
+	run   func(s *suite)
+}
+
+// suite is one case under way.
+type suite struct {
+	tb
+	h      Harness
+	limits Limits
+}
+
+const callTimeout = 30 * time.Second // for calls that are expected to succeed
+
+func (c testCase) runOn(t tb, h Harness) {
+	t.Helper()
+	limits := h.Limits()
+	for feature, reason := range limits.Cannot {
+		if strings.TrimSpace(reason) == "" {
+			t.Fatalf("Limits.Cannot: %q is declared without a reason", feature)
+		}
+	}
+	if limits.Cannot[Sources] != "" && limits.Source == "" {
+		t.Fatalf("Limits.Source: needed when there is only one")
+	}
+	for _, feature := range c.needs {
+		if reason := limits.Cannot[feature]; reason != "" {
+			t.Skipf("not tested, the harness declares that it cannot do %q: %s", feature, reason)
+		}
+	}
+	c.run(&suite{tb: t, h: h, limits: limits})
+}
+
+// can says whether a feature is there, and logs why not.
+func (s *suite) can(f Feature) bool {
+	s.Helper()
+	reason := s.limits.Cannot[f]
+	if reason != "" {
+		s.Logf("not tested: %q: %s", f, reason)
+	}
+	return reason == ""
+}
+
+// node gives an instance's node, enrolled when the transport does that.
+func (s *suite) node(instance string) extension.Node {
+	s.Helper()
+	node := extension.Node{
+		Instance: instance, Run: "run-of-" + instance, HostIdentifier: instance,
+		OsqueryVersion: "5.23.0", Labels: map[string]string{"instance": instance},
+	}
+	enroller, ok := s.h.Transport().(extension.Enroller)
+	if !ok {
+		return node
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	defer cancel()
+	key, err := enroller.Enroll(ctx, extension.EnrollRequest{
+		Node: node, PlatformType: 9,
+		HostDetails: map[string]map[string]string{"os_version": {"name": "Ubuntu"}},
+	})
+	if err != nil {
+		s.Fatalf("Enroll(%s): %v", instance, err)
+	}
+	if key == "" {
+		s.Fatalf("Enroll(%s): no error and no node key", instance)
+	}
+	node.Key = key
+	return node
+}
+
+// method is one of the four calls, with arguments that are good for something.
+type method struct {
+	name string
+	data bool // it delivers something that may be refused for good
+	call func(ctx context.Context, node extension.Node) error
+}
+
+func (s *suite) methods() []method {
+	t := s.h.Transport()
+	var out []method
+	if s.can(Configs) {
+		out = append(out, method{"Config", false, func(ctx context.Context, n extension.Node) error {
+			_, err := t.Config(ctx, n)
+			return err
+		}})
+	}
+	if s.can(Logs) {
+		out = append(out, method{"PublishLogs", true, func(ctx context.Context, n extension.Node) error {
+			return t.PublishLogs(ctx, n, newBatch(n.Instance, extension.QueueResults, 1, `{"a":"1"}`, `{"a":"2"}`))
+		}})
+	}
+	if s.can(Queries) {
+		out = append(out, method{"Queries", false, func(ctx context.Context, n extension.Node) error {
+			_, err := t.Queries(ctx, n)
+			return err
+		}}, method{"WriteResults", true, func(ctx context.Context, n extension.Node) error {
+			return t.WriteResults(ctx, n, []extension.Result{{ID: "q1", Rows: []byte(`[{"a":"1"}]`)}})
+		}})
+	}
+	return out
+}
+
+// within calls f and fails when it takes longer than the timeout and a little.
+func (s *suite) within(what string, timeout time.Duration, f func(ctx context.Context) error) error {
+	s.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- f(ctx) }()
+	late := time.NewTimer(timeout + s.cancelWithin())
+	defer late.Stop()
+	select {
+	case err := <-done:
+		return err
+	case <-late.C:
+		s.Fatalf("%s: has not returned %v after its context ended", what, s.cancelWithin())
+		return nil
+	}
+}
+
+func (s *suite) cancelWithin() time.Duration {
+	if s.limits.CancelWithin > 0 {
+		return s.limits.CancelWithin
+	}
+	return 2 * time.Second
+}
+
+// must is for a call that has no reason to fail.
+func (s *suite) must(what string, f func(ctx context.Context) error) {
+	s.Helper()
+	if err := s.within(what, callTimeout, f); err != nil {
+		s.Fatalf("%s: %v", what, err)
+	}
+}
+
+func (s *suite) publish(node extension.Node, b extension.Batch) {
+	s.Helper()
+	s.must("PublishLogs "+b.ID, func(ctx context.Context) error {
+		return s.h.Transport().PublishLogs(ctx, node, b)
+	})
+}
