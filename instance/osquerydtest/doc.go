@@ -1,0 +1,85 @@
+// Package osquerydtest is a fake osqueryd for tests, benchmarks and examples:
+// real processes, a watcher and a worker, that speak osquery's real Thrift
+// protocol over a real socket. Nothing is built or downloaded, because the
+// fake is the calling program under another name.
+//
+// # Start
+//
+// Let [Main] look at the program's name first:
+//
+//	func TestMain(m *testing.M) {
+//		osquerydtest.Main()
+//		os.Exit(m.Run())
+//	}
+//
+// Then make a [Fake] and give its Path to whatever starts osqueryd:
+//
+//	fake := osquerydtest.Start(t)
+//	cmd := exec.Command(fake.Path(), "--pidfile=…", "--database_path=…", "--extensions_socket=…")
+//
+// A test made with [Start] fails when fake processes outlive it. Programs
+// without a testing.TB use [New] and [Fake.Close].
+//
+// # Limits
+//
+// It measures neither memory nor CPU: the watchdog kills when it is told to. It
+// has no event tables, no carver, no TLS and no shell, and --force is ignored.
+//
+// # What it does
+//
+// All flags of osquery 5.23 with their types and defaults, from argv and
+// flagfile, with its texts and exit codes for mistakes; --version, --help,
+// --helpxml, --config_check and --config_dump. Pidfile and database locks. The
+// watcher's respawn policy. The order of a start: database, socket, wait for
+// extensions_require, config, logger, distributed. The extension registry, its
+// refusals and its pings. Config, packs, options, schedule with differential
+// results, snapshots, decorators, distributed queries, both denylists. The
+// built-in plugins filesystem (config and logger), stdout and stderr work; tls
+// and the rest are names only.
+//
+// SQL is a small part: SELECT of columns, *, literals, count(*) and sleep(n),
+// FROM one table, WHERE with AND, ORDER BY one column, LIMIT, and several
+// statements separated by semicolons. Tables are osquery's own (osquery_info,
+// osquery_flags, osquery_registry, osquery_extensions, osquery_schedule,
+// osquery_packs), time, processes, users, system_info, os_version,
+// platform_info, those of extensions, those of the [Script], and fake_rows,
+// which makes as many rows as it is asked for:
+//
+//	SELECT * FROM fake_rows WHERE n = 1000
+//
+// A query that finds another one running pays for it as in osqueryd: every
+// extension is asked for the columns of its tables, and [Stats] counts it.
+//
+// # Faster than real
+//
+// A [Script] scales time: its TimeScale the periods that osqueryd waits by
+// itself, its DeadlineScale what it gives to others.
+//
+// # Misbehaving
+//
+// A [Rule] of the script does an [Action] when a process passes a [Phase]: exit
+// with a code, die by a signal, hang, be late, lose a registration, answer
+// rubbish and more; in the first so many runs, in the n-th worker, or in a
+// fraction of the instances.
+//
+//	script := osquerydtest.Script{}.WithRule(osquerydtest.Rule{
+//		Phase: osquerydtest.PhaseReady, Runs: 2,
+//		Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 78},
+//	})
+//
+// # Remote control
+//
+// [Fake.WaitWorker] finds a running fake, and the methods of [Process] make it
+// do things now: log lines, run its schedule, drop a registration, hang, be
+// replaced by the watchdog. They return when it is done; no test needs a sleep.
+//
+// What a fake tells about itself goes over a Unix socket in the fake's
+// directory; no environment variable is needed, and a fake whose maker is gone
+// works on. A host that copies the binary elsewhere must copy the file
+// [ScriptName] with it; symbolic links are followed.
+//
+// # In process
+//
+// [Serve] and [Fake.Serve] play the same worker by goroutines, for hundreds of
+// instances in one test.
+package osquerydtest

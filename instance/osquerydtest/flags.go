@@ -1,0 +1,218 @@
+package osquerydtest
+
+import (
+	"fmt"
+	"maps"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+)
+
+// flagKind is the type of a flag, as gflags names it.
+type flagKind string
+
+const (
+	kindBool   flagKind = "bool"
+	kindString flagKind = "string"
+	kindInt32  flagKind = "int32"
+	kindUint32 flagKind = "uint32"
+	kindUint64 flagKind = "uint64"
+)
+
+// flagDef is one row of the flag tables.
+type flagDef struct {
+	name string
+	kind flagKind
+	def  string
+	desc string
+	os   string // empty: every operating system
+}
+
+// flagGroup says which macro of osquery's source a flag is made with.
+type flagGroup int
+
+const (
+	groupCLI flagGroup = iota
+	groupOption
+	groupHidden
+	groupShell
+	groupGflags // known to the parser, not to osquery
+)
+
+type flagState struct {
+	flagDef
+	group flagGroup
+	value string
+	isSet bool
+}
+
+// flagAliases slip past the rule that a config cannot set a CLI flag.
+var flagAliases = map[string]string{
+	"socket":                         "extensions_socket",
+	"timeout":                        "extensions_timeout",
+	"interval":                       "extensions_interval",
+	"db_path":                        "database_path",
+	"config_tls_refresh":             "config_refresh",
+	"config_tls_accelerated_refresh": "config_accelerated_refresh",
+	"log_numerics_as_numbers":        "logger_numerics",
+	"osquery_log_dir":                "logger_path",
+	"logger_tls_max":                 "logger_tls_max_linesize",
+}
+
+// gflagsFlags are those of the parser and of the logging library.
+var gflagsFlags = []flagDef{
+	{name: "alsologtostderr", kind: kindBool, def: "false"},
+	{name: "colorlogtostderr", kind: kindBool, def: "false"},
+	{name: "flagfile", kind: kindString, def: ""},
+	{name: "fromenv", kind: kindString, def: ""},
+	{name: "help", kind: kindBool, def: "false"},
+	{name: "helpfull", kind: kindBool, def: "false"},
+	{name: "helpshort", kind: kindBool, def: "false"},
+	{name: "helpxml", kind: kindBool, def: "false"},
+	{name: "log_dir", kind: kindString, def: ""},
+	{name: "minloglevel", kind: kindInt32, def: "0"},
+	{name: "tryfromenv", kind: kindString, def: ""},
+	{name: "undefok", kind: kindString, def: ""},
+	{name: "v", kind: kindInt32, def: "0"},
+	{name: "version", kind: kindBool, def: "false"},
+}
+
+// flagSet holds the flags of one process. It is safe for concurrent use.
+type flagSet struct {
+	mu    sync.RWMutex
+	flags map[string]*flagState
+}
+
+func newFlagSet() *flagSet {
+	fs := &flagSet{flags: make(map[string]*flagState, 320)}
+	fs.add(gflagsFlags, groupGflags)
+	fs.add(cliFlags, groupCLI)
+	fs.add(optionFlags, groupOption)
+	fs.add(hiddenFlags, groupHidden)
+	fs.add(shellFlags, groupShell)
+	return fs
+}
+
+// bpfFlags went away after 5.23: on argv they are unknown then.
+var bpfFlags = []flagDef{
+	{name: "bpf_buffer_storage_size", kind: kindUint64, def: "512", desc: "How many slots each buffer storage should have", os: "linux"},
+	{name: "bpf_perf_event_array_exp", kind: kindUint64, def: "10", desc: "Size of the perf event array, as a power of two", os: "linux"},
+	{name: "enable_bpf_events", kind: kindBool, def: "false", desc: "Enables the bpf_process_events publisher", os: "linux"},
+}
+
+// forVersion adds the flags that not every version has.
+func (fs *flagSet) forVersion(version string) {
+	if !versionAtLeast("5.24", version) {
+		fs.add(bpfFlags, groupOption)
+	}
+}
+
+func (fs *flagSet) add(defs []flagDef, group flagGroup) {
+	for _, d := range defs {
+		if d.os == "" || d.os == runtime.GOOS {
+			fs.flags[d.name] = &flagState{flagDef: d, group: group, value: d.def}
+		}
+	}
+}
+
+func realName(name string) string {
+	if real, ok := flagAliases[name]; ok {
+		return real
+	}
+	return name
+}
+
+func (fs *flagSet) lookup(name string) (flagState, bool) {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	f, ok := fs.flags[realName(name)]
+	if !ok {
+		return flagState{}, false
+	}
+	return *f, true
+}
+
+// set checks and stores a value.
+func (fs *flagSet) set(name, value string) error {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	f, ok := fs.flags[realName(name)]
+	if !ok {
+		return fmt.Errorf("unknown command line flag '%s'", name)
+	}
+	v, err := f.kind.normalize(value)
+	if err != nil {
+		return fmt.Errorf("illegal value '%s' specified for %s flag '%s'", value, f.kind, name)
+	}
+	f.value, f.isSet = v, true
+	return nil
+}
+
+// normalize checks a value as gflags does.
+func (k flagKind) normalize(value string) (string, error) {
+	var err error
+	switch k {
+	case kindBool:
+		b, ok := parseBool(value)
+		if !ok {
+			return "", fmt.Errorf("not a bool")
+		}
+		return strconv.FormatBool(b), nil
+	case kindInt32:
+		_, err = strconv.ParseInt(value, 0, 32)
+	case kindUint32:
+		_, err = strconv.ParseUint(value, 0, 32)
+	case kindUint64:
+		_, err = strconv.ParseUint(value, 0, 64)
+	case kindString:
+	}
+	return value, err
+}
+
+func parseBool(s string) (value, ok bool) {
+	switch strings.ToLower(s) {
+	case "1", "t", "true", "y", "yes":
+		return true, true
+	case "0", "f", "false", "n", "no":
+		return false, true
+	}
+	return false, false
+}
+
+func (fs *flagSet) str(name string) string {
+	f, _ := fs.lookup(name)
+	return f.value
+}
+
+func (fs *flagSet) bool(name string) bool { return fs.str(name) == "true" }
+
+func (fs *flagSet) num(name string) int64 {
+	n, _ := strconv.ParseInt(fs.str(name), 0, 64)
+	return n
+}
+
+func (fs *flagSet) isDefault(name string) bool {
+	f, _ := fs.lookup(name)
+	return !f.isSet
+}
+
+// seconds reads a flag that holds whole seconds.
+func (fs *flagSet) seconds(name string) time.Duration {
+	return time.Duration(fs.num(name)) * time.Second
+}
+
+// all returns osquery's own flags, sorted.
+func (fs *flagSet) all() []flagState {
+	fs.mu.RLock()
+	defer fs.mu.RUnlock()
+	out := make([]flagState, 0, len(fs.flags))
+	for _, name := range slices.Sorted(maps.Keys(fs.flags)) {
+		if f := fs.flags[name]; f.group != groupGflags {
+			out = append(out, *f)
+		}
+	}
+	return out
+}

@@ -1,0 +1,13 @@
+package osquerydtest_test
+
+import (
+	"os"
+	"testing"
+
+	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+)
+
+func TestMain(m *testing.M) {
+	osquerydtest.Main()
+	os.Exit(m.Run())
+}

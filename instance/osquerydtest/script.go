@@ -1,0 +1,185 @@
+package osquerydtest
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// DefaultVersion is the osquery version that a fake claims to be when its
+// Script names none.
+const DefaultVersion = "5.23.0"
+
+// ScriptName is the name of the file beside the fake binary that holds its
+// Script as JSON.
+const ScriptName = "osqueryd.script.json"
+
+// Script says how a fake behaves. The zero Script is a well-behaved osqueryd
+// at real speed. It is read once at process start, so a change made with
+// [Fake.SetScript] is seen by the processes that start afterwards. A Script is
+// plain data: it may be copied, but must not be changed while it is in use.
+type Script struct {
+	// Version is what --version, osquery_info and extensions report;
+	// DefaultVersion when empty.
+	Version string `json:"version,omitempty"`
+
+	// TimeScale multiplies every period that osqueryd waits by itself: the
+	// watcher's poll, the quick-death limit, respawn waits, extension pings,
+	// the schedule, config refresh, distributed polls, status relays and
+	// database retries. 0.1 is ten times faster; 0 means 1.
+	TimeScale float64 `json:"time_scale,omitempty"`
+
+	// DeadlineScale multiplies the time that osqueryd gives to others:
+	// extensions_timeout, thrift_timeout, alarm_timeout and the watchdog's
+	// forced shutdown delay. 0 means 1. It is apart from TimeScale, so that a
+	// fast fake does not become an impatient one on a busy machine.
+	DeadlineScale float64 `json:"deadline_scale,omitempty"`
+
+	// WatcherPoll replaces the watcher's (and the worker's) poll of 3 s. It is
+	// not scaled. 0 keeps the 3 s, scaled.
+	WatcherPoll time.Duration `json:"watcher_poll,omitempty"`
+
+	// QuickDeath replaces the 4 s within which a worker's death counts as quick,
+	// and so towards "Too many worker restarts". It is not scaled. 0 keeps the
+	// 4 s, scaled: with a small TimeScale that may be less than a start takes.
+	QuickDeath time.Duration `json:"quick_death,omitempty"`
+
+	// Tables are added to the built-in ones and replace those of the same
+	// name.
+	Tables []Table `json:"tables,omitempty"`
+
+	// Rules make the fake misbehave, in order.
+	Rules []Rule `json:"rules,omitempty"`
+}
+
+// Table is a table with fixed content.
+type Table struct {
+	// Name is what a query says after FROM.
+	Name string `json:"name"`
+	// Columns in order; all are TEXT.
+	Columns []string `json:"columns"`
+	// Rows maps column names to values. A missing column is empty.
+	Rows []map[string]string `json:"rows,omitempty"`
+}
+
+// WithRule returns a copy of the script with one more rule.
+func (s Script) WithRule(r Rule) Script {
+	s.Rules = append(append([]Rule(nil), s.Rules...), r)
+	return s
+}
+
+// Validate reports every mistake in the script at once, or nil.
+func (s Script) Validate() error {
+	var errs []error
+	if s.TimeScale < 0 || s.DeadlineScale < 0 || s.WatcherPoll < 0 || s.QuickDeath < 0 {
+		errs = append(errs, errors.New("time scales, watcher poll and quick death must not be negative"))
+	}
+	for i, t := range s.Tables {
+		if t.Name == "" || len(t.Columns) == 0 {
+			errs = append(errs, fmt.Errorf("table %d: give it a name and at least one column", i))
+		}
+	}
+	for i, r := range s.Rules {
+		if err := r.validate(); err != nil {
+			errs = append(errs, fmt.Errorf("rule %d: %w", i, err))
+		}
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("invalid script: %w", err)
+	}
+	return nil
+}
+
+func (s Script) version() string {
+	if s.Version == "" {
+		return DefaultVersion
+	}
+	return s.Version
+}
+
+// period scales a time that osqueryd waits by itself.
+func (s Script) period(d time.Duration) time.Duration { return scaled(d, s.TimeScale) }
+
+// deadline scales a time that osqueryd gives to others.
+func (s Script) deadline(d time.Duration) time.Duration { return scaled(d, s.DeadlineScale) }
+
+func (s Script) watcherPoll() time.Duration {
+	if s.WatcherPoll > 0 {
+		return s.WatcherPoll
+	}
+	return s.period(3 * time.Second)
+}
+
+func (s Script) quickDeath() time.Duration {
+	if s.QuickDeath > 0 {
+		return s.QuickDeath
+	}
+	return s.period(4 * time.Second)
+}
+
+// scaled never returns less than a millisecond, so that a tiny scale does not
+// turn a poll into a busy loop.
+func scaled(d time.Duration, scale float64) time.Duration {
+	if scale == 0 {
+		scale = 1
+	}
+	return max(time.Duration(float64(d)*scale), time.Millisecond)
+}
+
+// loadScript finds the script of a binary. The binary may be reached through
+// further symbolic links, as when a host switches versions by a link: each
+// step of the chain is looked at.
+func loadScript(binary string) (Script, string, error) {
+	for range 8 {
+		dir := filepath.Dir(binary)
+		data, err := os.ReadFile(filepath.Join(dir, ScriptName)) //nolint:gosec // the test's own file
+		if err == nil {
+			var s Script
+			if err := json.Unmarshal(data, &s); err != nil {
+				return Script{}, "", fmt.Errorf("read %s in %s: %w", ScriptName, dir, err)
+			}
+			return s, dir, nil
+		}
+		next, err := os.Readlink(binary)
+		if err != nil {
+			return Script{}, "", nil
+		}
+		if !filepath.IsAbs(next) {
+			next = filepath.Join(dir, next)
+		}
+		binary = next
+	}
+	return Script{}, "", nil
+}
+
+func writeScript(dir string, s Script) error {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return fmt.Errorf("encode the script: %w", err)
+	}
+	return replaceFile(filepath.Join(dir, ScriptName), data)
+}
+
+// replaceFile writes a file so that a reader, or a kill at any instant, sees
+// the old content or the new one and nothing between.
+func replaceFile(path string, data []byte) error {
+	f, err := os.CreateTemp(filepath.Dir(path), filepath.Base(path)+".*")
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	_, err = f.Write(data)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return nil
+}
