@@ -1,0 +1,41 @@
+package extension
+
+import (
+	"bytes"
+	"compress/gzip"
+	"fmt"
+	"io"
+)
+
+// batchID names consecutive lines of a queue.
+func batchID(instance string, queue Queue, first, last uint64) string {
+	return fmt.Sprintf("%s/%s/%d-%d", instance, queue, first, last)
+}
+
+// WriteTo writes the lines, each followed by a newline, as most servers like them.
+func (b Batch) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	for _, line := range b.Lines {
+		for _, part := range [][]byte{line, {'\n'}} {
+			n, err := w.Write(part)
+			total += int64(n)
+			if err != nil {
+				return total, fmt.Errorf("write batch %s: %w", b.ID, err)
+			}
+		}
+	}
+	return total, nil
+}
+
+// Gzip gives what WriteTo writes, compressed with gzip.
+func (b Batch) Gzip() ([]byte, error) {
+	var buf bytes.Buffer
+	z := gzip.NewWriter(&buf)
+	if _, err := b.WriteTo(z); err != nil {
+		return nil, err
+	}
+	if err := z.Close(); err != nil {
+		return nil, fmt.Errorf("compress batch %s: %w", b.ID, err)
+	}
+	return buf.Bytes(), nil
+}

@@ -1,0 +1,226 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+)
+
+// The calls of a transport, as events name them.
+const (
+	callConfig  = "config"
+	callLogs    = "logs"
+	callQueries = "queries"
+	callResults = "results"
+	callEnroll  = "enroll"
+)
+
+// errNotReturned says that a call of the host's code outlived its context.
+var errNotReturned = errors.New("it did not return when its context ended")
+
+// returnGrace is how long a call may take to return after its context ended.
+const returnGrace = 500 * time.Millisecond
+
+// slot lets one call at a time through, under a context.
+type slot chan struct{}
+
+func newSlot() slot { return make(slot, 1) }
+
+func (s slot) take(ctx context.Context) error {
+	select {
+	case s <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s slot) free() { <-s }
+
+// lifetime is the context of everything that is done in the background. Renewing
+// it ends what is under way and starts over.
+type lifetime struct {
+	mu     sync.Mutex
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	closed bool
+}
+
+var (
+	errRunEnded = errors.New("the run ended")
+	errClosed   = errors.New("the extension is closed")
+)
+
+func newLifetime() *lifetime {
+	l := &lifetime{}
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+	return l
+}
+
+func (l *lifetime) current() context.Context {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.ctx
+}
+
+// renew ends the current context; a new one follows unless closed is true.
+func (l *lifetime) renew(closed bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
+	l.closed = closed
+	if closed {
+		l.cancel(errClosed)
+		return
+	}
+	l.cancel(errRunEnded)
+	l.ctx, l.cancel = context.WithCancelCause(context.Background())
+}
+
+// outcome is what a contained call gave.
+type outcome[T any] struct {
+	value T
+	err   error
+}
+
+// bounded runs f in a goroutine of its own, so that code of the host that
+// ignores its context holds up nobody. where names it. busy is held until f
+// really returned: a call that hangs is never made a second time beside itself.
+func bounded[T any](ctx context.Context, t *tasks, busy slot, where string, f func(context.Context) (T, error)) (T, error) {
+	var none T
+	if err := busy.take(ctx); err != nil {
+		return none, fmt.Errorf("%s: an earlier call is still under way: %w", where, err)
+	}
+	done := make(chan outcome[T], 1)
+	t.start(func() {
+		defer busy.free()
+		var o outcome[T]
+		o.err = contain(where, func() (err error) {
+			o.value, err = f(ctx)
+			return err
+		})
+		done <- o
+	})
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(returnGrace)
+	defer grace.Stop()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-grace.C:
+		return none, fmt.Errorf("%s: %w: %w", where, errNotReturned, ctx.Err())
+	}
+}
+
+// client is how the rest of the package calls the host's transport: one call of a
+// kind at a time, bounded, contained, with the node key, and enrolled again once
+// when the server does not know it.
+type client struct {
+	transport Transport
+	node      func() Node
+	identity  *identity
+	tasks     *tasks
+	say       *announcer
+	busy      map[string]slot // read only
+}
+
+func newClient(s *settings, t *tasks, say *announcer) *client {
+	c := &client{transport: s.transport, node: s.node, tasks: t, say: say, busy: map[string]slot{}}
+	for _, kind := range []string{callConfig, callQueries, callResults} {
+		c.busy[kind] = newSlot()
+	}
+	for _, q := range []Queue{QueueResults, QueueSnapshots, QueueStatus} {
+		c.busy[callLogs+" "+string(q)] = newSlot()
+	}
+	c.identity = newIdentity(s, t, say)
+	return c
+}
+
+// invoke makes one call; kind names its slot.
+func invoke[T any](ctx context.Context, c *client, kind string, f func(context.Context, Node) (T, error)) (T, error) {
+	try := func(key string) (T, error) {
+		v, err := bounded(ctx, c.tasks, c.busy[kind], "transport "+kind, func(ctx context.Context) (T, error) {
+			node := c.node()
+			node.Key = key
+			return f(ctx, node)
+		})
+		c.say.caught(err)
+		return v, err
+	}
+	var none T
+	key, err := c.identity.key(ctx)
+	if err != nil {
+		return none, err
+	}
+	v, err := try(key)
+	if !c.identity.canRenew(err) {
+		return v, err
+	}
+	if key, err = c.identity.renew(ctx, key); err != nil {
+		return none, err
+	}
+	v, err = try(key)
+	if c.identity.canRenew(err) {
+		c.identity.refused(key)
+	}
+	return v, err
+}
+
+// maxRetryAfter bounds what a server can ask for.
+const maxRetryAfter = 24 * time.Hour
+
+// retryAfter gives the wait that err asks for, and 0 when it asks for none.
+func retryAfter(err error) time.Duration {
+	var r *RetryAfterError
+	if errors.As(err, &r) && r.After > 0 {
+		return min(r.After, maxRetryAfter)
+	}
+	return 0
+}
+
+// gate keeps calls back until a server wants to hear from us again.
+type gate struct {
+	mu    sync.Mutex
+	until time.Time
+	err   error // the last one
+}
+
+// note remembers the wait that err asks for.
+func (g *gate) note(err error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.until, g.err = time.Time{}, err
+	if d := retryAfter(err); d > 0 {
+		g.until = time.Now().Add(d)
+	}
+}
+
+// shut gives an error while the wait lasts: the one that asked for it, with what
+// is left.
+func (g *gate) shut() error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	left := time.Until(g.until)
+	if left <= 0 {
+		return nil
+	}
+	err := g.err
+	var r *RetryAfterError
+	if errors.As(err, &r) {
+		err = r.Err
+	}
+	return RetryAfter(left.Round(time.Millisecond), err)
+}

@@ -1,0 +1,259 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// configs is the config plugin: it hands osqueryd what the source says, or the
+// last good config when the source fails or is slow.
+type configs struct {
+	set   *settings
+	fetch *fetcher
+	say   *announcer
+	tasks *tasks
+	life  *lifetime
+	wake  func()
+	hook  slot // one late hook at a time
+
+	mu       sync.Mutex
+	good     *prepared       // the last good config; nil when there is none
+	loaded   bool            // good was looked for on disk
+	handed   string          // hash of what osqueryd has, as far as we know
+	served   string          // hash that the last event was about
+	known    map[string]bool // sources that osqueryd was handed
+	flight   *configFlight
+	retry    time.Time // when to ask again because osqueryd has a stale config
+	retrying *backoff.ExponentialBackOff
+}
+
+// configFlight is one fetch under way; everybody who wants a config joins it.
+type configFlight struct {
+	done   chan struct{}
+	config *prepared
+	err    error
+	landed bool // guarded by configs.mu
+	late   bool // osqueryd was answered without it; guarded by configs.mu
+}
+
+func newConfigs(s *settings, f *fetcher, t *tasks, life *lifetime, say *announcer, wake func()) *configs {
+	return &configs{
+		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake, hook: newSlot(),
+		known: map[string]bool{}, retrying: newBackoff(s.log.minBackoff, s.log.maxBackoff),
+	}
+}
+
+// registered says that osqueryd may be a new one, which has no config.
+func (c *configs) registered() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.handed = ""
+}
+
+// call answers osqueryd.
+func (c *configs) call(ctx context.Context, req map[string]string) osquery.ExtensionResponse {
+	switch req["action"] {
+	case "genConfig":
+		return c.genConfig(ctx)
+	case "genPack":
+		return c.genPack(req["name"])
+	default:
+		return failure("unknown action: " + req["action"])
+	}
+}
+
+func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
+	wait, cancel := context.WithTimeout(ctx, c.set.configTimeout)
+	defer cancel()
+	config, err := c.join(wait, c.launch())
+	if err == nil {
+		return success(c.hand(config, false))
+	}
+	// The wait may be used up, but the last good config is at hand.
+	local, cancelLocal := context.WithTimeout(context.WithoutCancel(ctx), c.set.configTimeout)
+	defer cancelLocal()
+	good := c.lastGood(local)
+	c.mu.Lock()
+	has := good != nil && c.handed == good.hash
+	c.mu.Unlock()
+	if good == nil || has {
+		// osqueryd keeps what it has, and asks again sooner.
+		return failure("error getting config: " + err.Error())
+	}
+	c.retryLater()
+	return success(c.hand(good, true))
+}
+
+// launch starts a fetch, or gives the one under way.
+func (c *configs) launch() *configFlight {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.flight != nil {
+		return c.flight
+	}
+	f := &configFlight{done: make(chan struct{})}
+	c.flight = f
+	c.tasks.start(func() { c.land(f) })
+	return f
+}
+
+// land fetches, and hands what came too late to the host.
+func (c *configs) land(f *configFlight) {
+	life := c.life.current()
+	ctx, cancel := context.WithTimeout(life, c.set.transportTimeout)
+	f.config, f.err = c.fetch.config(ctx)
+	cancel()
+	if f.err == nil && c.fresh(f.config) {
+		c.keep(f.config)
+		c.announceStripped(f.config)
+	}
+	if c.settle(f) {
+		c.deliverLate(life, f.config)
+	}
+}
+
+// fresh tells whether p is another config than the last good one.
+func (c *configs) fresh(p *prepared) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.good == nil || c.good.hash != p.hash
+}
+
+// settle ends a flight and tells whether its config is one that osqueryd should
+// have had.
+func (c *configs) settle(f *configFlight) (late bool) {
+	defer close(f.done)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flight, f.landed = nil, true
+	if f.err != nil {
+		return false
+	}
+	c.good, c.loaded = f.config, true
+	c.retry = time.Time{}
+	c.retrying.Reset()
+	return f.late && f.config.hash != c.handed
+}
+
+// wait waits until the flight has ended or ctx has.
+func (f *configFlight) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// join waits for a fetch. When ctx ends first, the fetch goes on.
+func (c *configs) join(ctx context.Context, f *configFlight) (*prepared, error) {
+	select {
+	case <-f.done:
+		return f.config, f.err
+	case <-ctx.Done():
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f.landed {
+		return f.config, f.err
+	}
+	f.late = true
+	return nil, errors.Join(errors.New("the config source is slow"), ctx.Err())
+}
+
+// hand notes that osqueryd is given a config, and gives what it gets: sources
+// that are gone are sent as {}, for osqueryd would keep them.
+func (c *configs) hand(p *prepared, stale bool) map[string]string {
+	out, bytes := c.complete(p), 0
+	for _, text := range out {
+		bytes += len(text)
+	}
+	c.mu.Lock()
+	changed := c.served != p.hash
+	c.handed, c.served = p.hash, p.hash
+	if len(c.known)+len(p.sources) > maxSources*4 {
+		c.known = map[string]bool{}
+	}
+	for source := range p.sources {
+		c.known[source] = true
+	}
+	c.mu.Unlock()
+	c.set.counters.Config()
+	if changed {
+		c.say.say(func(h stats.Head) stats.Event {
+			return stats.ConfigServed{Head: h, Bytes: bytes, Sources: len(p.sources), Stale: stale}
+		})
+	}
+	return out
+}
+
+// complete gives a copy of the sources, with those that are gone.
+func (c *configs) complete(p *prepared) map[string]string {
+	out := maps.Clone(p.sources)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for source := range c.known {
+		if _, ok := out[source]; !ok {
+			out[source] = "{}"
+		}
+	}
+	if len(out) == 0 {
+		out[c.set.name] = "{}"
+	}
+	return out
+}
+
+// fetchNow is FetchConfig.
+func (c *configs) fetchNow(ctx context.Context) (map[string]string, bool, error) {
+	c.mu.Lock()
+	earlier := c.flight
+	c.mu.Unlock()
+	if earlier != nil {
+		// It may have been asked before what the host wants to push was there.
+		if err := earlier.wait(ctx); err != nil {
+			return nil, false, err
+		}
+	}
+	f := c.launch()
+	if err := f.wait(ctx); err != nil {
+		return nil, false, err
+	}
+	if f.err != nil {
+		return nil, false, f.err
+	}
+	c.mu.Lock()
+	changed := c.handed != f.config.hash
+	c.mu.Unlock()
+	return c.complete(f.config), changed, nil
+}
+
+// delivered notes that osqueryd took config by its update call.
+func (c *configs) delivered(config map[string]string) {
+	c.mu.Lock()
+	p := c.good
+	c.mu.Unlock()
+	if p == nil || !maps.Equal(c.complete(p), config) {
+		// It is not the newest any more; the next genConfig says what is.
+		return
+	}
+	c.hand(p, false)
+}
+
+// genPack answers for a pack that a config only names. Packs that the transport
+// knows are part of the config already, so it is unknown.
+func (c *configs) genPack(name string) osquery.ExtensionResponse {
+	c.say.say(func(h stats.Head) stats.Event {
+		return stats.ConfigRefused{Head: h, Source: "pack " + name, Err: errNoPackSource}
+	})
+	return success(map[string]string{name: ""})
+}
+
+var errNoPackSource = errors.New("the config names a pack, and the transport is no PackSource that could resolve it")

@@ -1,0 +1,396 @@
+package extension
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// source is a config source that can be changed.
+type source struct {
+	mu     sync.Mutex
+	config map[string]string
+	err    error
+	delay  time.Duration
+	calls  int
+}
+
+func (s *source) get(ctx context.Context, _ Node) (map[string]string, error) {
+	s.mu.Lock()
+	s.calls++
+	config, err, delay := s.config, s.err, s.delay
+	s.mu.Unlock()
+	select {
+	case <-time.After(delay):
+		return config, err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// change sets what the source gives from now on, when others may be asking it.
+func (s *source) change(config map[string]string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.config, s.err = config, err
+}
+
+func (s *source) asked() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.calls
+}
+
+func configFrom(s *source) Option { return WithTransport(Funcs{ConfigFunc: s.get}) }
+
+const (
+	goodConfig  = `{"schedule":{"q":{"query":"select 1","interval":60}}}`
+	otherConfig = `{"schedule":{"q":{"query":"select 2","interval":"60"}}}`
+)
+
+func TestConfigIsServedAsItCame(t *testing.T) {
+	src := &source{config: map[string]string{"main": goodConfig}}
+	r := newRig(t, t.TempDir(), configFrom(src))
+	for range 3 {
+		got, status := r.config()
+		equal(t, "status", status.Code, 0)
+		equal(t, "config", got["main"], goodConfig)
+	}
+	served := eventsOf[stats.ConfigServed](r)
+	equal(t, "events for one config", len(served), 1)
+	equal(t, "bytes", served[0].Bytes, len(goodConfig))
+	src.config = map[string]string{"main": otherConfig}
+	r.config()
+	equal(t, "events for two configs", len(eventsOf[stats.ConfigServed](r)), 2)
+}
+
+func TestInvalidConfigNeverReachesOsqueryd(t *testing.T) {
+	dir := t.TempDir()
+	src := &source{config: map[string]string{"main": goodConfig}}
+	r := newRig(t, dir, configFrom(src))
+	r.config()
+	src.config = map[string]string{"main": `{"schedule":{"q":{"interval":60}}}`}
+	_, status := r.config()
+	equal(t, "status when osqueryd has the last good one", status.Code, 1)
+	r.Registry() // a new worker has nothing
+	got, status := r.config()
+	equal(t, "status", status.Code, 0)
+	equal(t, "config", got["main"], goodConfig)
+	refused := eventsOf[stats.ConfigRefused](r)
+	equal(t, "refusals", len(refused), 2)
+	equal(t, "source", refused[0].Source, "main")
+	if !strings.Contains(refused[0].Err.Error(), "schedule.q: has no query") {
+		t.Errorf("it says %v", refused[0].Err)
+	}
+	_, _, err := r.FetchConfig(t.Context())
+	var bad *ConfigError
+	if !errors.As(err, &bad) {
+		t.Errorf("FetchConfig says %v", err)
+	}
+}
+
+func TestSourceThatDisappearsIsSentEmpty(t *testing.T) {
+	src := &source{config: map[string]string{"one": goodConfig, "two": goodConfig}}
+	r := newRig(t, t.TempDir(), configFrom(src))
+	r.config()
+	src.config = map[string]string{"one": goodConfig}
+	got, _ := r.config()
+	equal(t, "the source that is gone", got["two"], "{}")
+	equal(t, "the other", got["one"], goodConfig)
+	src.config = nil
+	got, _ = r.config()
+	equal(t, "the last source", got["one"], "{}")
+}
+
+func TestLastGoodConfigSurvivesARestart(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}))
+	r.config()
+	r.shut()
+	path := filepath.Join(dir, "config.json")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if runtime.GOOS != "windows" {
+		equal(t, "mode", info.Mode().Perm(), 0o600)
+	}
+	r = newRig(t, dir, configFrom(&source{err: errDown}))
+	got, status := r.config()
+	equal(t, "status", status.Code, 0)
+	equal(t, "config", got["main"], goodConfig)
+	equal(t, "stale", eventsOf[stats.ConfigServed](r)[0].Stale, true)
+	r.shut()
+
+	refuse := func(context.Context, Node, map[string]string) (map[string]string, error) {
+		return nil, errors.New("not this one")
+	}
+	r = newRig(t, dir, configFrom(&source{err: errDown}), WithConfigPolicy(refuse))
+	if _, status = r.config(); status.Code != 1 {
+		t.Error("the last good config went past the policy")
+	}
+	r.shut()
+
+	if err := os.WriteFile(path, []byte(`{"sour`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r = newRig(t, dir, configFrom(&source{err: errDown}))
+	if _, status = r.config(); status.Code != 1 || !strings.Contains(status.Message, "the server is down") {
+		t.Errorf("without any config osqueryd is told %v", status)
+	}
+}
+
+func TestSlowSourceDoesNotHoldUpOsqueryd(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		src := &source{config: map[string]string{"main": goodConfig}}
+		late := make(chan map[string]string, 10)
+		r := newRig(t, t.TempDir(), configFrom(src), WithLateConfig(func(c map[string]string) { late <- c }))
+		r.start()
+		r.config()
+		r.Registry()
+		src.config, src.delay = map[string]string{"main": otherConfig}, 30*time.Second
+		start := time.Now()
+		got, _ := r.config()
+		equal(t, "wait", time.Since(start), 10*time.Second)
+		equal(t, "config", got["main"], goodConfig)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		equal(t, "late configs", len(late), 1)
+		config := <-late
+		equal(t, "late config", config["main"], otherConfig)
+		equal(t, "fetches", src.calls, 2)
+		r.ConfigDelivered(config)
+		if _, changed, err := r.FetchConfig(t.Context()); changed || err != nil {
+			t.Errorf("after the delivery: changed %v, %v", changed, err)
+		}
+	})
+}
+
+func TestFailedSourceIsAskedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		src := &source{config: map[string]string{"main": goodConfig}}
+		late := make(chan map[string]string, 10)
+		r := newRig(t, t.TempDir(), configFrom(src), WithLateConfig(func(c map[string]string) { late <- c }))
+		r.start()
+		r.config()
+		r.Registry()
+		src.change(nil, errDown)
+		r.config()
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		if src.asked() < 4 {
+			t.Errorf("a source that failed was asked %d times", src.asked())
+		}
+		src.change(map[string]string{"main": otherConfig}, nil)
+		time.Sleep(10 * time.Minute)
+		synctest.Wait()
+		equal(t, "late configs", len(late), 1)
+		calls := src.asked()
+		time.Sleep(time.Hour)
+		equal(t, "calls after it worked", src.asked(), calls)
+	})
+}
+
+func TestHangingSourceIsNotCalledTwice(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		var calls atomic.Int32
+		r := newRig(t, t.TempDir(), WithTransport(Funcs{ConfigFunc: func(context.Context, Node) (map[string]string, error) {
+			calls.Add(1)
+			<-hang
+			return nil, nil
+		}}))
+		for range 20 {
+			r.config()
+		}
+		equal(t, "calls", calls.Load(), 1)
+		close(hang)
+		synctest.Wait()
+	})
+}
+
+func TestPolicyChangesAndRefuses(t *testing.T) {
+	src := &source{config: map[string]string{"main": goodConfig}}
+	var answer map[string]string
+	var refusal error
+	r := newRig(t, t.TempDir(), configFrom(src),
+		WithConfigPolicy(func(_ context.Context, n Node, c map[string]string) (map[string]string, error) {
+			equal(t, "node", n.Instance, "a")
+			if refusal != nil {
+				panic(refusal)
+			}
+			return answer, nil
+		}))
+	answer = map[string]string{"main": otherConfig}
+	got, _ := r.config()
+	equal(t, "config", got["main"], otherConfig)
+	answer = map[string]string{"main": "rubbish"}
+	if _, status := r.config(); status.Code != 1 {
+		t.Error("a policy's rubbish was served")
+	}
+	refusal = errors.New("boom")
+	if _, status := r.config(); status.Code != 1 {
+		t.Error("a policy that panics let a config through")
+	}
+	equal(t, "panics", len(eventsOf[stats.PanicCaught](r)), 1)
+}
+
+func TestOwnedOptionsAreStripped(t *testing.T) {
+	text := `{"options":{"db_path":"/x","verbose":true,"disable-distributed":false,"mine":1,"logger_tls_endpoint":"/y"},
+		"packs":{"p":{"options":{"pack_delimiter":":"},"queries":{}}},"schedule":{}}`
+	src := &source{config: map[string]string{"main": text}}
+	r := newRig(t, t.TempDir(), configFrom(src), WithOwnedOptions("mine"))
+	got, _ := r.config()
+	want := `{"options":{"verbose":true},"packs":{"p":{"options":{},"queries":{}}},"schedule":{}}`
+	equal(t, "config", got["main"], want)
+	r.config()
+	var names []string
+	for _, e := range eventsOf[stats.OptionStripped](r) {
+		names = append(names, e.Option)
+	}
+	sameLines(t, names, []string{"db_path", "disable-distributed", "mine", "logger_tls_endpoint", "pack_delimiter"})
+}
+
+// packed is a transport that knows packs.
+type packed struct {
+	Funcs
+	packs map[string]string
+}
+
+func (p packed) Pack(_ context.Context, _ Node, name, value string) (string, error) {
+	if text, ok := p.packs[name+"="+value]; ok {
+		return text, nil
+	}
+	return "", fmt.Errorf("no pack %s", name)
+}
+
+func TestPacksAreResolved(t *testing.T) {
+	src := &source{config: map[string]string{"main": `{"packs":{"a":"va","*":"all","c":{"queries":{}}}}`}}
+	tr := packed{Funcs: Funcs{ConfigFunc: src.get}, packs: map[string]string{
+		"a=va":  `{"queries":{"x":{"query":"select 1","interval":1}},"options":{"socket":"/s"}}`,
+		"*=all": `{"m":{"queries":{}},"n":{"queries":{}}}`,
+	}}
+	r := newRig(t, t.TempDir(), WithTransport(tr))
+	got, _ := r.config()
+	equal(t, "config", got["main"], `{"packs":{"a":{"queries":{"x":{"query":"select 1","interval":1}},"options":{}},`+
+		`"m":{"queries":{}},"n":{"queries":{}},"c":{"queries":{}}}}`)
+	tr.packs["deep=v"] = `{"x":` + strings.Repeat("[", 30) + "1" + strings.Repeat("]", 30) + "}"
+	tr.packs["big=v"] = `{"x":"` + strings.Repeat("x", 1<<20-10) + `"}`
+	tr.packs["shape=v"] = `{"queries":{"x":{}}}`
+	for _, packs := range []string{`{"zz":"?"}`, `{"a":"va","*":"all","m":{}}`, `{"deep":"v"}`, `{"big":"v"}`, `{"shape":"v"}`} {
+		src.config = map[string]string{"main": `{"packs":` + packs + `}`}
+		if _, status := r.config(); status.Code != 1 {
+			t.Errorf("a config with the packs %s was served", packs)
+		}
+	}
+	resp := r.Call(t.Context(), "config", "osqvisor", map[string]string{"action": "genPack", "name": "p", "value": "v"})
+	equal(t, "status of genPack", resp.Status.Code, 0)
+	if text, ok := resp.Response[0]["p"]; text != "" || !ok {
+		t.Errorf("genPack gave %v", resp.Response)
+	}
+}
+
+func TestParseConfigRefuses(t *testing.T) {
+	deep := func(n int) string {
+		return `{"x":` + strings.Repeat("[", n-2) + "1" + strings.Repeat("]", n-2) + "}"
+	}
+	for text, want := range map[string]string{
+		``:                          "empty",
+		"# only a comment":          "empty",
+		`[]`:                        "not a JSON object",
+		`{`:                         "line",
+		`{"a":1,"a":2}`:             `"a" is there twice`,
+		"{\"a\":1,\n\"\\u0061\":2}": `line 2: the key "a" is there twice`,
+		`{"a":1,}`:                  "name is missing",
+		`{"a":1}{}`:                 "follows the end",
+		`{"a":01}`:                  "not a JSON value",
+		`{"a":1e999}`:               "too large",
+		`{"a":"\u0000"}`:            "NUL",
+		`{"a":"\ud800"}`:            "surrogate",
+		`{"a":"\udc00"}`:            "surrogate",
+		"{\"a\":\"\xff\"}":          "UTF-8",
+		"{\"a\":\"\t\"}":            "control character",
+		deep(33):                    "levels",
+		`{"options":[]}`:            "options: is an array and should be an object",
+		`{"schedule":[]}`:           "schedule: is an array",
+		`{"schedule":{"q":1}}`:      "schedule.q: is a number",
+		`{"schedule":{"q":{"query":"","interval":1}}}`:        "schedule.q.query: is empty",
+		`{"schedule":{"q":{"query":"x","interval":0}}}`:       "schedule.q.interval: 0 is not from 1 to 604800",
+		`{"schedule":{"q":{"query":"x","interval":604801}}}`:  "604801 is not",
+		`{"schedule":{"q":{"query":"x","interval":"1.5"}}}`:   "not a whole number",
+		`{"schedule":{"q":{"query":"x","interval":true}}}`:    "not a whole number",
+		`{"schedule":{"q":{"query":"x","snapshot":"maybe"}}}`: "not true or false",
+		`{"packs":{"p":1}}`:                             "packs.p: is a number",
+		`{"packs":{"p":{"queries":{"q":{"query":1}}}}}`: "packs.p.queries.q.query",
+		`{"packs":{"p":{"discovery":[1]}}}`:             "packs.p.discovery[0]",
+		`{"decorators":{"load":"x"}}`:                   "decorators.load",
+		`{"decorators":{"interval":{"61":["x"]}}}`:      "multiple of 60",
+		`{"views":{"v":1}}`:                             "views.v",
+		`{"file_paths":{"e":"x"}}`:                      "file_paths.e",
+		`{"schedule":{"a":1,"b":2},"options":1}`:        "schedule.b",
+		`{"a":"` + strings.Repeat("x", 1<<20) + `"}`:    "more than the limit",
+		strings.Repeat("#\n", 4<<20):                    "4 times the limit",
+	} {
+		_, err := parseConfig("s", text, 1<<20)
+		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `config source "s"`) {
+			t.Errorf("%.60q: %v, want %q", text, err, want)
+		}
+	}
+}
+
+func TestParseConfigAccepts(t *testing.T) {
+	for text, want := range map[string]string{
+		`{}`:                       `{}`,
+		" {\n} ":                   " {\n} ",
+		`{"anything":{"new":[1]}}`: `{"anything":{"new":[1]}}`,
+		`{"schedule":null}`:        `{"schedule":null}`,
+		"# c\n{\n  // d\n\"schedule\": {\"q\": {\"query\": \"a \\\nb\", \"interval\": \"5\", \"snapshot\": 1}}}": `{"schedule":{"q":{"query":"a b","interval":"5","snapshot":1}}}`,
+		`{"a":"\ud83d\ude00"}`: `{"a":"\ud83d\ude00"}`,
+		`{"x":` + strings.Repeat("[", 30) + "1" + strings.Repeat("]", 30) + "}": `{"x":` + strings.Repeat("[", 30) + "1" + strings.Repeat("]", 30) + "}",
+	} {
+		d, err := parseConfig("s", text, 1<<20)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		equal(t, "text", d.text(), want)
+	}
+}
+
+func FuzzParseConfig(f *testing.F) {
+	for _, s := range []string{goodConfig, otherConfig, "# x\n{}", `{"packs":{"p":{"options":{"socket":"x"}}}}`, `{"a":"\u00e9\ud83d\ude00"}`} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		d, err := parseConfig("s", text, 1<<16)
+		if err != nil {
+			return
+		}
+		d.strip(nil)
+		d.changed = true
+		out := d.text()
+		var any map[string]any
+		if err := json.Unmarshal([]byte(out), &any); err != nil {
+			t.Fatalf("%q was accepted and became %q: %v", text, out, err)
+		}
+		again, err := parseConfig("s", out, 1<<20)
+		if err != nil || again.text() != out {
+			t.Fatalf("%q is not stable: %v", out, err)
+		}
+		if len(again.strip(nil)) != 0 {
+			t.Fatalf("%q has owned options left", out)
+		}
+	})
+}

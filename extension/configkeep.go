@@ -1,0 +1,132 @@
+package extension
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// maxKept bounds the file of the last good config.
+const maxKept = 256 << 20
+
+// keptConfig is the file of the last good config.
+type keptConfig struct {
+	Sources map[string]string `json:"sources"`
+}
+
+func (c *configs) path() string { return filepath.Join(c.set.dir, "config.json") }
+
+// keep writes the last good config to disk.
+func (c *configs) keep(p *prepared) {
+	data, err := json.Marshal(keptConfig{Sources: p.sources})
+	if err == nil {
+		err = writeFileAtomic(c.path(), data)
+	}
+	if err != nil {
+		c.say.warn("the last good config could not be kept", "error", err)
+	}
+}
+
+// lastGood gives the last good config; nil when there is none. What is on disk is
+// checked again, for the policy may be another one now.
+func (c *configs) lastGood(ctx context.Context) *prepared {
+	c.mu.Lock()
+	good, loaded := c.good, c.loaded
+	c.mu.Unlock()
+	if loaded {
+		return good
+	}
+	good, err := c.loadKept(ctx)
+	if err != nil {
+		c.say.warn("the last good config on disk cannot be used", "error", err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.loaded && ctx.Err() == nil {
+		c.good, c.loaded = good, true
+	}
+	if c.good == nil {
+		return good
+	}
+	return c.good
+}
+
+func (c *configs) loadKept(ctx context.Context) (*prepared, error) {
+	data, err := readFileBounded(c.path(), maxKept)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	var kept keptConfig
+	if err := json.Unmarshal(data, &kept); err != nil {
+		return nil, fmt.Errorf("read %s: %w", c.path(), err)
+	}
+	return c.fetch.prepare(ctx, kept.Sources)
+}
+
+// announceStripped says which options were taken out of a config.
+func (c *configs) announceStripped(p *prepared) {
+	for _, o := range p.stripped {
+		c.say.say(func(h stats.Head) stats.Event {
+			return stats.OptionStripped{Head: h, Source: o.source, Option: o.option}
+		})
+	}
+}
+
+// retryLater makes the extension ask the source again, because osqueryd, content
+// with the last good config, does so only at its next refresh.
+func (c *configs) retryLater() {
+	c.mu.Lock()
+	c.retry = time.Now().Add(c.retrying.NextBackOff())
+	c.mu.Unlock()
+	c.wake()
+}
+
+// chore asks the source again while osqueryd has a stale config.
+func (c *configs) chore() chore {
+	return chore{
+		due: func() (time.Time, bool) {
+			c.mu.Lock()
+			defer c.mu.Unlock()
+			return c.retry, !c.retry.IsZero() && c.flight == nil
+		},
+		do: c.again,
+	}
+}
+
+func (c *configs) again(ctx context.Context) {
+	f := c.launch()
+	if _, err := c.join(ctx, f); err != nil {
+		if ctx.Err() == nil {
+			c.retryLater()
+		}
+		return
+	}
+	c.mu.Lock()
+	c.retry = time.Time{}
+	stale := f.config.hash != c.handed && !f.late
+	c.mu.Unlock()
+	if stale {
+		c.deliverLate(ctx, f.config)
+	}
+}
+
+// deliverLate hands the host a config that osqueryd should have had.
+func (c *configs) deliverLate(ctx context.Context, p *prepared) {
+	if c.set.lateConfig == nil || c.hook.take(ctx) != nil {
+		return
+	}
+	defer c.hook.free()
+	_ = c.say.guard("late config hook", func() error {
+		c.set.lateConfig(c.complete(p))
+		return nil
+	})
+}

@@ -1,0 +1,229 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// onlyEnrol fails enrolments with err, and other calls not at all.
+func onlyEnrol(err error) func(string, Node) error {
+	return func(call string, _ Node) error {
+		if call == callEnroll {
+			return err
+		}
+		return nil
+	}
+}
+
+func TestEnrolsOnceHoweverManyAsk(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		mem := NewMemory()
+		mem.Fail(func(call string, _ Node) error {
+			if call == callEnroll {
+				time.Sleep(time.Second)
+			}
+			return nil
+		})
+		r := newRig(t, t.TempDir(), WithTransport(mem), WithLogBatch(1, 1<<20, 0))
+		r.start()
+		var wg sync.WaitGroup
+		for range 10 {
+			wg.Go(func() { r.config() })
+			wg.Go(func() { r.getQueries() })
+			wg.Go(func() { r.log("string", "x") })
+		}
+		wg.Wait()
+		time.Sleep(time.Minute)
+		equal(t, "enrolments", mem.Enrolments(), 1)
+		equal(t, "lines", len(mem.Logs("a", QueueResults)), 10)
+		equal(t, "events", len(eventsOf[stats.Enrolled](r)), 1)
+	})
+}
+
+func TestNodeInvalidEnrolsAgainAndRepeats(t *testing.T) {
+	mem := NewMemory()
+	r := newRig(t, t.TempDir(), WithTransport(mem))
+	mem.SetConfig("a", map[string]string{"main": goodConfig})
+	r.config()
+	mem.Invalidate("a")
+	got, _ := r.config()
+	equal(t, "config", got["main"], goodConfig)
+	equal(t, "enrolments", mem.Enrolments(), 2)
+	events := eventsOf[stats.Enrolled](r)
+	equal(t, "events", len(events), 2)
+	equal(t, "again", events[1].Again, true)
+	equal(t, "failures", len(eventsOf[stats.TransportFailed](r)), 0)
+}
+
+func TestNodeKeyIsKept(t *testing.T) {
+	dir := t.TempDir()
+	mem := NewMemory()
+	r := newRig(t, dir, WithTransport(mem))
+	r.config()
+	r.shut()
+	path := filepath.Join(dir, "node_key")
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if runtime.GOOS != "windows" {
+		equal(t, "mode", info.Mode().Perm(), 0o600)
+	}
+	r = newRig(t, dir, WithTransport(mem))
+	if _, status := r.config(); status.Code != 0 {
+		t.Fatal(status.Message)
+	}
+	equal(t, "enrolments", mem.Enrolments(), 1)
+	mem.Invalidate("a")
+	r.config()
+	equal(t, "enrolments after the key was refused", mem.Enrolments(), 2)
+	r.shut()
+	left, _ := filepath.Glob(filepath.Join(dir, ".node_key*"))
+	equal(t, "temporary files", len(left), 0)
+}
+
+// keyStore is a node key store of a host.
+type keyStore struct {
+	key  string
+	fail error
+}
+
+func (k *keyStore) Load(context.Context) (string, error) { return k.key, k.fail }
+func (k *keyStore) Save(_ context.Context, key string) error {
+	k.key = key
+	return k.fail
+}
+
+func TestHostsKeyStore(t *testing.T) {
+	dir := t.TempDir()
+	mem := NewMemory()
+	store := &keyStore{}
+	r := newRig(t, dir, WithTransport(mem), WithNodeKeyStore(store))
+	r.config()
+	r.shut()
+	if store.key == "" {
+		t.Fatal("the key was not saved")
+	}
+	if _, err := os.Stat(filepath.Join(dir, "node_key")); err == nil {
+		t.Error("the key is in a file too")
+	}
+	store.fail = errors.New("locked")
+	r = newRig(t, dir, WithTransport(mem), WithNodeKeyStore(store))
+	if _, status := r.config(); status.Code != 0 {
+		t.Errorf("a store that fails stopped everything: %s", status.Message)
+	}
+}
+
+func TestFailedEnrolmentBacksOffAndHoldsUpNobody(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		mem := NewMemory()
+		mem.Fail(onlyEnrol(errDown))
+		r := newRig(t, t.TempDir(), WithTransport(mem), WithBackoff(10*time.Second, time.Hour))
+		start := time.Now()
+		for range 50 {
+			if _, status := r.config(); status.Code != 1 || !strings.Contains(status.Message, "down") {
+				t.Fatal(status)
+			}
+		}
+		equal(t, "waited", time.Since(start), 0)
+		failed := 0
+		for _, e := range eventsOf[stats.TransportFailed](r) {
+			if e.Call == callEnroll {
+				failed++
+				if e.Retry < 7*time.Second || e.Retry > 13*time.Second {
+					t.Errorf("the wait is %v", e.Retry)
+				}
+			}
+		}
+		equal(t, "enrolments tried", failed, 1)
+		mem.Fail(onlyEnrol(RetryAfter(time.Hour, errDown)))
+		time.Sleep(14 * time.Second)
+		r.config()
+		mem.Fail(nil)
+		time.Sleep(59 * time.Minute)
+		if _, status := r.config(); status.Code != 1 {
+			t.Error("enrolled before the server wanted it")
+		}
+		time.Sleep(2 * time.Minute)
+		if _, status := r.config(); status.Code != 0 {
+			t.Error(status.Message)
+		}
+	})
+}
+
+func TestServerThatRefusesEveryKeyIsNotStormed(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		mem := NewMemory()
+		mem.Fail(func(call string, _ Node) error {
+			if call != callEnroll {
+				return fmt.Errorf("call %s: %w", call, ErrNodeInvalid)
+			}
+			return nil
+		})
+		r := newRig(t, t.TempDir(), WithTransport(mem), WithLogBatch(1, 1<<20, 0), WithBackoff(time.Second, 5*time.Minute))
+		r.start()
+		r.logLines(10)
+		for range 360 {
+			time.Sleep(10 * time.Second)
+			r.config()
+			r.getQueries()
+		}
+		if n := mem.Enrolments(); n > 60 {
+			t.Errorf("%d enrolments in an hour", n)
+		}
+	})
+}
+
+func TestHangingEnrolment(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		mem := NewMemory()
+		mem.Fail(func(call string, _ Node) error {
+			if call == callEnroll {
+				<-hang
+			}
+			return nil
+		})
+		r := newRig(t, t.TempDir(), WithTransport(mem))
+		start := time.Now()
+		r.config()
+		equal(t, "osqueryd waited", time.Since(start), 10*time.Second)
+		close(hang)
+	})
+}
+
+func TestPlatformTypes(t *testing.T) {
+	for goos, want := range map[string]int{"linux": 9, "darwin": 21, "windows": 2} {
+		equal(t, goos, platformType(goos), want)
+	}
+}
+
+func TestEnrollRequest(t *testing.T) {
+	var got EnrollRequest
+	tr := enrolling{enroll: func(req EnrollRequest) (string, error) { got = req; return "k", nil }}
+	details := map[string]map[string]string{"osquery_info": {"version": "5.23.0"}}
+	r := newRig(t, t.TempDir(), WithTransport(tr),
+		WithHostDetails(func(context.Context) map[string]map[string]string { return details }))
+	r.config()
+	equal(t, "instance", got.Node.Instance, "a")
+	equal(t, "details", got.HostDetails["osquery_info"]["version"], "5.23.0")
+	equal(t, "platform", got.PlatformType, platformType(runtime.GOOS))
+}
+
+// enrolling is a transport that only enrols.
+type enrolling struct {
+	Funcs
+	enroll func(EnrollRequest) (string, error)
+}
+
+func (e enrolling) Enroll(_ context.Context, req EnrollRequest) (string, error) { return e.enroll(req) }

@@ -1,0 +1,255 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/spool"
+)
+
+// Extension is what osqueryd sees of one instance: a config, a logger and a
+// distributed plugin and the host's tables, over a [Transport]. It has no
+// connection of its own; whoever owns it registers what Registry gives and hands
+// it the calls. All methods are safe for concurrent use.
+type Extension struct {
+	set     *settings
+	say     *announcer
+	tasks   *tasks
+	life    *lifetime
+	client  *client
+	tables  *tableSet
+	configs *configs
+	loggers *loggers
+	dist    *distributed
+
+	shippers []*shipper
+	drops    *drops
+	wakeup   chan struct{}
+	running  atomic.Bool
+	closing  sync.Once
+	closeErr error
+
+	mu        sync.Mutex
+	activated map[string]bool // what osqueryd asked for since the last registration
+}
+
+// New makes an extension and opens its queues, unless [WithDeferredQueues] is
+// given. The error joins everything that is wrong with the options, or says why
+// the directory cannot be used. The caller has to Close it.
+func New(opts ...Option) (*Extension, error) {
+	s := defaults()
+	for _, o := range opts {
+		if o != nil {
+			o.apply(s)
+		}
+	}
+	silent := isNil(s.transport)
+	s.log.settle(s)
+	if err := s.check(); err != nil {
+		return nil, err
+	}
+	if err := os.MkdirAll(s.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("extension.WithDir: %w", err)
+	}
+	if s.keys == nil {
+		s.keys = newFileKeyStore(s.dir)
+	}
+	e := assemble(s)
+	if err := e.openQueues(); err != nil {
+		return nil, errors.Join(err, e.CloseQueues())
+	}
+	for _, q := range e.shippers {
+		q.discarding.Store(silent)
+	}
+	return e, nil
+}
+
+// assemble makes everything but the queues.
+func assemble(s *settings) *Extension {
+	e := &Extension{
+		set: s, tasks: &tasks{}, life: newLifetime(), tables: newTableSet(s.tables), drops: &drops{},
+		wakeup: make(chan struct{}, 1), activated: map[string]bool{},
+	}
+	e.say = &announcer{emit: s.emit, head: s.head, warn: s.logger.Warn}
+	e.client = newClient(s, e.tasks, e.say)
+	e.client.identity.life = e.life
+	f := &fetcher{set: s, client: e.client, say: e.say, policy: newSlot()}
+	e.configs = newConfigs(s, f, e.tasks, e.life, e.say, e.wake)
+	e.dist = &distributed{set: s, client: e.client, say: e.say}
+	return e
+}
+
+// wake makes the dispatcher look again.
+func (e *Extension) wake() {
+	select {
+	case e.wakeup <- struct{}{}:
+	default:
+	}
+}
+
+// openQueues opens the four queues and makes their shippers.
+func (e *Extension) openQueues() error {
+	for _, name := range []Queue{QueueResults, QueueSnapshots, QueueStatus} {
+		kind := callLogs + " " + string(name)
+		s, err := e.openShipper(name, callLogs, e.shipSettings(), func(ctx context.Context, b Batch) error {
+			return e.publish(ctx, kind, b)
+		})
+		if err != nil {
+			return err
+		}
+		s.says.shipped = shipped(e.say, e.set.counters)
+		if e.set.log.deadBytes > 0 {
+			s.dead = newDeadLetters(e.set.dir, name, e.set.log.deadBytes)
+		}
+	}
+	set := distributedSettings(e.shipSettings(), e.set.transportTimeout)
+	set.lineBytes = maxDistributed(e.set.log.queueBytes)
+	s, err := e.openShipper(queueDistributed, callResults, set, e.dist.deliver)
+	if err != nil {
+		return err
+	}
+	e.dist.results = s
+	e.loggers = newLoggers(e.shippers[0], e.shippers[1], e.shippers[2], e.set.counters, e.set.rawEvents)
+	return nil
+}
+
+func (e *Extension) shipSettings() shipSettings {
+	l := e.set.log
+	return shipSettings{
+		lines: l.lines, bytes: l.bytes, age: l.age, lineBytes: l.lineBytes, backfill: l.backfill,
+		timeout: e.set.transportTimeout, first: l.minBackoff, longest: l.maxBackoff, signer: e.set.signer,
+		instance: func() string { return e.set.node().Instance },
+	}
+}
+
+func (e *Extension) openShipper(name Queue, call string, set shipSettings, send func(context.Context, Batch) error) (*shipper, error) {
+	lost := func(l spool.Loss) { e.lost(name, l) }
+	q := &lazyQueue{open: func() (queue, error) {
+		q, found, err := openQueue(e.set.dir, name, spoolOptions(e.set.log, set.lineBytes, lost))
+		if err == nil {
+			e.recovered(name, found)
+		}
+		return q, err
+	}}
+	if !e.set.deferred {
+		if err := q.reopen(); err != nil {
+			return nil, err
+		}
+	}
+	s := newShipper(name, call, q, set, send)
+	s.drops, s.wake = e.drops, e.wake
+	s.says = &shipVoice{announcer: e.say, counters: e.set.counters, shipped: func(Batch) {}}
+	e.shippers = append(e.shippers, s)
+	return s, nil
+}
+
+// recovered tells of what the opening of a queue found.
+func (e *Extension) recovered(name Queue, found spool.Recovery) {
+	if !found.Clean() {
+		e.set.logger.Warn("a queue was damaged and is mended", "queue", string(name), "missing", found.Missing,
+			"cut_bytes", found.CutBytes, "damaged_bytes", found.DamagedBytes, "cursor_lost", found.CursorLost)
+	}
+	e.lost(name, spool.Loss{Reason: spool.Damaged, Records: found.Missing})
+}
+
+// lost notes lines that a queue lost after they were stored.
+func (e *Extension) lost(name Queue, l spool.Loss) {
+	if l.Records == 0 {
+		return
+	}
+	bytes := uint64(max(0, l.Bytes))
+	e.drops.add(name, l.Reason.String(), l.Records, bytes)
+	e.set.counters.Dropped(l.Records, bytes)
+	e.wake()
+}
+
+// publish hands a batch to the transport.
+func (e *Extension) publish(ctx context.Context, kind string, b Batch) error {
+	_, err := invoke(ctx, e.client, kind, func(ctx context.Context, n Node) (struct{}, error) {
+		return struct{}{}, e.set.transport.PublishLogs(ctx, n, b)
+	})
+	if err == nil {
+		e.client.identity.accepted()
+	}
+	return err
+}
+
+// Name is the name of the extension and of its three plugins.
+func (e *Extension) Name() string { return e.set.name }
+
+// ParkTable leaves a table out of the next registration, because osqueryd has one
+// of that name. SetTables brings it back.
+func (e *Extension) ParkTable(name string) { e.tables.park(name) }
+
+// SetTables replaces the host's tables, from the next registration on. The error
+// joins everything that is wrong with them; then nothing changes.
+func (e *Extension) SetTables(tables ...Table) error {
+	if err := errors.Join(checkTables("SetTables", tables)...); err != nil {
+		return err
+	}
+	e.tables.set(tables)
+	return nil
+}
+
+// FetchConfig asks the source for the config now: fetched, parsed, through the
+// policy and kept as the last good one. changed tells whether osqueryd has
+// another one. Hand it to osqueryd by its update call, one call a source, and
+// then call ConfigDelivered. The wait ends with ctx; the fetch then goes on, and
+// is bounded by the transport's timeout.
+func (e *Extension) FetchConfig(ctx context.Context) (config map[string]string, changed bool, err error) {
+	return e.configs.fetchNow(ctx)
+}
+
+// ConfigDelivered says that osqueryd took a config from FetchConfig or the
+// [WithLateConfig] hook.
+func (e *Extension) ConfigDelivered(config map[string]string) { e.configs.delivered(config) }
+
+// Shutdown is osqueryd's own shutdown call. It is only noted: when to stop is
+// decided by whoever owns the extension.
+func (e *Extension) Shutdown() { e.set.logger.Debug("osqueryd called shutdown") }
+
+// Ping answers osqueryd's ping.
+func (e *Extension) Ping() osquery.ExtensionStatus {
+	return osquery.ExtensionStatus{Code: 0, Message: "OK"}
+}
+
+// Pending counts, by queue, what waits to be taken by the transport: lines of
+// logs, and under "distributed" writes of results.
+func (e *Extension) Pending() map[string]uint64 {
+	out := make(map[string]uint64, len(e.shippers))
+	for _, s := range e.shippers {
+		out[string(s.name)] = s.pending()
+	}
+	return out
+}
+
+// Close ends what is under way and closes the queues. It waits a bounded time for
+// calls of the host's code, and tells when one did not return. Run must have
+// returned. Later calls do nothing.
+func (e *Extension) Close() error {
+	e.closing.Do(func() {
+		e.life.renew(true)
+		ctx, cancel := context.WithTimeout(context.Background(), 2*returnGrace)
+		defer cancel()
+		var err error
+		if !e.tasks.wait(ctx) {
+			err = fmt.Errorf("close the extension: a call of the host's code: %w", errNotReturned)
+		}
+		e.drops.announce(e.say)
+		e.closeErr = errors.Join(err, e.CloseQueues())
+	})
+	return e.closeErr
+}
+
+// maxDistributed bounds one write of distributed results that is kept on disk.
+func maxDistributed(queueBytes int64) int { return int(min(32<<20, queueBytes/4)) }
+
+// runGrace bounds how long Run waits, after its drain, for code of the host.
+const runGrace = 2 * time.Second

@@ -1,0 +1,121 @@
+package extension
+
+import (
+	"encoding/json"
+	"sync"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// The bits of osqueryd's "features" call.
+const (
+	featureStatus = 1 // forward status lines
+	featureEvents = 2 // forward every event as it happens
+)
+
+// keepLineBuffer bounds the buffers that are kept for the next line.
+const keepLineBuffer = 64 << 10
+
+// loggers is the logger plugin: it appends what osqueryd says to the queues, byte
+// for byte, and never says no.
+type loggers struct {
+	results, snapshots, status *shipper
+	counters                   *stats.Counters
+	features                   int32
+	buffers                    sync.Pool // of *[]byte: a line arrives as a string
+}
+
+func newLoggers(results, snapshots, status *shipper, counters *stats.Counters, rawEvents bool) *loggers {
+	l := &loggers{results: results, snapshots: snapshots, status: status, counters: counters, features: featureStatus}
+	if rawEvents {
+		l.features |= featureEvents
+	}
+	l.buffers.New = func() any { return new([]byte) }
+	return l
+}
+
+// call answers osqueryd. A refused result ends osqueryd with code 78 after it has
+// moved on, so a line that cannot be kept is counted, and answered 0.
+func (l *loggers) call(req map[string]string) osquery.ExtensionResponse {
+	if line, ok := req["string"]; ok {
+		l.line(l.results, line)
+		return success(nil)
+	}
+	if line, ok := req["snapshot"]; ok {
+		l.line(l.snapshots, line)
+		return success(nil)
+	}
+	return l.rare(req)
+}
+
+func (l *loggers) rare(req map[string]string) osquery.ExtensionResponse {
+	if batch, ok := req["string_batch"]; ok {
+		l.batch(batch)
+		return success(nil)
+	}
+	if line, ok := req["event"]; ok {
+		l.line(l.results, line)
+		return success(nil)
+	}
+	_, init := req["init"]
+	_, status := req["status"]
+	if init || status {
+		l.statusLines(req["log"])
+		return success(nil)
+	}
+	if line, ok := req["health"]; ok {
+		l.line(l.status, line)
+		return success(nil)
+	}
+	if req["action"] == "features" {
+		r := success(nil)
+		r.Status.Code = l.features
+		return r
+	}
+	return failure("unknown log request")
+}
+
+// line appends one line as it is.
+func (l *loggers) line(to *shipper, line string) {
+	if line == "" {
+		return
+	}
+	l.counters.In(len(line))
+	buf, _ := l.buffers.Get().(*[]byte)
+	*buf = append((*buf)[:0], line...)
+	_ = to.take(*buf) // a loss is counted and announced there
+	if cap(*buf) <= keepLineBuffer {
+		l.buffers.Put(buf)
+	}
+}
+
+// batch appends the lines of a JSON array of strings. What is no such array is
+// kept as one line rather than lost.
+func (l *loggers) batch(text string) {
+	var lines []string
+	if err := json.Unmarshal([]byte(text), &lines); err != nil {
+		l.line(l.results, text)
+		return
+	}
+	for _, line := range lines {
+		l.line(l.results, line)
+	}
+}
+
+// statusLines appends the elements of a JSON array, each as osqueryd wrote it.
+// What is no array is kept as one line rather than lost.
+func (l *loggers) statusLines(text string) {
+	if text == "" {
+		return
+	}
+	var lines []json.RawMessage
+	if err := json.Unmarshal([]byte(text), &lines); err != nil {
+		l.line(l.status, text)
+		return
+	}
+	for _, line := range lines {
+		l.line(l.status, string(line))
+	}
+}

@@ -1,0 +1,51 @@
+package extension
+
+import (
+	"fmt"
+	"path/filepath"
+
+	"github.com/osqvisor/osqvisor/internal/spool"
+)
+
+// queue is the durable queue under a shipper. *spool.Queue is one; tests put
+// others here.
+type queue interface {
+	Append(line []byte) (seq uint64, err error)
+	Read(after uint64, maxRecords, maxBytes int) (spool.Batch, error)
+	Ack(last uint64) error
+	Pin(last uint64) error
+	Stats() spool.Stats
+	Close() error
+}
+
+// queueDistributed keeps distributed results until the transport took them. It
+// is not one of the log queues: its lines are osqueryd's whole writes.
+const queueDistributed Queue = "distributed"
+
+// spoolOptions works out a queue's options. A line has to fit into a segment, and
+// a segment twice into the queue.
+func spoolOptions(l logSettings, lineBytes int, onLoss func(spool.Loss)) spool.Options {
+	o := spool.Options{MaxBytes: l.queueBytes, MaxRecord: lineBytes, Sync: l.sync.policy(), OnLoss: onLoss}
+	o.SegmentBytes = max(min(spool.DefaultSegmentBytes, l.queueBytes/4), int64(lineBytes)+lineRoom)
+	return o
+}
+
+func (p Sync) policy() spool.SyncPolicy {
+	switch {
+	case p.each:
+		return spool.SyncEach()
+	case p.every > 0:
+		return spool.SyncInterval(p.every)
+	default:
+		return spool.SyncNever()
+	}
+}
+
+// openQueue opens the queue called name in the instance's directory.
+func openQueue(dir string, name Queue, o spool.Options) (queue, spool.Recovery, error) {
+	q, found, err := spool.Open(filepath.Join(dir, "queue", string(name)), o)
+	if err != nil {
+		return nil, found, fmt.Errorf("open the %s queue: %w", name, err)
+	}
+	return q, found, nil
+}

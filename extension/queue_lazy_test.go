@@ -1,0 +1,76 @@
+package extension
+
+import (
+	"testing"
+
+	"github.com/osqvisor/osqvisor/internal/spool"
+)
+
+// Two extensions of one directory take turns, and the second has what the first left.
+func TestDeferredQueuesTakeTurns(t *testing.T) {
+	dir := t.TempDir()
+	open := func() *Extension {
+		e, err := New(WithDir(dir), WithNode(testNode), WithDeferredQueues(), WithTransport(Funcs{LogsFunc: (&sink{}).publish}))
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = e.Close() })
+		return e
+	}
+	a, b := open(), open()
+	for range 2 { // opening twice is once
+		if err := a.OpenQueues(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := b.OpenQueues(); err == nil {
+		t.Fatal("two extensions opened the queues of one directory")
+	}
+	if err := a.shippers[0].take([]byte("line")); err != nil {
+		t.Fatal(err)
+	}
+	if err := a.CloseQueues(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := a.shippers[0].q.Append([]byte("late")); err != spool.ErrClosed {
+		t.Fatalf("append to a closed queue: %v", err)
+	}
+	if err := b.OpenQueues(); err != nil {
+		t.Fatal(err)
+	}
+	for name, e := range map[string]*Extension{"a": a, "b": b} {
+		if n := e.Pending()[string(QueueResults)]; n != 1 {
+			t.Errorf("%s tells of %d lines that wait, want 1", name, n)
+		}
+	}
+}
+
+// A batch that was under way when the queues were closed keeps its id.
+func TestReopenedQueuesGoOn(t *testing.T) {
+	s := &sink{}
+	s.set(func(Batch) error { return errDown })
+	r := newRig(t, t.TempDir(), logsTo(s), WithLogBatch(2, 1<<20, 0), WithDeferredQueues())
+	for range 3 {
+		if err := r.OpenQueues(); err != nil {
+			t.Fatal(err)
+		}
+		r.logLines(3)
+		if err := r.Flush(t.Context()); err == nil {
+			t.Fatal("delivered")
+		}
+		if err := r.CloseQueues(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s.set(nil)
+	if err := r.OpenQueues(); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "lines", len(s.lines()), 9)
+	for _, id := range s.ids()[:4] {
+		equal(t, "id", id, "a/results/1-2")
+	}
+}
