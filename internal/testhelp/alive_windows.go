@@ -1,0 +1,13 @@
+package testhelp
+
+import "os"
+
+// Alive says whether a process of that pid is there.
+func Alive(pid int) bool {
+	p, err := os.FindProcess(pid)
+	if err != nil {
+		return false
+	}
+	_ = p.Release()
+	return true
+}

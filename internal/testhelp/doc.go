@@ -1,0 +1,3 @@
+// Package testhelp holds what tests of several packages need: leak checks and
+// waits that are bounded.
+package testhelp

@@ -1,0 +1,97 @@
+package testhelp
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// Context gives a context that ends with the test, or with its patience.
+func Context(t testing.TB) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), Patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+// Root makes a temporary directory with a short path, since sockets live in it. It
+// is removed at the end of the test.
+func Root(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "ov") //nolint:usetesting // TempDir's paths are too long for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	if dir, err = filepath.EvalSymlinks(dir); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// Events is an observer that keeps everything and lets tests wait. Make one with NewEvents.
+type Events struct {
+	mu      sync.Mutex
+	all     []stats.Event
+	changed chan struct{}
+}
+
+// NewEvents makes an Events.
+func NewEvents() *Events { return &Events{changed: make(chan struct{})} }
+
+// Observe keeps an event.
+func (e *Events) Observe(_ context.Context, ev stats.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.all = append(e.all, ev)
+	close(e.changed)
+	e.changed = make(chan struct{})
+}
+
+// Len gives how many events there were so far.
+func (e *Events) Len() int {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return len(e.all)
+}
+
+// EventsOf gives the events of type T of one instance, or of all for "", so far.
+func EventsOf[T stats.Event](e *Events, id string) []T {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return ofType[T](e.all, id)
+}
+
+func ofType[T stats.Event](all []stats.Event, id string) []T {
+	var out []T
+	for _, ev := range all {
+		if ev, ok := ev.(T); ok && (id == "" || ev.Meta().Instance == id) {
+			out = append(out, ev)
+		}
+	}
+	return out
+}
+
+// WaitEvents waits until there were n events of type T of an instance, and gives them.
+func WaitEvents[T stats.Event](t testing.TB, e *Events, id string, n int) []T {
+	t.Helper()
+	ctx := Context(t)
+	for {
+		e.mu.Lock()
+		got, changed := ofType[T](e.all, id), e.changed
+		e.mu.Unlock()
+		if len(got) >= n {
+			return got
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			t.Fatal(fmt.Errorf("%d events %T of %q, want %d: %w", len(got), *new(T), id, n, ctx.Err()))
+		}
+	}
+}

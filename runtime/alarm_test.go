@@ -1,0 +1,56 @@
+package runtime
+
+import (
+	"testing"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+func TestRateAlarmOncePerWindow(t *testing.T) {
+	const every, day = time.Minute, 24 * time.Hour
+	bubble(t, dying(every, stats.CauseExit), func(t *testing.T, _ *Runner, f *fakes) {
+		after(3*every + time.Second)
+		if alarms := of[stats.RateAlarm](f); len(alarms) != 0 {
+			t.Fatalf("alarm at the limit: %+v", alarms)
+		}
+		after(every)
+		alarms := of[stats.RateAlarm](f)
+		if len(alarms) != 1 || alarms[0].What != AlarmRestarts || alarms[0].Count != 4 || alarms[0].Window != time.Hour || alarms[0].Instance != "vendor" {
+			t.Fatalf("alarms %+v, want one, of 4 restarts", alarms)
+		}
+		after(50 * every)
+		if n := len(of[stats.RateAlarm](f)); n != 1 {
+			t.Fatalf("%d alarms within the window, want 1", n)
+		}
+		after(day)
+		if n := len(of[stats.RateAlarm](f)); n < 20 || n > 25 {
+			t.Errorf("%d alarms in a day, want about one an hour", n)
+		}
+	}, WithRateAlarm(3, time.Hour), WithRestart(RestartPolicy{Budget: -1}))
+}
+
+func TestRateAlarmCountsKillsApartAndThroughUpdates(t *testing.T) {
+	bubble(t, lasting, func(t *testing.T, r *Runner, f *fakes) {
+		kill := func() {
+			_, in, err := r.find("vendor")
+			if err != nil {
+				t.Fatal(err)
+			}
+			in.Record(t.Context(), stats.WatchdogKilled{Head: head("vendor")})
+		}
+		kill()
+		kill()
+		if err := r.Update(t.Context(), "vendor"); err != nil {
+			t.Fatal(err)
+		}
+		if n := len(of[stats.RateAlarm](f)); n != 0 {
+			t.Fatalf("%d alarms at the limit", n)
+		}
+		kill()
+		alarms := of[stats.RateAlarm](f)
+		if len(alarms) != 1 || alarms[0].What != AlarmWatchdogKills || alarms[0].Count != 3 {
+			t.Errorf("alarms %+v, want one, of 3 watchdog kills", alarms)
+		}
+	}, WithRateAlarm(2, time.Hour))
+}

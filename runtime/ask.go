@@ -1,0 +1,186 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// find gives the member of an id and its instance, once it is made.
+func (r *Runner) find(id string) (*member, subject, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m, ok := r.members[id]
+	if !ok || m.in == nil {
+		return nil, nil, notFound(id)
+	}
+	return m, m.in, nil
+}
+
+// ask asks an instance. One that was closed because of an update is asked again
+// when the update is over.
+func (r *Runner) ask(ctx context.Context, id string, do func(subject) error) error {
+	for {
+		m, in, err := r.find(id)
+		if err != nil {
+			return err
+		}
+		if err := do(in); !errors.Is(err, instance.ErrClosed) {
+			return err
+		}
+		if err := r.successor(ctx, m, in); err != nil {
+			return err
+		}
+	}
+}
+
+// successor waits for the change that closed in.
+func (r *Runner) successor(ctx context.Context, m *member, in subject) error {
+	r.mu.Lock()
+	busy, replaced := m.busy, m.in != in || r.members[m.id] != m
+	r.mu.Unlock()
+	switch {
+	case replaced:
+		return nil
+	case busy == nil: // the host closed it
+		return fmt.Errorf("instance %q: %w", m.id, instance.ErrClosed)
+	}
+	if err := await(ctx, busy); err != nil {
+		return fmt.Errorf("instance %q: a change of it is under way: %w", m.id, err)
+	}
+	return nil
+}
+
+// lookAgain bounds how long WaitReady believes a state that may be about to
+// change: what an instance tells of itself can lag behind a slow observer.
+const lookAgain = 50 * time.Millisecond
+
+// WaitReady waits until an instance is ready. It fails with ErrParked when it is
+// parked, with ErrNotFound when there is none, or it is removed, and with ctx's
+// cause; the text then says what the instance was doing, and what its last failure
+// was. It may be called before Run, and waits for it.
+func (r *Runner) WaitReady(ctx context.Context, id string) error {
+	for {
+		r.mu.Lock()
+		m, ok := r.members[id]
+		if !ok {
+			r.mu.Unlock()
+			return notFound(id)
+		}
+		in, changed, parked := m.in, m.changed, m.parked
+		r.mu.Unlock()
+		if in != nil {
+			err := in.WaitReady(ctx)
+			over := errors.Is(err, instance.ErrClosed) || errors.Is(err, instance.ErrParked) && !parked
+			if !over || ctx.Err() != nil {
+				return err
+			}
+		}
+		if err := pause(ctx, changed); err != nil {
+			return fmt.Errorf("instance %q is not ready: %w", id, err)
+		}
+	}
+}
+
+// pause waits for a change, but not for long.
+func pause(ctx context.Context, changed <-chan struct{}) error {
+	timer := time.NewTimer(lookAgain)
+	defer timer.Stop()
+	select {
+	case <-changed:
+	case <-timer.C:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	return nil
+}
+
+// Query asks an instance's osqueryd; see instance.Query for how queries wait and
+// fail. It fails with ErrNotFound too. A query that is asked during an Update waits for it.
+func (r *Runner) Query(ctx context.Context, id, sql string) (rows instance.Rows, err error) {
+	err = r.ask(ctx, id, func(in subject) error {
+		var err error
+		rows, err = in.Query(ctx, sql)
+		return err
+	})
+	return rows, err
+}
+
+// PushConfig hands an instance's osqueryd its config now; see instance.PushConfig.
+func (r *Runner) PushConfig(ctx context.Context, id string) error {
+	return r.ask(ctx, id, func(in subject) error { return in.PushConfig(ctx) })
+}
+
+// SetTables replaces an instance's tables of the host's; see instance.SetTables.
+// They stay through Update and later runs, whatever instance.WithTables says.
+func (r *Runner) SetTables(ctx context.Context, id string, tables ...extension.Table) error {
+	tables = slices.Clone(tables)
+	for {
+		m, in, err := r.find(id)
+		if err != nil {
+			return err
+		}
+		err = in.SetTables(ctx, tables...)
+		r.mu.Lock()
+		if err == nil {
+			m.tables = &tables
+		}
+		same := m.in == in
+		r.mu.Unlock()
+		if same || err != nil {
+			return err
+		}
+	}
+}
+
+// Instance gives the instance of an id. It is for asking; Run, Ship, Record and Close
+// are the Runner's to call. After Update there is a new one. It fails with ErrNotFound.
+func (r *Runner) Instance(id string) (*instance.Instance, error) {
+	_, s, err := r.find(id)
+	if err != nil {
+		return nil, err
+	}
+	in, ok := s.(*instance.Instance)
+	if !ok {
+		return nil, notFound(id)
+	}
+	return in, nil
+}
+
+// IDs gives the ids of the set, in order.
+func (r *Runner) IDs() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Sorted(maps.Keys(r.members))
+}
+
+// Snapshot gives what is known of one instance. It fails with ErrNotFound.
+func (r *Runner) Snapshot(id string) (stats.Snapshot, error) {
+	_, in, err := r.find(id)
+	if err != nil {
+		return stats.Snapshot{}, err
+	}
+	return in.Snapshot(), nil
+}
+
+// Snapshots gives what is known of every instance, in the order of their ids.
+func (r *Runner) Snapshots() []stats.Snapshot {
+	var out []stats.Snapshot
+	for _, id := range r.IDs() {
+		if s, err := r.Snapshot(id); err == nil { // it may have left meanwhile
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// Healthy gives the one answer that a health endpoint needs, with the reasons. An
+// empty set is healthy.
+func (r *Runner) Healthy() stats.Summary { return stats.Summarize(r.Snapshots()) }

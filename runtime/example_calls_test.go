@@ -1,0 +1,193 @@
+package runtime_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+	"github.com/osqvisor/osqvisor/runtime"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// exampleFake makes an osqueryd that needs nothing installed, and a root for instances of it.
+func exampleFake(script osquerydtest.Script) (osqueryd, root string, remove func()) {
+	dir, err := os.MkdirTemp("", "ov")
+	if err != nil {
+		panic(err)
+	}
+	fake, err := osquerydtest.New(osquerydtest.WithDir(dir), osquerydtest.WithScript(script))
+	if err != nil {
+		panic(err)
+	}
+	return fake.Path(), filepath.Join(dir, "root"), func() {
+		_ = fake.Close()
+		_ = os.RemoveAll(dir)
+	}
+}
+
+// Instances come and go while the Runner runs.
+func ExampleRunner_Add() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+
+	runner, err := runtime.New(runtime.WithBinary(osqueryd), runtime.WithRoot(root), runtime.WithInstance("vendor"))
+	if err != nil {
+		fmt.Println(err) // every mistake in the options, at once
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- runner.Run(ctx) }()
+
+	if err := runner.Add("tenant-a"); err != nil {
+		fmt.Println(err)
+	}
+	for _, id := range runner.IDs() {
+		if err := runner.WaitReady(ctx, id); err != nil {
+			fmt.Println(err)
+		}
+		rows, err := runner.Query(ctx, id, "select version from osquery_info")
+		fmt.Println(id, rows.Maps(), err)
+	}
+	fmt.Println("remove:", runner.Remove(ctx, "tenant-a"))
+	fmt.Println("left:", runner.IDs())
+
+	stop()
+	fmt.Println("run:", <-ran) // when it has returned, nothing is left
+	// Output:
+	// tenant-a [map[version:5.23.0]] <nil>
+	// vendor [map[version:5.23.0]] <nil>
+	// remove: <nil>
+	// left: [vendor]
+	// run: <nil>
+}
+
+// The summary is what a health endpoint answers.
+func ExampleRunner_Healthy() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+	runner, err := runtime.New(runtime.WithBinary(osqueryd), runtime.WithRoot(root), runtime.WithInstance("vendor"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(runner.Healthy().Healthy, runner.Healthy().Instances[0].State)
+
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- runner.Run(ctx) }()
+	if err := runner.WaitReady(ctx, "vendor"); err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(runner.Healthy().Healthy, runner.Healthy().Instances[0].State)
+	stop()
+	fmt.Println(<-ran)
+	// Output:
+	// false idle
+	// true ready
+	// <nil>
+}
+
+// An instance that fails too often is parked, and stays so until somebody mends it.
+func ExampleRunner_Resume() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{}.WithRule(osquerydtest.Rule{
+		Runs: 1, Phase: osquerydtest.PhaseBeforeSocket, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 9},
+	}))
+	defer remove()
+	runner, err := runtime.New(
+		runtime.WithBinary(osqueryd),
+		runtime.WithRoot(root),
+		runtime.WithRestart(runtime.RestartPolicy{Budget: 1}),
+		runtime.WithInstance("vendor", instance.WithWatchdog(instance.Watchdog{Disabled: true})),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- runner.Run(ctx) }()
+
+	err = runner.WaitReady(ctx, "vendor")
+	fmt.Println("parked:", errors.Is(err, runtime.ErrParked))
+	fmt.Println("resume:", runner.Resume("vendor"))
+	fmt.Println("ready:", runner.WaitReady(ctx, "vendor"))
+	stop()
+	fmt.Println("run:", <-ran)
+	// Output:
+	// parked: true
+	// resume: <nil>
+	// ready: <nil>
+	// run: <nil>
+}
+
+// An observer is told what happens, in order for each instance.
+func ExampleWithObserver() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+	observer := stats.ObserverFunc(func(_ context.Context, e stats.Event) {
+		switch e := e.(type) {
+		case stats.RunReady:
+			fmt.Println(e.Instance, "is ready")
+		case stats.RunEnded:
+			fmt.Println(e.Instance, "ended:", e.Cause)
+		}
+	})
+	runner, err := runtime.New(
+		runtime.WithBinary(osqueryd), runtime.WithRoot(root), runtime.WithObserver(observer), runtime.WithInstance("vendor"),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- runner.Run(ctx) }()
+	if err := runner.WaitReady(ctx, "vendor"); err != nil {
+		fmt.Println(err)
+	}
+	stop()
+	fmt.Println("run:", <-ran)
+	// Output:
+	// vendor is ready
+	// vendor ended: requested
+	// run: <nil>
+}
+
+// One transport serves all instances: the Node says which of them is asking.
+func ExampleWithTransport() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+	asked := make(chan string, 16)
+	transport := extension.Funcs{
+		ConfigFunc: func(_ context.Context, node extension.Node) (map[string]string, error) {
+			asked <- node.Instance + " of " + node.Labels["customer"]
+			return map[string]string{"main": `{"schedule": {}}`}, nil
+		},
+	}
+	runner, err := runtime.New(
+		runtime.WithBinary(osqueryd), runtime.WithRoot(root), runtime.WithTransport(transport),
+		runtime.WithInstance("vendor", instance.WithLabels(map[string]string{"customer": "us"})),
+		runtime.WithInstance("tenant-a", instance.WithLabels(map[string]string{"customer": "them"})),
+	)
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- runner.Run(ctx) }()
+	fmt.Println(<-asked)
+	fmt.Println(<-asked)
+	stop()
+	fmt.Println("run:", <-ran)
+	// Unordered output:
+	// vendor of us
+	// tenant-a of them
+	// run: <nil>
+}

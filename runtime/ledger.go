@@ -1,0 +1,94 @@
+package runtime
+
+import (
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// ledger keeps the failures of one instance and says what follows from the next
+// one. It belongs to the goroutine that supervises the instance.
+type ledger struct {
+	policy   RestartPolicy
+	waits    *backoff.ExponentialBackOff
+	inARow   int
+	failures []time.Time // within the window, oldest first
+}
+
+// failure is a run that ended unasked.
+type failure struct {
+	at     time.Time
+	cause  stats.Cause
+	ready  bool // the run had been ready
+	lasted time.Duration
+}
+
+// verdict is what follows from a failure.
+type verdict struct {
+	park     bool
+	delay    time.Duration
+	attempt  int // failures in a row
+	failures int // within the window
+}
+
+func newLedger(p RestartPolicy) *ledger {
+	p = p.withDefaults()
+	waits := backoff.NewExponentialBackOff()
+	waits.InitialInterval = p.Initial
+	waits.MaxInterval = p.Max
+	waits.Multiplier = p.Multiplier
+	waits.RandomizationFactor = max(p.Jitter, 0)
+	waits.MaxElapsedTime = 0 // the budget decides when to give up
+	waits.Reset()
+	return &ledger{policy: p, waits: waits}
+}
+
+// judge books a failure.
+func (l *ledger) judge(f failure) verdict {
+	cp := l.policy.of(f.cause)
+	if f.ready && f.lasted >= l.policy.HealthyAfter {
+		l.calm()
+	}
+	l.inARow++
+	if !cp.Unlimited {
+		l.failures = append(l.failures, f.at)
+	}
+	l.forget(f.at)
+	v := verdict{attempt: l.inARow, failures: len(l.failures)}
+	if cp.Park || l.policy.Budget > 0 && len(l.failures) >= l.policy.Budget {
+		v.park = true
+		return v
+	}
+	v.delay = max(l.wait(f), cp.MinDelay)
+	return v
+}
+
+// wait gives the ordinary wait: none after the first failure of a run that was ready.
+func (l *ledger) wait(f failure) time.Duration {
+	if l.inARow == 1 && f.ready {
+		return 0
+	}
+	return min(l.waits.NextBackOff(), l.policy.Max)
+}
+
+// calm starts the waits over. Failures within the window still count.
+func (l *ledger) calm() {
+	l.inARow = 0
+	l.waits.Reset()
+}
+
+// clear forgets everything: the host has looked at it.
+func (l *ledger) clear() {
+	l.calm()
+	l.failures = nil
+}
+
+func (l *ledger) forget(now time.Time) {
+	keep := 0
+	for keep < len(l.failures) && now.Sub(l.failures[keep]) >= l.policy.Window {
+		keep++
+	}
+	l.failures = l.failures[keep:]
+}

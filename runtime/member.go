@@ -1,0 +1,204 @@
+package runtime
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// member is an instance of the set. Its fields are guarded by the Runner's lock,
+// but for id, alarm and wake.
+type member struct {
+	id    string
+	alarm *alarm        // nil without WithRateAlarm
+	wake  chan struct{} // tells a supervisor that waits to look again; holds one token
+
+	opts   []instance.Option
+	tables *[]extension.Table // what SetTables gave; nil when it was not called
+	place  place
+	in     subject // nil while it is being added
+
+	cancel context.CancelFunc // of its supervisor; nil without one
+	done   chan struct{}      // closed when the supervisor has ended; nil without one
+
+	busy     chan struct{} // closed when the change under way is over; nil without one
+	removing bool          // that change is a removal
+
+	run    *liveRun // nil between runs
+	again  bool     // the host asked for a new run
+	parked bool
+
+	changed chan struct{} // closed and replaced whenever any of this changed
+}
+
+// liveRun is a run that can be ended.
+type liveRun struct {
+	cancel context.CancelFunc
+	over   chan struct{} // closed when nothing of the run is left
+}
+
+func (r *Runner) newMember(id string, opts []instance.Option) *member {
+	m := &member{
+		id: id, opts: slices.Clone(opts), wake: make(chan struct{}, 1),
+		busy: make(chan struct{}), changed: make(chan struct{}),
+	}
+	if r.o.alarmLimit > 0 {
+		m.alarm = newAlarm(id, r.o.alarmLimit, r.o.alarmWindow)
+	}
+	return m
+}
+
+// poke makes the supervisor look at what the host asked for.
+func (m *member) poke() {
+	select {
+	case m.wake <- struct{}{}:
+	default:
+	}
+}
+
+// notify is called under the lock. It wakes everybody who waits for a change.
+func (m *member) notify() {
+	close(m.changed)
+	m.changed = make(chan struct{})
+}
+
+func head(id string) stats.Head { return stats.Head{Time: time.Now(), Instance: id} }
+
+// Add makes an instance and takes it into the set; during Run it is started at
+// once. It reports all mistakes in the options at once, and changes nothing then.
+// It fails with ErrExists, also while an instance of that id is being removed, and with
+// ErrSharedDirectory or ErrSharedSocket. It does not wait for the instance to be
+// ready; see WaitReady.
+func (r *Runner) Add(id string, opts ...instance.Option) error {
+	m := r.newMember(id, opts)
+	if err := r.reserve(m); err != nil {
+		return err
+	}
+	defer r.release(m)
+	where := r.maker.locate(id, opts)
+	if err := r.settle(m, where); err != nil {
+		r.forget(m)
+		return err
+	}
+	in, err := r.maker.make(id, m.opts, nil, m.watch())
+	if err != nil {
+		r.forget(m)
+		return err
+	}
+	r.install(m, in, m.opts)
+	in.Record(context.Background(), stats.InstanceAdded{Head: head(id)})
+	return nil
+}
+
+// reserve takes the id, so that two Adds of it cannot both make an instance.
+func (r *Runner) reserve(m *member) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if old, ok := r.members[m.id]; ok {
+		if old.removing {
+			return fmt.Errorf("instance %q: %w, and it is being removed; wait for Remove to return", m.id, ErrExists)
+		}
+		return fmt.Errorf("instance %q: %w", m.id, ErrExists)
+	}
+	r.members[m.id] = m
+	r.tasks++
+	return nil
+}
+
+// release ends a change: of Add, Update or Remove. What is in the set is started.
+func (r *Runner) release(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	close(m.busy)
+	m.busy, m.removing = nil, false
+	if r.members[m.id] == m {
+		r.launch(m)
+	}
+	m.notify()
+	r.taskDone()
+}
+
+func (r *Runner) forget(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.members, m.id)
+}
+
+// settle gives a member its place, unless another has it.
+func (r *Runner) settle(m *member, where place) error {
+	r.mu.Lock()
+	others := map[string]place{}
+	for id, other := range r.members {
+		if other != m {
+			others[id] = other.place
+		}
+	}
+	m.place = where // before the others are looked at, so that one of two at a time is told
+	r.mu.Unlock()
+	for id, theirs := range others {
+		if err := where.conflict(theirs); err != nil {
+			return fmt.Errorf("instance %q: %w: it is instance %q's", m.id, err, id)
+		}
+	}
+	return nil
+}
+
+// conflict says what two places share.
+func (p place) conflict(other place) error {
+	if sameFile(p.dir, other.dir) {
+		return fmt.Errorf("%w: %s", ErrSharedDirectory, p.dir)
+	}
+	// osqueryd deletes whatever begins with its socket's path and a dot.
+	a, b := p.socket, other.socket
+	if a != "" && b != "" && (a == b || strings.HasPrefix(a, b+".") || strings.HasPrefix(b, a+".")) {
+		return fmt.Errorf("%w: %s", ErrSharedSocket, a)
+	}
+	return nil
+}
+
+// sameFile looks through links, and at file systems that ignore case.
+func sameFile(a, b string) bool {
+	if a == "" || b == "" {
+		return false
+	}
+	if a == b {
+		return true
+	}
+	ai, aerr := os.Stat(a)
+	bi, berr := os.Stat(b)
+	return aerr == nil && berr == nil && os.SameFile(ai, bi)
+}
+
+// watch is the observer of the Runner's own, or nil.
+func (m *member) watch() stats.Observer {
+	if m.alarm == nil {
+		return nil
+	}
+	return m.alarm
+}
+
+// install puts an instance in its place, with the tables that it should have.
+func (r *Runner) install(m *member, in subject, opts []instance.Option) {
+	if m.alarm != nil {
+		m.alarm.bind(in)
+	}
+	r.mu.Lock()
+	m.in, m.opts = in, opts
+	tables := m.tables
+	m.notify()
+	r.mu.Unlock()
+	if tables == nil {
+		return
+	}
+	// They were good before, and nothing runs that could refuse them.
+	if err := in.SetTables(context.Background(), *tables...); err != nil {
+		r.log.Error("the tables of SetTables could not be set again", "instance", m.id, "err", err)
+	}
+}

@@ -1,0 +1,212 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/semaphore"
+
+	"github.com/osqvisor/osqvisor/instance"
+)
+
+// Runner supervises a set of instances. All methods are safe for concurrent use,
+// before, during and after Run. From an observer, a transport or a table of an
+// instance, every method may be called except those that wait for that same
+// instance: Remove, Restart, Update and WaitReady.
+type Runner struct {
+	o      *options
+	log    *slog.Logger
+	maker  maker
+	starts *semaphore.Weighted
+
+	mu      sync.Mutex // never held across I/O or code of the host
+	members map[string]*member
+	running bool            // from the beginning of Run to its end
+	ctx     context.Context // of Run; nil when nothing is started any more
+	tasks   int             // supervisors and changes under way, which Run joins
+	idle    chan struct{}   // closed when tasks falls to 0; nil while nobody waits
+	asleep  chan struct{}   // closed by Wake; nil while awake
+}
+
+// New makes a Runner. It checks every option, of the instances too, and reports
+// all mistakes at once. It makes the directories of the instances, and runs the
+// binary to learn its version; it starts nothing else, and nothing has to be given
+// back when the Runner is not wanted any more.
+func New(opts ...Option) (*Runner, error) {
+	o, err := newOptions(opts)
+	errs := []error{err}
+	r := &Runner{
+		o: o, log: o.logger,
+		starts:  semaphore.NewWeighted(int64(max(o.startLimit, 1))),
+		members: map[string]*member{},
+	}
+	maker := &realMaker{root: o.root, defaults: o.defaults, gate: r.gate}
+	if o.binarySet {
+		b, err := instance.CheckBinary(context.Background(), o.binary)
+		if err != nil {
+			errs = append(errs, &instance.OptionError{Option: "WithBinary", Err: err})
+		}
+		maker.binary = b
+	}
+	r.maker = maker
+	known := errors.Join(errs...)
+	for _, spec := range o.members {
+		errs = append(errs, without(spec.id, r.Add(spec.id, spec.opts...), known))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// Run starts every instance of the set, and every one that is added meanwhile, and
+// keeps them alive until ctx ends. It returns nil after that, and only when every
+// process, goroutine, socket, pidfile and open file of all instances is gone; no
+// callback of the host runs afterwards, unless the host calls a method that has
+// one. No failure of an instance ends it. A second call at the same time fails
+// with ErrRunning; after it returned, it may be called again.
+//
+// How long it takes to return is bounded by what bounds the stop of an instance
+// (instance.WithStopGrace, WithKillTimeout, WithDrain, and WithCloseTimeout), as long as
+// the host's observers return.
+func (r *Runner) Run(ctx context.Context) error {
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
+	<-ctx.Done()
+	r.end()
+	return nil
+}
+
+func (r *Runner) begin(ctx context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.running {
+		return ErrRunning
+	}
+	r.running, r.ctx = true, ctx
+	for _, m := range r.members {
+		r.launch(m)
+	}
+	return nil
+}
+
+// end starts nothing more, and waits for all that was started. A change that comes
+// while it waits is waited for too.
+func (r *Runner) end() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.ctx = nil
+	for r.tasks > 0 {
+		if r.idle == nil {
+			r.idle = make(chan struct{})
+		}
+		idle := r.idle
+		r.mu.Unlock()
+		<-idle
+		r.mu.Lock()
+	}
+	r.running = false
+}
+
+// taskDone is called under the lock, at the end of what was counted in tasks.
+func (r *Runner) taskDone() {
+	r.tasks--
+	if r.tasks == 0 && r.idle != nil {
+		close(r.idle)
+		r.idle = nil
+	}
+}
+
+// launch is called under the lock. It starts the supervisor of a member, if Run is
+// under way and the member can run.
+func (r *Runner) launch(m *member) {
+	if r.ctx == nil || m.in == nil || m.busy != nil || m.done != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(r.ctx)
+	m.cancel, m.done = cancel, make(chan struct{})
+	m.again, m.parked = false, false
+	s := newSupervisor(r, m)
+	r.tasks++
+	go func() {
+		defer cancel()
+		s.run(ctx)
+		r.retire(m)
+	}()
+}
+
+// retire ends a supervisor's time.
+func (r *Runner) retire(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.parked = false
+	close(m.done)
+	m.cancel, m.done = nil, nil
+	m.notify()
+	r.taskDone()
+}
+
+// gate bounds the starts under way. One that takes long is waiting for something,
+// not working, and lets the next one go.
+func (r *Runner) gate(ctx context.Context) (func(), error) {
+	if err := r.starts.Acquire(ctx, 1); err != nil {
+		return nil, fmt.Errorf("waiting for other instances to start: %w", err)
+	}
+	release := sync.OnceFunc(func() { r.starts.Release(1) })
+	timer := time.AfterFunc(r.o.startTurn, release)
+	return func() {
+		timer.Stop()
+		release()
+	}, nil
+}
+
+// without takes those mistakes out of an instance's that are the Runner's and told
+// already: of the binary and of the root.
+func without(id string, err, known error) error {
+	joined, ok := errors.AsType[interface {
+		error
+		Unwrap() []error
+	}](err)
+	if !ok || known == nil {
+		return err
+	}
+	told := optionsIn(known)
+	var left []error
+	for _, e := range joined.Unwrap() {
+		oe, ok := errors.AsType[*instance.OptionError](e)
+		if !ok || !slices.Contains(told, oe.Option) {
+			left = append(left, e)
+		}
+	}
+	if len(left) == len(joined.Unwrap()) {
+		return err
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	return fmt.Errorf("instance %q: %w", id, errors.Join(left...))
+}
+
+// optionsIn gives the names of the options that are wrong.
+func optionsIn(err error) []string {
+	switch e := err.(type) { //nolint:errorlint // each level is looked at
+	case *instance.OptionError:
+		return []string{e.Option}
+	case interface{ Unwrap() []error }:
+		var names []string
+		for _, one := range e.Unwrap() {
+			names = append(names, optionsIn(one)...)
+		}
+		return names
+	case interface{ Unwrap() error }:
+		return optionsIn(e.Unwrap())
+	default:
+		return nil
+	}
+}

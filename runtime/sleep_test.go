@@ -1,0 +1,113 @@
+package runtime
+
+import (
+	"context"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+func TestSleepHoldsRestartsBack(t *testing.T) {
+	live := func(ctx context.Context, n int) error {
+		if n < 4 {
+			return dying(10*time.Second, stats.CauseExit)(ctx, n)
+		}
+		return lasting(ctx, n)
+	}
+	policy := WithRestart(RestartPolicy{Jitter: -1, Budget: 3})
+	bubble(t, live, func(t *testing.T, r *Runner, f *fakes) {
+		after(10 * time.Second) // dies, starts again at once
+		wantRuns(t, f, 2)
+		r.Sleep()
+		r.Sleep() // once is enough
+		after(time.Hour)
+		wantRuns(t, f, 2)
+		r.Wake()
+		r.Wake()
+		synctest.Wait()
+		wantRuns(t, f, 3)       // what became due meanwhile, at once
+		after(10 * time.Second) // the second failure that counts: 1 s
+		wantRuns(t, f, 3)
+		after(time.Second)
+		wantRuns(t, f, 4)
+		if n := len(of[stats.InstanceParked](f)); n != 0 {
+			t.Error("a failure during sleep counted against the budget")
+		}
+	}, policy)
+}
+
+func TestBackoffThatEndsDuringSleepWaitsForWake(t *testing.T) {
+	live := func(ctx context.Context, n int) error {
+		if n == 1 {
+			return failing(stats.CauseCrashLoop)(ctx, n)
+		}
+		return lasting(ctx, n)
+	}
+	bubble(t, live, func(t *testing.T, r *Runner, f *fakes) {
+		r.Sleep()
+		after(10 * time.Second)
+		r.Wake()
+		synctest.Wait()
+		wantRuns(t, f, 1) // not due yet
+		r.Sleep()
+		after(time.Hour)
+		wantRuns(t, f, 1)
+		r.Wake()
+		synctest.Wait()
+		wantRuns(t, f, 2)
+	})
+}
+
+func TestRestartAndAddDuringSleepStartOnWake(t *testing.T) {
+	bubble(t, lasting, func(t *testing.T, r *Runner, f *fakes) {
+		r.Sleep()
+		if err := r.Restart(t.Context(), "vendor"); err != nil { // returns: the old run is gone
+			t.Fatal(err)
+		}
+		if err := r.Add("tenant"); err != nil {
+			t.Fatal(err)
+		}
+		after(time.Hour)
+		wantRuns(t, f, 1)
+		r.Wake()
+		synctest.Wait()
+		wantRuns(t, f, 3)
+	})
+}
+
+func TestRunEndsDuringSleepBackoffAndPark(t *testing.T) {
+	for name, live := range map[string]life{
+		"backoff": failing(stats.CauseCrashLoop), "park": failing(stats.CauseFlagRefused), "run": lasting,
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, live, func(_ *testing.T, r *Runner, _ *fakes) { r.Sleep() })
+		})
+	}
+}
+
+// A restart that is asked for between runs is answered by the next one, and must not
+// excuse its failure.
+func TestRestartDuringSleepIsSpentOnce(t *testing.T) {
+	live := func(ctx context.Context, n int) error {
+		if n == 2 {
+			return dying(time.Second, stats.CauseCrashLoop)(ctx, n)
+		}
+		return lasting(ctx, n)
+	}
+	bubble(t, live, func(t *testing.T, r *Runner, f *fakes) {
+		r.Sleep()
+		for range 2 { // the second finds no run
+			if err := r.Restart(t.Context(), "vendor"); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
+		r.Wake()
+		after(30 * time.Second) // run 2 is dead, and a minute of backoff half over
+		wantRuns(t, f, 2)
+		after(time.Minute)
+		wantRuns(t, f, 3)
+	})
+}

@@ -1,0 +1,173 @@
+package runtime
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math"
+	"time"
+
+	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// supervisor keeps one member alive during one Run of the Runner. It belongs to
+// one goroutine.
+type supervisor struct {
+	r      *Runner
+	m      *member
+	in     subject
+	ledger *ledger
+	log    *slog.Logger
+}
+
+// newSupervisor is called under the lock.
+func newSupervisor(r *Runner, m *member) *supervisor {
+	return &supervisor{r: r, m: m, in: m.in, ledger: newLedger(r.o.policy), log: r.log.With("instance", m.id)}
+}
+
+// run returns when ctx has ended and nothing of the member is left.
+func (s *supervisor) run(ctx context.Context) {
+	for s.awake(ctx) {
+		began := time.Now()
+		err := s.runOnce(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case s.takeAgain():
+			s.ledger.clear()
+		default:
+			s.settle(ctx, failureOf(err, time.Since(began)), err)
+		}
+	}
+}
+
+// awake waits until the machine does not sleep; false when ctx ended.
+func (s *supervisor) awake(ctx context.Context) bool {
+	for ctx.Err() == nil {
+		wake := s.r.sleeping()
+		if wake == nil {
+			return true
+		}
+		s.shipping(ctx, func() { _ = await(ctx, wake) }) // either is looked at again
+	}
+	return false
+}
+
+// shipping delivers what the instance has queued while wait lasts. A run does so by
+// itself.
+func (s *supervisor) shipping(ctx context.Context, wait func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := s.in.Ship(ctx); err != nil {
+			s.log.Warn("logs are not delivered between runs", "err", err)
+		}
+	}()
+	wait()
+	cancel()
+	<-done
+}
+
+// runOnce is one run, which Restart can end.
+func (s *supervisor) runOnce(ctx context.Context) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	run := &liveRun{cancel: cancel, over: make(chan struct{})}
+	s.setRun(run)
+	defer close(run.over)
+	defer s.setRun(nil)
+	return s.in.Run(ctx)
+}
+
+// setRun makes run the current one. It is the answer to every restart that was
+// asked for before it; the next ones end it.
+func (s *supervisor) setRun(run *liveRun) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	if run != nil && s.m.again {
+		s.m.again = false
+		s.ledger.clear()
+	}
+	s.m.run = run
+	s.m.notify()
+}
+
+// takeAgain says whether the host asked for a new run, once.
+func (s *supervisor) takeAgain() bool {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	asked := s.m.again
+	s.m.again = false
+	return asked
+}
+
+// settle does what follows from a failed run, and waits until the next one is due.
+func (s *supervisor) settle(ctx context.Context, f failure, err error) {
+	if s.r.sleeping() != nil {
+		s.log.Info("osqueryd ended while the machine slept and is started again on wake", "cause", f.cause, "err", err)
+		s.in.Record(ctx, stats.RestartScheduled{Head: head(s.m.id), Cause: f.cause, Attempt: 1})
+		return
+	}
+	v := s.ledger.judge(f)
+	if v.park {
+		s.park(ctx, f, v, err)
+		return
+	}
+	s.log.Warn("osqueryd ended and is started again", "cause", f.cause, "delay", v.delay, "attempt", v.attempt, "err", err)
+	s.in.Record(ctx, stats.RestartScheduled{Head: head(s.m.id), Cause: f.cause, Delay: v.delay, Attempt: v.attempt})
+	s.shipping(ctx, func() { s.wait(ctx, v.delay) })
+}
+
+// wait ends after d, when the host asks for a new run, or with ctx.
+func (s *supervisor) wait(ctx context.Context, d time.Duration) {
+	if d <= 0 {
+		return
+	}
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	for !s.takeAgain() {
+		select {
+		case <-s.m.wake: // perhaps from before; look
+		case <-timer.C:
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+	s.ledger.clear()
+}
+
+// forever is the longest wait there is.
+const forever = time.Duration(math.MaxInt64)
+
+// park waits until the host wants the instance back.
+func (s *supervisor) park(ctx context.Context, f failure, v verdict, err error) {
+	s.setParked(true)
+	defer s.setParked(false)
+	s.log.Error("osqueryd is not started again until it is resumed", "cause", f.cause, "failures", v.failures, "err", err)
+	s.in.Record(ctx, stats.InstanceParked{
+		Head: head(s.m.id), Cause: f.cause, Failures: max(v.failures, 1), Window: s.ledger.policy.Window, Err: err,
+	})
+	s.shipping(ctx, func() { s.wait(ctx, forever) })
+	if ctx.Err() == nil {
+		s.in.Record(ctx, stats.InstanceResumed{Head: head(s.m.id)})
+	}
+}
+
+func (s *supervisor) setParked(parked bool) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.m.parked = parked && !s.m.again // what was asked meanwhile is about to be done
+	s.m.notify()
+}
+
+// failureOf reads what a run's end tells.
+func failureOf(err error, lasted time.Duration) failure {
+	f := failure{at: time.Now(), cause: stats.CauseUnknown, lasted: lasted}
+	if exit, ok := errors.AsType[*instance.ExitError](err); ok {
+		f.cause, f.ready = exit.Cause, exit.Phase == stats.PhaseServe
+	}
+	return f
+}
