@@ -1,0 +1,153 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/signal"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/extension/remoteapi"
+	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/runtime"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// agentArgument makes the program the agent.
+const agentArgument = "agent"
+
+func isAgent(args []string) bool { return len(args) == 2 && args[1] == agentArgument }
+
+// instanceNames is who lives in the agent.
+func instanceNames() []string { return []string{"vendor", "tenant-a", "tenant-b"} }
+
+// hostIdentifier is what the server knows an instance by.
+func hostIdentifier(instance string) string {
+	name, err := os.Hostname()
+	if err != nil {
+		name = "localhost"
+	}
+	return name + "-" + instance
+}
+
+// agentMain gives the exit code of the agent. It stops when its stdin ends.
+func agentMain(stdin io.Reader, stdout, stderr io.Writer) int {
+	signal.Ignore(os.Interrupt) // Ctrl-C reaches both processes; the other one decides
+	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
+	if err := runAgent(stdin, &teller{w: stdout}, log); err != nil {
+		fmt.Fprintln(stderr, "tlsagent agent:", err)
+		return exitFailed
+	}
+	return 0
+}
+
+func runAgent(stdin io.Reader, out *teller, log *slog.Logger) error {
+	in := json.NewDecoder(stdin)
+	var o orders
+	if err := in.Decode(&o); err != nil {
+		return fmt.Errorf("orders: %w", err)
+	}
+	a, err := newAgent(o, out, log)
+	if err != nil {
+		return err
+	}
+	defer a.client.CloseIdleConnections()
+	ctx, stop := context.WithCancel(context.Background())
+	defer stop()
+	go func() { // ends with stdin, at the latest with the process
+		a.obey(in)
+		stop()
+	}()
+	return a.runner.Run(ctx)
+}
+
+// agent is a host of the SDK: a Runner, a Transport and a table.
+type agent struct {
+	out    *teller
+	client *remoteapi.Client
+	runner *runtime.Runner
+	tables []*ticks
+}
+
+func newAgent(o orders, out *teller, log *slog.Logger) (*agent, error) {
+	a := &agent{out: out}
+	options := []remoteapi.Option{remoteapi.WithEnrollSecretFile(o.SecretPath), remoteapi.WithGzip()}
+	if o.CA != "" {
+		options = append(options, remoteapi.WithRootCAFile(o.CA))
+	}
+	var err error
+	if a.client, err = remoteapi.New(o.Server, options...); err != nil {
+		return nil, err
+	}
+	runnerOptions := []runtime.Option{
+		runtime.WithBinary(o.Osqueryd),
+		runtime.WithRoot(o.Root),
+		runtime.WithTransport(transport{Client: a.client, out: out}),
+		runtime.WithObserver(stats.ObserverFunc(a.observe)),
+		runtime.WithLogger(log),
+		runtime.WithRestart(runtime.RestartPolicy{Initial: 200 * time.Millisecond, Max: 2 * time.Second}),
+		runtime.WithInstanceDefaults(
+			instance.WithConfigRefresh(10*time.Second),
+			instance.WithDistributed(2*time.Second),
+			instance.WithExtension(
+				extension.WithConfigPolicy(withTicks),
+				extension.WithLogBatch(200, 256<<10, 500*time.Millisecond),
+				extension.WithBackoff(200*time.Millisecond, 2*time.Second),
+			),
+		),
+	}
+	for _, id := range instanceNames() {
+		runnerOptions = append(runnerOptions, a.instance(id, o.From))
+	}
+	a.runner, err = runtime.New(runnerOptions...)
+	return a, err
+}
+
+// instance gives each instance a name on the server and a table of its own.
+func (a *agent) instance(id string, from uint64) runtime.Option {
+	t := newTicks(from, func(first, last uint64) error { return a.tellTicks(id, first, last) })
+	a.tables = append(a.tables, t)
+	return runtime.WithInstance(id, instance.WithHostIdentifier(hostIdentifier(id)), instance.WithTables(t.table()))
+}
+
+// tellTicks is called by the table, so while osqueryd runs.
+func (a *agent) tellTicks(id string, first, last uint64) error {
+	in, err := a.runner.Instance(id)
+	if err != nil {
+		return err
+	}
+	return a.out.tell(message{Kind: saysTicks, Instance: id, Run: in.RunID(), First: first, Last: last})
+}
+
+// observe is handed the events of all instances.
+func (a *agent) observe(_ context.Context, e stats.Event) {
+	m := message{Instance: e.Meta().Instance}
+	switch e := e.(type) {
+	case stats.RunReady:
+		m.Kind, m.PID = saysReady, e.PID
+	case stats.Enrolled:
+		m.Kind, m.Again = saysEnrolled, e.Again
+	default:
+		return
+	}
+	_ = a.out.tell(m) // nobody listens any more: stdin has ended, too
+}
+
+// obey returns when there are no more orders.
+func (a *agent) obey(in *json.Decoder) {
+	for {
+		var o orders
+		if err := in.Decode(&o); err != nil {
+			return
+		}
+		if o.Pause {
+			for _, t := range a.tables {
+				t.pause()
+			}
+		}
+	}
+}
