@@ -1,0 +1,135 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// ask is something that only the run's goroutine may do, asked for by another.
+type ask struct {
+	do   func(ctx context.Context, r *run) error
+	done chan error // has room for the answer
+}
+
+// askRun has the current run do something, and waits for it under ctx. It fails
+// with ErrNotRunning when there is no run, or it ends first; a run that is not
+// ready, or not again, counts as none unless wait is set.
+func (in *Instance) askRun(ctx context.Context, wait bool, do func(context.Context, *run) error) error {
+	a := ask{do: do, done: make(chan error, 1)}
+	ctx, cancel := context.WithTimeoutCause(ctx, in.askBound(wait), errAskTimeout)
+	defer cancel()
+	for {
+		in.mu.Lock()
+		ready := in.current != nil && in.current.ready
+		coming := in.current != nil && !in.current.over && wait
+		changed := in.changed
+		in.mu.Unlock()
+		asks := in.asks
+		switch {
+		case ready:
+		case coming:
+			asks = nil // nobody serves it yet
+		default:
+			return fmt.Errorf("instance %q is %s: %w", in.o.id, in.Snapshot().State, ErrNotRunning)
+		}
+		select {
+		case asks <- a:
+			return in.awaitAsk(ctx, a)
+		case <-changed: // look again
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// errAskTimeout is reached only when the run's goroutine itself is held up.
+var errAskTimeout = errors.New("the run did not get to it in time; an observer or a health checker must not wait for its own instance")
+
+// askBound is longer than whatever the run may be busy with.
+func (in *Instance) askBound(wait bool) time.Duration {
+	d := 2*in.o.registerTimeout + in.o.healthTimeout + in.o.killTimeout
+	if wait {
+		d += in.o.startTimeout
+	}
+	return d
+}
+
+// awaitAsk waits for a request that the run has taken; the run answers every one.
+func (in *Instance) awaitAsk(ctx context.Context, a ask) error {
+	select {
+	case err := <-a.done:
+		return err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// SetTables replaces the host's tables, at once when osqueryd runs and else at its
+// next start. A run's other plugins are not touched. While the tables are exchanged,
+// a query for one of them can fail. It reports all mistakes in the tables at once. Not to be
+// called from an observer or the health checker, which hold up the run that it waits for.
+func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) error {
+	if err := in.ext.SetTables(tables...); err != nil {
+		return err
+	}
+	in.tablesAsked.Add(1) // a run that is not ready looks at this when it is
+	err := in.askRun(ctx, false, func(ctx context.Context, r *run) error { return r.exchangeTables(ctx) })
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// PushConfig fetches the config and hands it to osqueryd now, by osqueryd's own
+// update call, instead of at its next refresh. It does nothing when the config is
+// the one that osqueryd has. An invalid config does not reach osqueryd: it is an
+// error, and an event. It fails with ErrNotRunning unless the instance is ready. Not to
+// be called from an observer, the health checker or the transport's Config.
+func (in *Instance) PushConfig(ctx context.Context) error {
+	config, changed, err := in.ext.FetchConfig(ctx)
+	if err != nil || !changed {
+		return err
+	}
+	return in.push(ctx, false, config)
+}
+
+// pushLate hands osqueryd a config that came after it had been answered. At a start
+// that is before ready, so it waits for that; it ends with the run.
+func (in *Instance) pushLate(config map[string]string) {
+	ctx, cancel := context.WithTimeout(context.Background(), in.o.startTimeout+in.o.registerTimeout)
+	defer cancel()
+	if err := in.push(ctx, true, config); err != nil {
+		in.log.Warn("a config that came late could not be pushed; osqueryd asks again at its next refresh", "err", err)
+	}
+}
+
+// push calls osqueryd's update for every source.
+func (in *Instance) push(ctx context.Context, wait bool, config map[string]string) error {
+	err := in.askRun(ctx, wait, func(ctx context.Context, r *run) error {
+		ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
+		defer cancel()
+		for _, source := range sortedKeys(config) {
+			status, _, err := r.session.control.Call(ctx, "config", "update", map[string]string{
+				"action": "update", "source": source, "data": config[source],
+			})
+			if err != nil {
+				return err
+			}
+			if status.Code != 0 {
+				return fmt.Errorf("osqueryd refused config source %q: %s", source, status.Message)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	in.ext.ConfigDelivered(config)
+	in.emit(stats.ConfigPushed{Head: in.head()})
+	return nil
+}

@@ -1,0 +1,171 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/osqvisor/osqvisor/internal/process"
+)
+
+// MinVersion is the oldest osquery that can be run: pidfile locks and the denylist
+// of distributed queries came with it.
+const MinVersion = "5.5.0"
+
+// Errors that say why a binary cannot be run. CheckBinary wraps them.
+var (
+	// ErrBinaryMissing says that there is no file at the path.
+	ErrBinaryMissing = errors.New("the binary is missing")
+	// ErrBinaryUnusable says that the file cannot, or must not, be run.
+	ErrBinaryUnusable = errors.New("the binary cannot be used")
+)
+
+// Binary is an osqueryd that was looked at and asked for its version and flags.
+type Binary struct {
+	// Path is absolute.
+	Path string
+	// Version is osquery's, such as "5.23.0".
+	Version string
+
+	lacks map[string]bool // the flags of the SDK's own that it does not know
+	print fingerprint
+}
+
+// fingerprint tells whether a file is still the one that was looked at.
+type fingerprint struct {
+	info fs.FileInfo
+}
+
+func (f fingerprint) is(info fs.FileInfo) bool {
+	return f.info != nil && os.SameFile(f.info, info) &&
+		f.info.Size() == info.Size() && f.info.ModTime().Equal(info.ModTime())
+}
+
+// CheckBinary looks at the osqueryd at path and runs it, for its version and its
+// flags. Each execution is bounded by DefaultBinaryTimeout and by ctx. It refuses
+// what osqueryd itself or good sense would refuse: a file that is not there, a
+// directory, one that cannot be executed, is made for another architecture, can
+// be written by everyone, belongs to somebody else or is older than MinVersion.
+func CheckBinary(ctx context.Context, path string) (Binary, error) {
+	return checkBinary(ctx, path, DefaultBinaryTimeout)
+}
+
+func checkBinary(ctx context.Context, path string, timeout time.Duration) (Binary, error) {
+	b := Binary{Path: path}
+	if path == "" {
+		return b, fmt.Errorf("%w: no path is given; name the osqueryd to run", ErrBinaryMissing)
+	}
+	if !filepath.IsAbs(path) {
+		return b, fmt.Errorf("%w: %q is relative; give an absolute path", ErrBinaryUnusable, path)
+	}
+	if err := inspectBinary(&b); err != nil {
+		return b, err
+	}
+	if err := askVersion(ctx, &b, timeout); err != nil {
+		return b, err
+	}
+	verdict, err := probeFlags(ctx, path, timeout, sdkProbe())
+	b.lacks = verdict.unknown
+	return b, err
+}
+
+// unchanged says whether the file is still the one that was checked.
+func (b Binary) unchanged() bool {
+	info, err := os.Stat(b.Path)
+	return err == nil && b.print.is(info)
+}
+
+func inspectBinary(b *Binary) error {
+	info, err := os.Stat(b.Path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("%w: there is nothing at %s; install osquery or correct the path", ErrBinaryMissing, b.Path)
+	case err != nil:
+		return fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
+	case info.IsDir():
+		return fmt.Errorf("%w: %s is a directory; name the osqueryd in it", ErrBinaryUnusable, b.Path)
+	case !info.Mode().IsRegular():
+		return fmt.Errorf("%w: %s is not a regular file", ErrBinaryUnusable, b.Path)
+	}
+	b.print = fingerprint{info: info}
+	if err := checkBinaryMode(b.Path, info); err != nil {
+		return fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
+	}
+	if err := checkArchitecture(b.Path); err != nil {
+		return fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
+	}
+	return nil
+}
+
+var versionPattern = regexp.MustCompile(`version (\d+)\.(\d+)\.(\d+)`)
+
+func askVersion(ctx context.Context, b *Binary, timeout time.Duration) error {
+	out, err := execute(ctx, b.Path, timeout, "--version")
+	if err != nil {
+		return fmt.Errorf("%w: %s --version: %w", ErrBinaryUnusable, b.Path, err)
+	}
+	m := versionPattern.FindSubmatch(out)
+	if m == nil {
+		return fmt.Errorf("%w: %s --version printed no version but %q; is it an osqueryd?",
+			ErrBinaryUnusable, b.Path, clip(out, 80))
+	}
+	b.Version = fmt.Sprintf("%s.%s.%s", m[1], m[2], m[3])
+	if versionLess(b.Version, MinVersion) {
+		return fmt.Errorf("%w: %s is osquery %s; %s or newer is needed", ErrBinaryUnusable, b.Path, b.Version, MinVersion)
+	}
+	return nil
+}
+
+// execute runs the binary for what it prints. It is bounded, because a sanity
+// check under a virus scanner has been seen to hang.
+func execute(ctx context.Context, path string, timeout time.Duration, args ...string) ([]byte, error) {
+	return runBinary(ctx, path, timeout, args, (*exec.Cmd).Output)
+}
+
+// executeBoth is execute for what it prints on either of its outputs.
+func executeBoth(ctx context.Context, path string, timeout time.Duration, args ...string) ([]byte, error) {
+	return runBinary(ctx, path, timeout, args, (*exec.Cmd).CombinedOutput)
+}
+
+func runBinary(ctx context.Context, path string, timeout time.Duration, args []string, output func(*exec.Cmd) ([]byte, error)) ([]byte, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		fmt.Errorf("it gave no answer within %v", timeout))
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...)
+	cmd.Env = process.CleanEnv(os.Environ())
+	cmd.WaitDelay = time.Second
+	out, err := output(cmd)
+	if ctx.Err() != nil {
+		return out, context.Cause(ctx)
+	}
+	return out, err
+}
+
+func versionLess(a, b string) bool {
+	as, bs := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range min(len(as), len(bs)) {
+		x, errX := strconv.Atoi(as[i])
+		y, errY := strconv.Atoi(bs[i])
+		if errX != nil || errY != nil || x == y {
+			continue
+		}
+		return x < y
+	}
+	return false
+}
+
+func clip(b []byte, n int) string {
+	s := strings.TrimSpace(string(b))
+	if len(s) > n {
+		return s[:n] + "…"
+	}
+	return s
+}

@@ -1,0 +1,15 @@
+package instance
+
+// WithoutKernelHelp turns off what ends osqueryd with its host, so that a test can
+// see the lease do its work.
+func WithoutKernelHelp() Option { return func(o *options) { o.noParentDeathSignal = true } }
+
+// SDKFlags names the flags that the host may not set.
+func SDKFlags() (owned, refused []string) {
+	for _, f := range defaults("a").sdkFlags(paths{}, "") {
+		if !f.open {
+			owned = append(owned, f.name)
+		}
+	}
+	return owned, sortedKeys(refusedFlags())
+}

@@ -1,0 +1,208 @@
+package instance
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// flag is one of osqueryd's that the SDK sets.
+type flag struct {
+	name, value string
+	// open is true for those that the host may set otherwise by WithFlag.
+	open bool
+}
+
+// sdkFlags are the flags of a run, in the order in which they are passed. What
+// matters for security stands on argv, because osqueryd ignores an unknown flag in a
+// flagfile in silence.
+func (o *options) sdkFlags(p paths, name string) []flag {
+	flags := []flag{
+		{name: "flagfile"}, // empty: the host's own osquery keeps its default file
+		{name: "pidfile", value: p.pidfile},
+		{name: "database_path", value: p.database},
+		{name: "extensions_socket", value: p.socket},
+		{name: "extensions_autoload"},
+		{name: "extensions_require", value: name},
+		{name: "extensions_timeout", value: seconds(o.extensionsTimeout)},
+		{name: "extensions_interval", value: "3"},
+		{name: "disable_extensions", value: "false"},
+		{name: "config_plugin", value: name},
+		{name: "config_refresh", value: seconds(o.configRefresh)},
+		{name: "config_accelerated_refresh", value: "30"},
+		{name: "config_enable_backup", value: "false"},
+		{name: "logger_plugin", value: name},
+		{name: "logger_path", value: p.logs},
+		{name: "logger_stderr", value: "true"},
+		{name: "logger_min_status", value: "0"},
+		{name: "logger_event_type", value: "true"},
+		{name: "disable_logging", value: "false"},
+		{name: "alarm_timeout", value: "15"},
+		{name: "thrift_timeout", value: "60"},
+		{name: "disable_tables", value: "curl,curl_certificate,carves,yara", open: true},
+		{name: "disable_carver", value: "true", open: true},
+		{name: "carver_disable_function", value: "true", open: true},
+		{name: "disable_audit", value: "true", open: true},
+		{name: "disable_events", value: "true", open: true},
+		{name: "pack_delimiter", value: "_", open: true},
+	}
+	flags = append(flags, o.distributedFlags(name)...)
+	flags = append(flags, o.watchdogFlags()...)
+	return append(flags, o.identifierFlags()...)
+}
+
+func (o *options) distributedFlags(name string) []flag {
+	flags := []flag{
+		{name: "distributed_plugin", value: name},
+		{name: "disable_distributed", value: strconv.FormatBool(o.distributed == 0)},
+	}
+	if o.distributed > 0 {
+		flags = append(flags, flag{name: "distributed_interval", value: seconds(o.distributed)})
+	}
+	if o.watchdog.Disabled {
+		// Any kill in the middle of a distributed query, ours included, would bar
+		// it for a day, though no watchdog has judged it.
+		flags = append(flags, flag{name: "distributed_denylist_duration", value: "0"})
+	}
+	return flags
+}
+
+func (o *options) watchdogFlags() []flag {
+	w := o.watchdog
+	level := "0"
+	if w.Restrictive {
+		level = "1"
+	}
+	flags := []flag{
+		{name: "disable_watchdog", value: strconv.FormatBool(w.Disabled)},
+		{name: "watchdog_level", value: level},
+		{name: "watchdog_memory_limit", value: strconv.Itoa(w.MemoryMB)},
+		{name: "watchdog_utilization_limit", value: strconv.Itoa(w.CPUPercent)},
+		{name: "watchdog_latency_limit", value: seconds(w.CPUFor)},
+	}
+	if w.Delay > 0 {
+		flags = append(flags, flag{name: "watchdog_delay", value: seconds(w.Delay)})
+	}
+	return flags
+}
+
+func (o *options) identifierFlags() []flag {
+	if o.hostID == "" {
+		return []flag{{name: "host_identifier", value: "uuid"}, {name: "specified_identifier"}}
+	}
+	return []flag{{name: "host_identifier", value: "specified"}, {name: "specified_identifier", value: o.hostID}}
+}
+
+// refusedFlags are no business of a host's, with the reason. Those the SDK sets
+// itself are refused as well.
+func refusedFlags() map[string]string {
+	const notDaemon = "makes osqueryd do something else than serve"
+	const secret = "is a secret, which every user could read in the list of processes"
+	return map[string]string{
+		"S": notDaemon, "D": "is set by the name of the binary", "help": notDaemon, "helpxml": notDaemon,
+		"version": notDaemon, "config_check": notDaemon, "config_dump": notDaemon, "database_dump": notDaemon,
+		"install": notDaemon, "uninstall": notDaemon, "extension": "starts a program that the SDK does not know",
+		"daemonize": "detaches osqueryd from the SDK", "force": "kills whatever process the pidfile names",
+		"ephemeral":                      "takes the instance's lock and database away",
+		"disable_database":               "takes the instance's database away",
+		"config_path":                    "is read by the filesystem plugin only; use the transport's Config",
+		"allow_unsafe":                   "turns off osqueryd's own checks",
+		"aws_secret_access_key":          secret,
+		"aws_session_token":              secret,
+		"watchdog_delay":                 "is set by WithWatchdog",
+		"distributed_interval":           "is set by WithDistributed",
+		"distributed_denylist_duration":  "follows from WithWatchdog",
+		"enable_extensions_watchdog":     "watches extensions that osqueryd starts, and it starts none",
+		"extensions_default_index":       "changes how the SDK's tables behave",
+		"watchdog_forced_shutdown_delay": "is part of the SDK's arithmetic for stopping",
+		"watchdog_max_delay":             "is part of the SDK's arithmetic for a new worker",
+	}
+}
+
+// checkFlags names every flag of the host's that cannot be passed, and why.
+func (o *options) checkFlags() []error {
+	owned := map[string]bool{}
+	for _, f := range o.sdkFlags(paths{}, "") {
+		if !f.open {
+			owned[f.name] = true
+		}
+	}
+	refused := refusedFlags()
+	var errs []error
+	for _, name := range sortedKeys(o.flags) {
+		if err := checkFlag(name, o.flags[name], owned, refused); err != nil {
+			errs = append(errs, &OptionError{Option: "WithFlag", Err: err})
+		}
+	}
+	return errs
+}
+
+func checkFlag(name, value string, owned map[string]bool, refused map[string]string) error {
+	switch {
+	case name == "":
+		return fmt.Errorf("the name is empty")
+	case strings.HasPrefix(name, "-"):
+		return fmt.Errorf("%q: give the name without dashes", name)
+	case strings.ContainsAny(name, "= \t\n"):
+		return fmt.Errorf("%q: give the name and the value apart", name)
+	case strings.ContainsRune(value, 0):
+		return fmt.Errorf("%s: the value contains a NUL byte", name)
+	case refused[name] != "":
+		return fmt.Errorf("%s %s", name, refused[name])
+	case owned[name]:
+		return fmt.Errorf("%s is set by the SDK; see the options of package instance for what it depends on", name)
+	case name == "pack_delimiter" && strings.Contains(value, ":"):
+		return fmt.Errorf("pack_delimiter: a colon makes osqueryd lose its denylist")
+	}
+	return nil
+}
+
+// argv is the command line of a run. Flags that this binary does not have are left out.
+func (o *options) argv(p paths, name string, b Binary) []string {
+	args := []string{b.Path}
+	for _, f := range o.passedFlags(p, name, b) {
+		args = append(args, "--"+f.name+"="+f.value)
+	}
+	return args
+}
+
+// passedFlags are the flags of a run with the values that they are passed with.
+func (o *options) passedFlags(p paths, name string, b Binary) []flag {
+	var passed []flag
+	for _, f := range o.sdkFlags(p, name) {
+		if v, ok := o.flags[f.name]; ok && f.open {
+			f.value = v
+		}
+		if !b.lacks[f.name] {
+			passed = append(passed, f)
+		}
+	}
+	set := o.openFlags()
+	for _, name := range sortedKeys(o.flags) {
+		if !set[name] {
+			passed = append(passed, flag{name: name, value: o.flags[name]})
+		}
+	}
+	return passed
+}
+
+func (o *options) openFlags() map[string]bool {
+	set := map[string]bool{}
+	for _, f := range o.sdkFlags(paths{}, "") {
+		set[f.name] = f.open
+	}
+	return set
+}
+
+func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }
+
+func sortedKeys(m map[string]string) []string {
+	keys := make([]string, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}

@@ -1,0 +1,137 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/osqvisor/osqvisor/internal/thriftconn"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// clock gives wall time and running time, which stands still while the machine sleeps.
+type clock func() (wall time.Time, running time.Duration)
+
+// systemClock reads both from the time package: what it calls monotonic stops in a sleep.
+func systemClock() clock {
+	start := time.Now()
+	return func() (time.Time, time.Duration) {
+		now := time.Now()
+		return now.Round(0), now.Sub(start)
+	}
+}
+
+// suspendJump is how far wall time has to run ahead of running time to say that
+// the machine slept. Clocks are corrected by less.
+const suspendJump = 5 * time.Second
+
+// health is what earlier checks of a run have shown.
+type health struct {
+	failures int
+	checks   int
+	wall     time.Time     // of the last look at the clock
+	running  time.Duration // of the same moment
+}
+
+func newHealth(now clock) health {
+	var h health
+	h.slept(now())
+	return h
+}
+
+// slept says how far wall time ran ahead of running time since the last call.
+func (h *health) slept(wall time.Time, running time.Duration) time.Duration {
+	ahead := wall.Sub(h.wall) - (running - h.running)
+	h.wall, h.running = wall, running
+	return ahead
+}
+
+// noteSleep voids what was found before the machine slept, and says whether it did.
+func (r *run) noteSleep() bool {
+	d := r.health.slept(r.o.clock())
+	if d <= suspendJump {
+		return false
+	}
+	r.health.failures = 0
+	r.log.Info("the machine slept; health starts over", "for", d)
+	r.in.emit(stats.Suspended{Head: r.in.head(), For: d})
+	return true
+}
+
+// checkHealth makes one check and acts on it. It returns an error when the run has to end.
+func (r *run) checkHealth(ctx context.Context) error {
+	r.noteSleep()
+	err := r.checkOnce(ctx)
+	slept := r.noteSleep() // then a deadline passed while nobody could meet it
+	switch {
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case r.hasExited():
+		return errExited
+	case err == nil:
+		r.healthy()
+		return nil
+	case slept:
+		return nil
+	}
+	r.health.failures++
+	r.in.emit(stats.HealthFailed{Head: r.in.head(), Err: err, InARow: r.health.failures})
+	if r.health.failures >= r.o.healthFailures {
+		return fmt.Errorf("%w: %d checks in a row failed, the last: %w", errUnhealthy, r.health.failures, err)
+	}
+	return nil
+}
+
+func (r *run) healthy() {
+	if r.health.failures > 0 {
+		r.health.failures = 0
+		r.in.emit(stats.HealthRecovered{Head: r.in.head()})
+	}
+}
+
+// checkOnce holds the instance's own checks and the host's. A registration that
+// is gone is mended right here.
+func (r *run) checkOnce(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	defer cancel()
+	if r.session.control.Broken() {
+		if err := r.redial(ctx); err != nil {
+			return err
+		}
+	}
+	if err := r.reachable(ctx); err != nil {
+		return err
+	}
+	lost, err := r.findLost(ctx)
+	if err != nil {
+		return err // it did not answer, which says nothing about the registration
+	}
+	if lost.any() {
+		if err := r.mend(ctx, lost); err != nil {
+			return err
+		}
+	}
+	return r.in.askHostChecker(ctx)
+}
+
+// reachable opens a connection and closes it again: the ones that are open outlive the
+// socket's file, so they do not tell that osqueryd can no longer be reached. osqueryd does
+// not open its socket a second time.
+func (r *run) reachable(ctx context.Context) error {
+	c, err := thriftconn.Dial(ctx, r.in.paths.socket)
+	if err != nil {
+		return err
+	}
+	return c.Close()
+}
+
+func (r *run) redial(ctx context.Context) error {
+	c, err := thriftconn.Dial(ctx, r.in.paths.socket)
+	if err != nil {
+		return err
+	}
+	r.in.mu.Lock()
+	r.session.control = c
+	r.in.mu.Unlock()
+	return nil
+}

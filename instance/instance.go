@@ -1,0 +1,258 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/emit"
+	"github.com/osqvisor/osqvisor/internal/thriftconn"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// extensionName is what osqueryd knows our extension and its plugins by.
+const extensionName = "osqvisor"
+
+// Instance is one osqueryd identity, living through many runs. It owns its
+// extension, its process, its connections, its health and its stats. All methods
+// are safe for concurrent use, and may be called from tables, transports, observers and
+// health checkers, except that Run, Close and Ship must not be called from those of the
+// same instance, which would wait for themselves; nor must what other methods name.
+type Instance struct {
+	o       *options
+	paths   paths
+	log     *slog.Logger
+	rec     *stats.Recorder
+	emitter *emit.Emitter
+	ext     *extension.Extension
+	queries *thriftconn.QueryQueue
+	asks    chan ask // requests to the goroutine of the current run
+
+	shipping chan struct{} // holds a token while somebody ships
+	ended    chan struct{} // closed by Close
+	use      use
+	checker  hostChecker
+
+	tablesAsked atomic.Uint64 // counts the calls of SetTables
+
+	mu      sync.Mutex
+	running bool
+	closed  bool
+	binary  Binary
+	current *run          // nil between runs
+	changed chan struct{} // closed and made anew whenever readiness changes
+}
+
+// New makes an instance and its extension. It checks every option and reports
+// all mistakes at once, each as an *OptionError; it makes the instance's
+// directory, and it runs the binary to learn its version, unless
+// WithCheckedBinary is given. It starts nothing else.
+func New(id string, opts ...Option) (*Instance, error) {
+	o := defaults(id)
+	for i, opt := range opts {
+		if opt == nil {
+			o.problem(optionErrorf("New", "option %d is nil", i))
+			continue
+		}
+		opt(o)
+	}
+	binary, err := o.check()
+	if err != nil {
+		return nil, fmt.Errorf("instance %q: %w", id, err)
+	}
+	rec, err := o.recorder()
+	if err != nil {
+		return nil, fmt.Errorf("instance %q: %w", id, err)
+	}
+	in := &Instance{
+		o: o, paths: o.layout(), binary: binary,
+		log:      o.logger.With("instance", id),
+		rec:      rec,
+		asks:     make(chan ask),
+		shipping: make(chan struct{}, 1), ended: make(chan struct{}),
+		use: newUse(), checker: newHostChecker(),
+		changed: make(chan struct{}),
+	}
+	in.emitter = emit.New(context.Background(), 0, append([]stats.Observer{in.rec}, o.observers...)...)
+	in.queries = in.newQueryQueue()
+	if in.ext, err = in.newExtension(); err != nil {
+		return nil, fmt.Errorf("instance %q: %w", id, err)
+	}
+	return in, nil
+}
+
+// check holds all that can be known before a start.
+func (o *options) check() (Binary, error) {
+	errs := []error{o.validate(), o.checkExtension()}
+	errs = append(errs, o.checkPaths()...)
+	flagErrs := o.checkFlags()
+	errs = append(errs, flagErrs...)
+	b, err := o.checkedBinary()
+	switch {
+	case errors.Is(err, errNotTried):
+	case err != nil:
+		errs = append(errs, &OptionError{Option: "WithBinary", Err: err})
+	case len(flagErrs) == 0: // a refused flag may do anything, so none is tried
+		errs = append(errs, o.askFlags(context.Background(), b))
+	}
+	return b, errors.Join(errs...)
+}
+
+// errNotTried stands for a mistake that is told of elsewhere.
+var errNotTried = errors.New("not tried")
+
+func (o *options) checkedBinary() (Binary, error) {
+	if o.binaryTimeout <= 0 {
+		return Binary{}, errNotTried
+	}
+	if o.checked != nil && o.checked.Version != "" && o.checked.unchanged() {
+		return *o.checked, nil
+	}
+	return checkBinary(context.Background(), o.binary, o.binaryTimeout)
+}
+
+// recorder gives the predecessor's, or a new one.
+func (o *options) recorder() (*stats.Recorder, error) {
+	old := o.predecessor
+	o.predecessor = nil // or instances would keep all that were before them in memory
+	if old != nil && old.o.id == o.id {
+		return old.rec, nil
+	}
+	return stats.NewRecorder(o.id, stats.WithHistory(o.history))
+}
+
+// ID gives the instance's id.
+func (in *Instance) ID() string { return in.o.id }
+
+// Directory gives the instance's own directory.
+func (in *Instance) Directory() string { return in.paths.dir }
+
+// Socket gives the path of osqueryd's extension socket. Whoever can open it can
+// read the node key and change the config: it is a secret.
+func (in *Instance) Socket() string { return in.paths.socket }
+
+// Binary gives the osqueryd that the next run starts, or the current one started.
+func (in *Instance) Binary() Binary {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.binary
+}
+
+// Snapshot gives the instance's state, counters and newest runs. It is a copy.
+func (in *Instance) Snapshot() stats.Snapshot { return in.rec.Snapshot() }
+
+// Record hands an event about the instance to its recorder and observers, in
+// order with its own. It is for whoever supervises the instance.
+func (in *Instance) Record(ctx context.Context, e stats.Event) {
+	in.emitter.Emit(ctx, e)
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.wake() // it may have been parked, which ends WaitReady
+}
+
+// Close gives back what the instance holds between runs. It fails with
+// ErrRunning while a run or a Ship is under way, and does nothing the second time. After
+// it returned nil, no observer is called. It waits for observers that run, under ctx.
+func (in *Instance) Close(ctx context.Context) error {
+	if first, err := in.shut(); !first {
+		return err
+	}
+	return errors.Join(in.queries.Close(), in.ext.Close(), in.emitter.Close(ctx))
+}
+
+// shut lets nothing start any more, and wakes who waits.
+func (in *Instance) shut() (first bool, err error) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	busy := fmt.Errorf("instance %q: %w", in.o.id, ErrRunning)
+	switch {
+	case in.closed:
+		return false, nil
+	case in.running:
+		return false, busy
+	}
+	select {
+	case in.shipping <- struct{}{}: // kept for good
+	default:
+		return false, busy
+	}
+	in.closed = true
+	close(in.ended)
+	in.wake()
+	return true, nil
+}
+
+// node says who is asking.
+func (in *Instance) node() extension.Node {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	n := extension.Node{
+		Instance:       in.o.id,
+		OsqueryVersion: in.binary.Version,
+		HostIdentifier: in.o.hostID,
+		Labels:         maps.Clone(in.o.labels),
+	}
+	if in.current != nil {
+		n.Run = in.current.id
+	}
+	return n
+}
+
+// head begins an event of now.
+func (in *Instance) head() stats.Head {
+	h := stats.Head{Time: time.Now(), Instance: in.o.id}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.current != nil {
+		h.Run = in.current.id
+	}
+	return h
+}
+
+func (in *Instance) emit(e stats.Event) { in.emitter.Emit(context.Background(), e) }
+
+func (in *Instance) newExtension() (*extension.Extension, error) {
+	opts := []extension.Option{
+		extension.WithName(extensionName),
+		extension.WithNode(in.node),
+		extension.WithDir(in.paths.dir),
+		extension.WithLogger(in.log),
+		extension.WithEmit(in.emit),
+		extension.WithHead(in.head),
+		extension.WithCounters(in.rec.Counters()),
+		extension.WithHostDetails(in.hostDetails),
+		extension.WithDiscovery(in.discover),
+		extension.WithLateConfig(in.pushLate),
+		extension.WithDrain(0),         // the stop of a run drains, and bounds it
+		extension.WithDeferredQueues(), // two instances of one directory take turns; see use
+	}
+	return extension.New(append(opts, in.o.hostExtension()...)...)
+}
+
+// hostExtension is what the host says of the extension.
+func (o *options) hostExtension() []extension.Option {
+	opts := []extension.Option{extension.WithTables(o.tables...)}
+	if o.transport != nil {
+		opts = append(opts, extension.WithTransport(o.transport))
+	}
+	return append(opts, o.extOpts...)
+}
+
+// checkExtension holds the host's options against the extension's own rules.
+func (o *options) checkExtension() error {
+	opts := []extension.Option{
+		extension.WithDir(os.TempDir()), // checked elsewhere
+		extension.WithNode(func() extension.Node { return extension.Node{Instance: o.id} }),
+	}
+	if err := extension.Check(append(opts, o.hostExtension()...)...); err != nil {
+		return &OptionError{Option: "WithExtension, WithTables", Err: err}
+	}
+	return nil
+}

@@ -1,0 +1,138 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// Option sets one thing about an Instance. Options are applied in order; a
+// later one wins over an earlier one, except for those that say they add.
+type Option func(*options)
+
+// HealthChecker is a host's own test of an instance. It is called after the
+// instance's own checks passed, one call at a time, and must return when its
+// context ends; the context ends after the health timeout. An error counts as a
+// failed check. It may call Query on the instance; PushConfig and SetTables would wait for
+// its own end. One that does not return holds up the run's end by WithKillTimeout, no more.
+type HealthChecker func(ctx context.Context, in *Instance) error
+
+// Gate bounds how many instances start at once. It is called before a process is
+// spawned and blocks until the start may go on, or ctx ends; release is called
+// once, when the instance is ready or its start has failed.
+type Gate func(ctx context.Context) (release func(), err error)
+
+type options struct {
+	id string
+
+	binary  string
+	checked *Binary
+	root    string
+	dir     string
+	socket  string
+
+	transport extension.Transport
+	tables    []extension.Table
+	extOpts   []extension.Option
+
+	flags    map[string]string
+	env      []string
+	watchdog Watchdog
+	labels   map[string]string
+	hostID   string
+
+	distributed        time.Duration
+	configRefresh      time.Duration
+	extensionsTimeout  time.Duration
+	startTimeout       time.Duration
+	replaceTimeout     time.Duration
+	registerTimeout    time.Duration
+	stopGrace          time.Duration
+	killTimeout        time.Duration
+	drain              time.Duration
+	binaryTimeout      time.Duration
+	healthInterval     time.Duration
+	healthDelay        *time.Duration // nil: as healthInterval
+	healthTimeout      time.Duration
+	healthFailures     int
+	healthChecker      HealthChecker
+	queryTimeout       time.Duration
+	abandonedQueryWait time.Duration
+	stderrLines        int
+	history            int
+
+	logger      *slog.Logger
+	observers   []stats.Observer
+	gate        Gate
+	predecessor *Instance
+
+	clock               clock
+	noParentDeathSignal bool
+	problems            []error
+}
+
+// The defaults. Each belongs to the option that its comment names.
+const (
+	DefaultStartTimeout       = 60 * time.Second // WithStartTimeout
+	DefaultExtensionsTimeout  = 20 * time.Second // WithExtensionsTimeout
+	DefaultReplaceTimeout     = 90 * time.Second // WithReplaceTimeout
+	DefaultRegisterTimeout    = 10 * time.Second // WithRegisterTimeout
+	DefaultStopGrace          = 20 * time.Second // WithStopGrace
+	DefaultKillTimeout        = 5 * time.Second  // WithKillTimeout
+	DefaultDrain              = 2 * time.Second  // WithDrain
+	DefaultBinaryTimeout      = 10 * time.Second // WithBinaryTimeout
+	DefaultHealthInterval     = 10 * time.Second // WithHealth
+	DefaultHealthTimeout      = 5 * time.Second  // WithHealth
+	DefaultHealthFailures     = 3                // WithHealth
+	DefaultQueryTimeout       = 60 * time.Second // WithQueryTimeout
+	DefaultAbandonedQueryWait = 5 * time.Second  // WithAbandonedQueryWait
+	DefaultConfigRefresh      = 5 * time.Minute  // WithConfigRefresh
+	DefaultDistributed        = 60 * time.Second // WithDistributed
+	DefaultStderrLines        = 40               // WithStderrTail
+	DefaultHistory            = 16               // WithHistory
+)
+
+func defaults(id string) *options {
+	return &options{
+		id:                 id,
+		flags:              map[string]string{},
+		labels:             map[string]string{},
+		distributed:        DefaultDistributed,
+		configRefresh:      DefaultConfigRefresh,
+		extensionsTimeout:  DefaultExtensionsTimeout,
+		startTimeout:       DefaultStartTimeout,
+		replaceTimeout:     DefaultReplaceTimeout,
+		registerTimeout:    DefaultRegisterTimeout,
+		stopGrace:          DefaultStopGrace,
+		killTimeout:        DefaultKillTimeout,
+		drain:              DefaultDrain,
+		binaryTimeout:      DefaultBinaryTimeout,
+		healthInterval:     DefaultHealthInterval,
+		clock:              systemClock(),
+		healthTimeout:      DefaultHealthTimeout,
+		healthFailures:     DefaultHealthFailures,
+		queryTimeout:       DefaultQueryTimeout,
+		abandonedQueryWait: DefaultAbandonedQueryWait,
+		stderrLines:        DefaultStderrLines,
+		history:            DefaultHistory,
+		logger:             slog.New(slog.DiscardHandler),
+	}
+}
+
+func (o *options) problem(err error) { o.problems = append(o.problems, err) }
+
+func (o *options) validate() error {
+	errs := o.problems
+	if err := CheckID(o.id); err != nil {
+		errs = append(errs, &OptionError{Option: "id", Err: err})
+	}
+	errs = append(errs, o.checkDurations()...)
+	errs = append(errs, o.checkCounts()...)
+	errs = append(errs, o.watchdog.check()...)
+	errs = append(errs, o.checkEnv()...)
+	return errors.Join(errs...)
+}

@@ -1,0 +1,162 @@
+package instance_test
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+)
+
+// refused makes an instance that must not come to be, and gives its mistakes.
+func refused(t *testing.T, id string, opts ...instance.Option) string {
+	t.Helper()
+	in, err := instance.New(id, opts...)
+	if err == nil {
+		_ = in.Close(patient(t))
+		t.Fatal("New took it")
+	}
+	var mistake *instance.OptionError
+	if !errors.As(err, &mistake) || mistake.Option == "" || mistake.Unwrap() == nil {
+		t.Errorf("no OptionError in: %v", err)
+	}
+	return err.Error()
+}
+
+func wantTexts(t *testing.T, got string, texts ...string) {
+	t.Helper()
+	for _, text := range texts {
+		if !strings.Contains(got, text) {
+			t.Errorf("%q is not in:\n%s", text, got)
+		}
+	}
+}
+
+func TestBadOptions(t *testing.T) {
+	t.Parallel()
+	fake := osquerydtest.Start(t)
+	base := root(t)
+	good := []instance.Option{instance.WithBinary(fake.Path()), instance.WithRoot(base)}
+	file := filepath.Join(base, "file")
+	if err := os.WriteFile(file, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]struct {
+		id   string
+		opts []instance.Option
+		want []string
+	}{
+		"empty id":     {"", nil, []string{"id: ", "empty"}},
+		"long id":      {strings.Repeat("a", 65), nil, []string{"id: ", "65 bytes", "at most 64"}},
+		"path as id":   {"../x", nil, []string{"id: ", "'/'"}},
+		"dots as id":   {"..", nil, []string{"id: ", "must begin and end"}},
+		"device as id": {"con.x", nil, []string{"id: ", "device on Windows"}},
+
+		"no root":             {"a", []instance.Option{instance.WithRoot("")}, []string{"WithRoot: no directory is given"}},
+		"relative root":       {"a", []instance.Option{instance.WithRoot("x/y")}, []string{`WithRoot: "x/y" is relative`}},
+		"root is a file":      {"a", []instance.Option{instance.WithRoot(file)}, []string{"WithRoot: " + file, "not a directory"}},
+		"relative directory":  {"a", []instance.Option{instance.WithDirectory("x")}, []string{`WithDirectory: "x" is relative`}},
+		"directory is a file": {"a", []instance.Option{instance.WithDirectory(file)}, []string{"WithDirectory: " + file, "not a directory"}},
+
+		"no binary":       {"a", []instance.Option{instance.WithBinary("")}, []string{"WithBinary: ", "no path is given"}},
+		"relative binary": {"a", []instance.Option{instance.WithBinary("osqueryd")}, []string{"WithBinary: ", "relative"}},
+
+		"nil option":    {"a", []instance.Option{nil}, []string{"option 2 is nil"}},
+		"nil transport": {"a", []instance.Option{instance.WithTransport(nil)}, []string{"WithTransport: the transport is nil"}},
+		"nil logger":    {"a", []instance.Option{instance.WithLogger(nil)}, []string{"WithLogger: the logger is nil"}},
+		"nil observer":  {"a", []instance.Option{instance.WithObserver(nil)}, []string{"WithObserver: the observer is nil"}},
+		"nil table":     {"a", []instance.Option{instance.WithTables(nil)}, []string{"WithTables"}},
+
+		"fraction of a second": {"a", []instance.Option{instance.WithConfigRefresh(1500 * time.Millisecond)}, []string{"WithConfigRefresh: 1.5s is not a whole number of seconds"}},
+		"negative delay":       {"a", []instance.Option{instance.WithHealthDelay(-1)}, []string{"WithHealthDelay: -1ns is out of range"}},
+		"no failures":          {"a", []instance.Option{instance.WithHealth(time.Second, time.Second, 0)}, []string{"WithHealth: failures: 0 is out of range"}},
+		"history":              {"a", []instance.Option{instance.WithHistory(-1)}, []string{"WithHistory: -1 is out of range"}},
+		"stderr":               {"a", []instance.Option{instance.WithStderrTail(0)}, []string{"WithStderrTail: 0 is out of range"}},
+		"memory":               {"a", []instance.Option{instance.WithWatchdog(instance.Watchdog{MemoryMB: -1})}, []string{"WithWatchdog: MemoryMB: -1 is out of range"}},
+		"limits of nothing":    {"a", []instance.Option{instance.WithWatchdog(instance.Watchdog{Disabled: true, CPUPercent: 5})}, []string{"WithWatchdog: Disabled"}},
+		"environment":          {"a", []instance.Option{instance.WithEnv("OSQUERY_WORKER=1", "x")}, []string{"WithEnv: OSQUERY_WORKER", `WithEnv: "x" is not of the form`}},
+
+		"relative socket": {"a", []instance.Option{instance.WithSocket("x")}, []string{`WithSocket: "x" is relative`}},
+		"long socket":     {"a", []instance.Option{instance.WithSocket(filepath.Join(base, strings.Repeat("s", 98)))}, []string{"WithSocket: ", "at most 97"}},
+		"open socket":     {"a", []instance.Option{instance.WithSocket("/usr/lib/s")}, []string{"WithSocket: ", "open to other users"}},
+	}
+	for name, tt := range tests {
+		t.Run(name, func(t *testing.T) {
+			wantTexts(t, refused(t, tt.id, append(append([]instance.Option{}, good...), tt.opts...)...), tt.want...)
+		})
+	}
+}
+
+func TestDurationsOutOfRange(t *testing.T) {
+	t.Parallel()
+	fake := osquerydtest.Start(t)
+	const long = 1000 * time.Hour
+	wantTexts(t, refused(t, "a", instance.WithBinary(fake.Path()), instance.WithRoot(root(t)),
+		instance.WithDistributed(long), instance.WithConfigRefresh(-time.Second), instance.WithExtensionsTimeout(0),
+		instance.WithStartTimeout(0), instance.WithReplaceTimeout(long), instance.WithRegisterTimeout(-1),
+		instance.WithStopGrace(-1), instance.WithKillTimeout(0), instance.WithDrain(-1), instance.WithBinaryTimeout(0),
+		instance.WithHealth(0, 0, 1001), instance.WithQueryTimeout(0), instance.WithAbandonedQueryWait(-1),
+	), "WithDistributed: 1000h0m0s is out of range; it must be from 0s to 24h0m0s", "WithConfigRefresh: ", "WithExtensionsTimeout: ",
+		"WithStartTimeout: ", "WithReplaceTimeout: ", "WithRegisterTimeout: ", "WithStopGrace: ", "WithKillTimeout: ",
+		"WithDrain: ", "WithBinaryTimeout: ", "WithHealth: interval: ", "WithHealth: timeout: ", "WithHealth: failures: ",
+		"WithQueryTimeout: ", "WithAbandonedQueryWait: ")
+}
+
+// All mistakes come at once.
+func TestAllMistakesAtOnce(t *testing.T) {
+	t.Parallel()
+	got := refused(t, "a/b", instance.WithBinary("/no/such/osqueryd"), instance.WithRoot("relative"), instance.WithTransport(nil),
+		instance.WithFlag("pidfile", "x"), instance.WithStopGrace(-1), instance.WithTables(nil), nil)
+	wantTexts(t, got, "id: ", "WithBinary: ", "WithRoot: ", "WithTransport: ", "WithFlag: pidfile", "WithStopGrace: ", "WithTables: table 1", "option 6 is nil")
+}
+
+func TestSDKFlagsAreRefused(t *testing.T) {
+	t.Parallel()
+	fake := osquerydtest.Start(t)
+	owned, never := instance.SDKFlags()
+	opts := []instance.Option{instance.WithBinary(fake.Path()), instance.WithRoot(root(t))}
+	var want []string
+	for _, name := range append(owned, never...) {
+		opts = append(opts, instance.WithFlag(name, "x"))
+		want = append(want, "WithFlag: "+name+" ")
+	}
+	for _, name := range []string{"pidfile", "database_path", "extensions_socket", "logger_plugin", "config_plugin", "D", "S", "force"} {
+		if !strings.Contains(strings.Join(want, ""), "WithFlag: "+name+" ") {
+			t.Errorf("%s may be set by the host", name)
+		}
+	}
+	opts = append(opts, instance.WithFlag("--verbose", "true"), instance.WithFlag("", "x"), instance.WithFlag("a b", "x"), instance.WithFlag("pack_delimiter", ":"))
+	want = append(want, `WithFlag: "--verbose": give the name without dashes`, "WithFlag: the name is empty", `WithFlag: "a b"`, "WithFlag: pack_delimiter: a colon")
+	wantTexts(t, refused(t, "a", opts...), want...)
+}
+
+// Flags are tried on the binary itself, together with one that no osqueryd has, so
+// that it reports its objections and exits before it starts anything.
+func TestFlagsAreTriedOnTheBinary(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, binary string) {
+		dir := root(t)
+		got := refused(t, "a", instance.WithBinary(binary), instance.WithRoot(dir),
+			instance.WithFlag("no_such_flag", "1"), instance.WithFlag("another_one", ""), instance.WithFlag("schedule_timeout", "xyz"),
+			instance.WithFlag("verbose", "true"))
+		wantTexts(t, got, "WithFlag: no_such_flag is not a flag of osqueryd 5.", "WithFlag: another_one is not a flag", "WithFlag: illegal value 'xyz'", "schedule_timeout")
+		if strings.Contains(got, "verbose") || strings.Contains(got, "probe") {
+			t.Errorf("a good flag, or the probe's own, is told of: %s", got)
+		}
+		in, err := instance.New("a", instance.WithBinary(binary), instance.WithRoot(dir), instance.WithFlag("verbose", "true"), instance.WithFlag("disable_tables", "users"))
+		if err != nil {
+			t.Fatalf("good flags are refused: %v", err)
+		}
+		if err := in.Close(patient(t)); err != nil {
+			t.Error(err)
+		}
+		entries, err := os.ReadDir(filepath.Join(dir, "a"))
+		if err != nil || len(entries) != 0 {
+			t.Errorf("the checks left %v behind (%v)", entries, err)
+		}
+	})
+}

@@ -1,0 +1,139 @@
+package instance
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// maxSocketPath leaves room, within the 103 bytes that macOS allows a socket's
+// path, for the number that osqueryd appends for an extension's own socket.
+const maxSocketPath = 97
+
+// paths is where the files of an instance are.
+type paths struct {
+	dir          string // the instance's own, 0700
+	database     string
+	pidfile      string
+	logs         string // osqueryd's logger_path, for plugins that write files
+	lease        string
+	lock         string
+	socket       string
+	socketDir    string // the directory of the socket; empty for a named pipe
+	ownSocketDir bool   // it is outside of dir, and the SDK's own: it goes with the run
+}
+
+func (o *options) layout() paths {
+	dir := o.dir
+	if dir == "" {
+		dir = filepath.Join(o.root, o.id)
+	}
+	p := paths{
+		dir:      dir,
+		database: filepath.Join(dir, "osquery.db"),
+		pidfile:  filepath.Join(dir, "osqueryd.pid"),
+		logs:     filepath.Join(dir, "logs"),
+		lease:    filepath.Join(dir, "lease.json"),
+		lock:     filepath.Join(dir, "lock"),
+	}
+	p.socket, p.socketDir = o.socketPath(dir)
+	p.ownSocketDir = o.socket == "" && p.socketDir != "" && filepath.Dir(p.socketDir) != dir
+	return p
+}
+
+// shortID stands for a directory where its path would be too long.
+func shortID(dir string) string {
+	sum := sha256.Sum256([]byte(dir))
+	return hex.EncodeToString(sum[:6])
+}
+
+// checkPaths holds what can be known of the directories before the first run. It
+// makes the instance's directory, since nothing else tells whether it can be made.
+func (o *options) checkPaths() []error {
+	option, base := "WithRoot", o.root
+	switch {
+	case o.dir != "":
+		option, base = "WithDirectory", o.dir
+	case o.root == "":
+		return []error{optionErrorf("WithRoot", "no directory is given; name one for the instance to keep its data in")}
+	}
+	if !filepath.IsAbs(base) {
+		return []error{optionErrorf(option, "%q is relative; give an absolute path", base)}
+	}
+	if o.dir == "" {
+		if err := makeDir(o.root, false); err != nil {
+			return []error{&OptionError{Option: option, Err: err}}
+		}
+	}
+	if CheckID(o.id) != nil {
+		return nil // said already, and not to be made a directory of
+	}
+	var errs []error
+	p := o.layout()
+	if err := makeDir(p.dir, true); err != nil {
+		errs = append(errs, &OptionError{Option: option, Err: err})
+	}
+	if err := o.checkSocket(p); err != nil {
+		errs = append(errs, &OptionError{Option: "WithSocket", Err: err})
+	}
+	return errs
+}
+
+// CheckRoot says whether dir can be a root: absolute, of this user, a directory that
+// can be written to. It is made, 0700, if it is not there.
+func CheckRoot(dir string) error {
+	if !filepath.IsAbs(dir) {
+		return fmt.Errorf("%q is relative; give an absolute path", dir)
+	}
+	return makeDir(dir, false)
+}
+
+// makeDir makes dir, 0700, or checks that it is a directory of ours that can be
+// written to. Private ones are closed to others.
+func makeDir(dir string, private bool) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("%s cannot be made: %w", dir, reason(err))
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return fmt.Errorf("%s: %w", dir, reason(err))
+	}
+	if private && info.Mode()&fs.ModeSymlink != 0 {
+		return fmt.Errorf("%s is a symbolic link; give the directory itself", dir)
+	}
+	if info, err = os.Stat(dir); err != nil {
+		return fmt.Errorf("%s: %w", dir, reason(err))
+	}
+	if err := checkDirOwner(dir, info); err != nil {
+		return err
+	}
+	if private && info.Mode().Perm()&0o077 != 0 {
+		if err := os.Chmod(dir, 0o700); err != nil {
+			return fmt.Errorf("%s is open to others and cannot be closed: %w", dir, reason(err))
+		}
+	}
+	return checkWritable(dir)
+}
+
+// checkWritable makes a file, because modes alone do not tell: read-only mounts,
+// quotas and access lists have their say.
+func checkWritable(dir string) error {
+	f, err := os.CreateTemp(dir, ".osqvisor-*")
+	if err != nil {
+		return fmt.Errorf("%s cannot be written to: %w", dir, reason(err))
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+// reason is the cause in a path error, whose path is in our text already.
+func reason(err error) error {
+	var pe *fs.PathError
+	if errors.As(err, &pe) {
+		return pe.Err
+	}
+	return err
+}

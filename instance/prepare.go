@@ -1,0 +1,136 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/osqvisor/osqvisor/internal/process"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// prepare makes everything ready for a spawn: the directory is ours alone, no
+// process of an earlier host is left, and the binary is the one that was checked.
+func (r *run) prepare(ctx context.Context) error {
+	if err := r.in.enter(ctx); err != nil {
+		return err
+	}
+	r.entered = true
+	r.stopShipping = r.in.shipForRun(ctx)
+	if err := r.reclaim(ctx); err != nil {
+		return err
+	}
+	if err := r.makeDirectories(); err != nil {
+		return fmt.Errorf("%w: %w", errDirectory, err)
+	}
+	return r.checkBinary(ctx)
+}
+
+// reclaim ends what a host that was killed left behind, before the database is touched.
+func (r *run) reclaim(ctx context.Context) error {
+	began := time.Now()
+	report, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.o.killTimeout, Logger: r.log})
+	if len(report.Killed) > 0 {
+		var pids []int
+		for _, id := range report.Killed {
+			pids = append(pids, id.PID)
+		}
+		r.in.emit(stats.LeftoverCleaned{Head: r.in.head(), PIDs: pids, Took: time.Since(began)})
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	default:
+		return fmt.Errorf("%w: %w", errLeftover, err)
+	}
+}
+
+func (r *run) makeDirectories() error {
+	p := r.in.paths
+	if err := makeDir(p.logs, true); err != nil {
+		return err
+	}
+	removeSockets(p)
+	if r.o.socket == "" {
+		if err := makeSocketDir(p); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// checkBinary looks at the file again, because it may have been replaced since.
+func (r *run) checkBinary(ctx context.Context) error {
+	b := r.in.Binary()
+	if b.unchanged() {
+		return nil
+	}
+	b, err := checkBinary(ctx, b.Path, r.o.binaryTimeout)
+	if err != nil {
+		return err
+	}
+	if err := r.o.askFlags(ctx, b); err != nil {
+		return fmt.Errorf("%w: %w", errFlags, err)
+	}
+	r.in.mu.Lock()
+	r.in.binary = b
+	r.in.mu.Unlock()
+	return nil
+}
+
+// spawn starts osqueryd and notes it in the lease.
+func (r *run) spawn(ctx context.Context) error {
+	p, b := r.in.paths, r.in.Binary()
+	env := lastWins(append(process.CleanEnv(os.Environ()), r.o.env...))
+	proc, err := process.Start(ctx, process.Spec{
+		Path: b.Path, Args: r.o.argv(p, extensionName, b), Env: env, Dir: p.dir,
+		RunID: r.id, Output: r.words.take,
+		NoParentDeathSignal: r.o.noParentDeathSignal, NoTether: r.o.noParentDeathSignal,
+	})
+	if err != nil {
+		return err
+	}
+	r.spawned = time.Now()
+	r.in.mu.Lock()
+	r.proc = proc
+	r.in.mu.Unlock()
+	r.in.emit(stats.ProcessStarted{Head: r.in.head(), PID: proc.PID()})
+	if err := r.writeLease(); err != nil {
+		return fmt.Errorf("%w: the lease could not be written: %w", errDirectory, err)
+	}
+	return nil
+}
+
+// lastWins keeps the last of several variables of one name, because a program that
+// is handed all of them takes the first.
+func lastWins(env []string) []string {
+	seen := map[string]bool{}
+	var out []string
+	for _, kv := range slices.Backward(env) {
+		name, _, _ := strings.Cut(kv, "=")
+		if name != "" && seen[name] {
+			continue
+		}
+		seen[name] = true
+		out = append(out, kv)
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// writeLease notes who runs, for the next host to find should this one be killed.
+func (r *run) writeLease() error {
+	host, err := process.Identify(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return process.WriteLease(r.in.paths.lease, process.Lease{
+		Identity: r.proc.Identity(), PGID: r.proc.PID(), Binary: r.in.Binary().Path, RunID: r.proc.RunID(),
+		Socket: r.in.paths.socket, Started: r.spawned, Host: host,
+	})
+}

@@ -1,0 +1,228 @@
+package instance
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"github.com/osqvisor/osqvisor/internal/glog"
+	"github.com/osqvisor/osqvisor/internal/process"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// Reasons for which we end a run ourselves.
+var (
+	errStartTimeout = errors.New("osqueryd was not ready in time")
+	errUnhealthy    = errors.New("osqueryd is unhealthy")
+	errLeftover     = errors.New("an earlier osqueryd of this instance would not end")
+	errDirectory    = errors.New("the instance's directory cannot be used")
+	errFlags        = errors.New("the flags cannot be used")
+	errExited       = errors.New("osqueryd ended")
+	errPanic        = errors.New("code of the host panicked")
+)
+
+// run is one lifetime of an osqueryd. Its methods are called by the goroutine
+// that called Run and by no other, except where they say so.
+type run struct {
+	in      *Instance
+	o       *options
+	id      string
+	log     *slog.Logger
+	started time.Time
+	phase   stats.Phase
+
+	proc     *process.Process
+	spawned  time.Time
+	words    *words
+	session  *session // guarded by in.mu against readers elsewhere
+	health   health
+	sessions int
+
+	release      func() // gives the start's place back; nil when it has none
+	stopShipping func() // ends this run's shipping; nil when it has none
+	entered      bool   // the directory is held
+	tablesHave   uint64 // the value of in.tablesAsked that osqueryd has the tables of
+
+	ready bool // guarded by in.mu
+	over  bool // no more ready; guarded by in.mu
+}
+
+// Run is one lifetime of osqueryd: it returns when osqueryd is gone and every
+// process, goroutine, socket and file of the run with it. It returns nil when ctx
+// ended, however osqueryd took it, and an *ExitError when the run ended by itself. A
+// second call at the same time fails with ErrRunning; after it returned, it may
+// be called again. After Close it fails with ErrClosed.
+func (in *Instance) Run(ctx context.Context) error {
+	if err := in.begin(); err != nil {
+		return err
+	}
+	defer in.end()
+	r := in.newRun()
+	in.setCurrent(r)
+	defer in.setCurrent(nil)
+	err := r.live(ctx)
+	return r.finish(ctx, err)
+}
+
+func (in *Instance) newRun() *run {
+	id := newRunID()
+	log := in.log.With("run", id)
+	return &run{
+		in: in, o: in.o, id: id, log: log, started: time.Now(), phase: stats.PhasePrepare,
+		words: newWords(in, log, glog.NewTail(in.o.stderrLines, 64<<10)),
+	}
+}
+
+// newRunID gives 8 random bytes in hex: unique enough to tell runs apart for ever.
+func newRunID() string {
+	b := make([]byte, 8)
+	_, _ = rand.Read(b) // it never fails, says its documentation
+	return hex.EncodeToString(b)
+}
+
+// live takes the run through its phases and returns why it left the last one.
+func (r *run) live(ctx context.Context) error {
+	if err := r.gate(ctx); err != nil {
+		return err
+	}
+	defer r.releaseGate()
+	r.in.queries.Suspend() // from here on a query waits for ready instead of failing
+	r.in.emit(stats.RunStarting{Head: r.in.head(), Binary: r.o.binary, Version: r.in.Binary().Version})
+	for _, step := range []struct {
+		phase stats.Phase
+		do    func(context.Context) error
+	}{
+		{stats.PhasePrepare, r.prepare},
+		{stats.PhaseSpawn, r.spawn},
+		{stats.PhaseConnect, r.start},
+		{stats.PhaseServe, r.serve},
+	} {
+		r.phase = step.phase
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := step.do(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// gate waits for this start's turn, when somebody counts them.
+func (r *run) gate(ctx context.Context) error {
+	if r.o.gate == nil {
+		return ctx.Err()
+	}
+	release, err := r.in.askGate(ctx)
+	if err != nil {
+		return err
+	}
+	r.release = sync.OnceFunc(release)
+	return nil
+}
+
+// askGate calls the host's gate and contains it.
+func (in *Instance) askGate(ctx context.Context) (release func(), err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			in.caughtPanicIn("gate", v, debug.Stack())
+			err = fmt.Errorf("%w: the host's gate: %v", errPanic, v)
+		}
+	}()
+	if release, err = in.o.gate(ctx); release == nil {
+		release = func() {}
+	}
+	return release, err
+}
+
+func (r *run) releaseGate() {
+	if r.release != nil {
+		r.release()
+	}
+}
+
+// finish stops whatever is left, says why the run ended and gives Run's result.
+func (r *run) finish(ctx context.Context, err error) error {
+	asked := ctx.Err() != nil // decided by our own context, never by an error
+	phase := r.phase
+	exit := r.stop(asked)
+	if asked {
+		r.in.emit(stats.RunEnded{
+			Head: r.in.head(), Phase: phase, Cause: stats.CauseRequested, PID: r.pid(),
+			Code: exit.code, Signal: exit.signal, Uptime: exit.uptime,
+		})
+		return nil
+	}
+	e := r.explain(phase, err, exit)
+	r.in.emit(stats.RunEnded{
+		Head: r.in.head(), Phase: phase, Cause: e.Cause, PID: r.pid(), Code: e.Code, Signal: e.Signal,
+		Uptime: e.Uptime, Err: e, Stderr: e.Stderr, Hint: e.Hint,
+	})
+	return e
+}
+
+// exit is how osqueryd left.
+type exit struct {
+	code   int
+	signal string
+	uptime time.Duration
+	ours   bool // we ended it
+}
+
+// explain turns what is known into one cause: our own reason if we ended it,
+// else osqueryd's own words, else how it left.
+func (r *run) explain(phase stats.Phase, err error, x exit) *ExitError {
+	e := &ExitError{
+		Instance: r.o.id, Run: r.id, Phase: phase, Code: x.code, Signal: x.signal,
+		Uptime: x.uptime, Stderr: r.words.tail.Lines(), Cause: stats.CauseUnknown,
+	}
+	if !errors.Is(err, errExited) {
+		e.Err = err
+		e.Cause = causeFromError(err)
+	}
+	if e.Cause == stats.CauseUnknown || e.Cause == stats.CauseStartTimeout {
+		e.Cause = r.causeOfExit(e.Cause, x)
+	}
+	e.Hint = hint(e.Cause)
+	return e
+}
+
+func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
+	said := r.words.cause()
+	switch {
+	case r.proc == nil || x.ours || otherwise != stats.CauseUnknown:
+		if said != stats.CauseUnknown {
+			return said
+		}
+		return otherwise
+	case x.signal != "" && !crash(x.signal): // what it said before did not end it
+		if r.words.outOfMemory() {
+			return stats.CauseOutOfMemory
+		}
+		return stats.CauseSignal
+	case said != stats.CauseUnknown:
+		return said
+	case x.signal != "":
+		return stats.CauseSignal
+	default:
+		return stats.CauseExit
+	}
+}
+
+// crash tells the signals that a program ends itself by.
+func crash(signal string) bool {
+	return signal == "SIGABRT" || signal == "SIGSEGV" || signal == "SIGBUS"
+}
+
+func (r *run) pid() int {
+	if r.proc == nil {
+		return 0
+	}
+	return r.proc.PID()
+}

@@ -1,0 +1,84 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// serve keeps a ready instance ready until it is told to stop, osqueryd exits, or
+// something is wrong that cannot be mended in place.
+func (r *run) serve(ctx context.Context) error {
+	r.health = newHealth(r.o.clock)
+	r.syncTables(ctx)
+	r.readBackFlags(ctx)
+	timer := time.NewTimer(r.o.firstHealth())
+	defer timer.Stop()
+	for {
+		if err := r.serveOne(ctx, timer); err != nil {
+			return err
+		}
+	}
+}
+
+func (r *run) serveOne(ctx context.Context, timer *time.Timer) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-r.proc.Exited():
+		return errExited
+	case <-r.session.sentinel.Lost():
+		return r.replaced(ctx)
+	case ask := <-r.in.asks:
+		err := ask.do(ctx, r)
+		ask.done <- err
+		return nil
+	case <-timer.C:
+		err := r.checkHealth(ctx)
+		timer.Reset(r.o.healthInterval)
+		return err
+	}
+}
+
+// replaced mends the run after the connection to the worker was lost: osqueryd's
+// watcher starts a new one, which waits for our extension and takes everything
+// down if it does not come.
+func (r *run) replaced(ctx context.Context) error {
+	lost, oldPID := time.Now(), r.session.pid
+	r.setReady(false)
+	r.in.queries.Suspend()
+	r.session.hangUp()
+	if r.hasExited() {
+		return errExited
+	}
+	r.in.emit(stats.WorkerLost{Head: r.in.head()})
+	if r.reattach(ctx, lost) {
+		return nil
+	}
+	r.closeSession()
+	waitCtx, cancel := context.WithTimeout(ctx, r.o.replaceTimeout)
+	defer cancel()
+	if err := r.openSession(waitCtx); err != nil {
+		switch {
+		case r.hasExited() || errors.Is(err, errExited):
+			return errExited
+		case ctx.Err() != nil:
+			return ctx.Err()
+		}
+		return fmt.Errorf("%w: no worker came back within %v: %w", errUnhealthy, r.o.replaceTimeout, err)
+	}
+	r.words.ready()
+	r.info(waitCtx)
+	r.setReady(true)
+	r.syncTables(ctx)
+	r.health = newHealth(r.o.clock)
+	if pid := r.session.pid; pid != 0 && pid == oldPID {
+		r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
+		return nil
+	}
+	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.words.takeReason(), Took: time.Since(lost)})
+	return nil
+}

@@ -1,0 +1,150 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/thriftconn"
+)
+
+// extensionVersion is what we tell osqueryd of ourselves; it refuses old ones.
+const extensionVersion = "1"
+
+// session is our standing with one worker: it ends when the worker does, and a
+// new one is made with the next. It belongs to the run's goroutine; only control
+// is used by others too, under the instance's lock.
+type session struct {
+	control  *thriftconn.Conn     // registration, health, options, config push
+	sentinel *thriftconn.Sentinel // its end is the worker's end
+	pid      int                  // of the process that serves the socket
+	// The plugins osqueryd depends on and the host's tables are registered apart,
+	// so that tables can change, or collide, without taking the logger away for a
+	// moment: a result that is logged in that moment would end osqueryd.
+	plugins *registration
+	tables  *registration // nil when there are none
+}
+
+// registration is one entry in osqueryd's list of extensions, and our server for it.
+type registration struct {
+	name    string
+	uuid    int64
+	items   map[string][]string // registry to item names, for verification
+	server  *thriftconn.Server
+	stopped chan struct{} // closed when the server's accept loop has ended
+}
+
+// register makes one registration and listens for osqueryd's calls. A stale entry
+// of the same name, ours from before the connection was lost, is taken away first.
+func (in *Instance) register(ctx context.Context, c *thriftconn.Conn, name string, reg osquery.ExtensionRegistry) (*registration, error) {
+	uuid, err := c.Register(ctx, name, extensionVersion, reg)
+	if thriftconn.IsDuplicate(err) {
+		if err = deregisterName(ctx, c, name); err == nil {
+			uuid, err = c.Register(ctx, name, extensionVersion, reg)
+		}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("registering extension %q: %w", name, err)
+	}
+	g := &registration{name: name, uuid: uuid, items: itemNames(reg), stopped: make(chan struct{})}
+	l, err := thriftconn.Listen(fmt.Sprintf("%s.%d", in.paths.socket, uuid))
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("listening for osqueryd: %w", err), c.Deregister(ctx, uuid))
+	}
+	g.server = thriftconn.NewServer(in.ext, thriftconn.OnPanic(in.caughtPanic), thriftconn.WithServerLogger(in.log))
+	go func() {
+		defer close(g.stopped)
+		_ = g.server.Serve(l) // it ends by Close, or with the listener, which health notices
+	}()
+	return g, nil
+}
+
+// close ends the server and waits for it, bounded by ctx.
+func (g *registration) close(ctx context.Context) {
+	if g == nil {
+		return
+	}
+	_ = g.server.Close(ctx) // who does not return in time is left to itself
+	<-g.stopped             // the listener is closed, which ends the loop
+}
+
+// count is the number of plugins.
+func (g *registration) count() (n int) {
+	if g == nil {
+		return 0
+	}
+	for _, items := range g.items {
+		n += len(items)
+	}
+	return n
+}
+
+// listed looks for the registration in osqueryd's list.
+func (g *registration) listed(list osquery.InternalExtensionList) error {
+	if g == nil {
+		return nil
+	}
+	if info, ok := list[osquery.ExtensionRouteUUID(g.uuid)]; !ok || info.GetName() != g.name {
+		return fmt.Errorf("osqueryd does not list our extension %q (UUID %d)", g.name, g.uuid)
+	}
+	return nil
+}
+
+func deregisterName(ctx context.Context, c *thriftconn.Conn, name string) error {
+	list, err := c.Extensions(ctx)
+	if err != nil {
+		return err
+	}
+	for uuid, info := range list {
+		if info.GetName() != name {
+			continue
+		}
+		if err := c.Deregister(ctx, int64(uuid)); err != nil && !thriftconn.IsNotRegistered(err) {
+			return err
+		}
+	}
+	return nil
+}
+
+func itemNames(reg osquery.ExtensionRegistry) map[string][]string {
+	items := map[string][]string{}
+	for registry, table := range reg {
+		if len(table) > 0 {
+			items[registry] = slices.Sorted(maps.Keys(table))
+		}
+	}
+	return items
+}
+
+// pluginsOf and tablesOf divide the extension's registry into the two registrations.
+func pluginsOf(reg osquery.ExtensionRegistry) osquery.ExtensionRegistry {
+	out := maps.Clone(reg)
+	delete(out, "table")
+	return out
+}
+
+func tablesOf(reg osquery.ExtensionRegistry) osquery.ExtensionRegistry {
+	if len(reg["table"]) == 0 {
+		return nil
+	}
+	return osquery.ExtensionRegistry{"table": reg["table"]}
+}
+
+// callTable asks one of osqueryd's own tables by the extension protocol instead of
+// SQL: it needs none of osqueryd's one SQLite database, so no query is in its way.
+func callTable(ctx context.Context, c *thriftconn.Conn, table string) ([]map[string]string, error) {
+	status, rows, err := c.Call(ctx, "table", table, map[string]string{
+		"action": "generate", "context": `{"constraints":[],"colsUsed":[]}`,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if status.Code != 0 {
+		return nil, fmt.Errorf("osqueryd's table %s: %s", table, status.Message)
+	}
+	return rows, nil
+}

@@ -1,0 +1,59 @@
+package instance
+
+import (
+	"context"
+	"fmt"
+)
+
+// Ship delivers what is queued until ctx ends, whether or not osqueryd runs.
+// Run does so by itself for as long as it lasts; a supervisor that calls Ship
+// as well keeps deliveries going between runs and while the instance is parked, and
+// keeps the instance's directory meanwhile. While somebody else ships, a run
+// included, it waits to take over. It returns nil when ctx ends, and fails with
+// ErrClosed, or when the directory is used by another host or instance.
+func (in *Instance) Ship(ctx context.Context) error {
+	select {
+	case <-in.ended:
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
+	default:
+	}
+	select {
+	case in.shipping <- struct{}{}:
+	case <-in.ended:
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
+	case <-ctx.Done():
+		return nil
+	}
+	defer func() { <-in.shipping }()
+	if ctx.Err() != nil {
+		return nil
+	}
+	if err := in.enter(ctx); err != nil {
+		return fmt.Errorf("instance %q: %w", in.o.id, err)
+	}
+	defer in.leave()
+	return in.ext.Run(ctx)
+}
+
+// shipForRun ships for as long as a run lasts, its last deliveries included,
+// unless somebody does already. The function it returns ends and joins it.
+func (in *Instance) shipForRun(ctx context.Context) (stop func()) {
+	select {
+	case in.shipping <- struct{}{}:
+	default:
+		return func() {}
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		if err := in.ext.Run(ctx); err != nil {
+			in.log.Error("logs are no longer delivered", "err", err)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+		<-in.shipping
+	}
+}

@@ -1,0 +1,176 @@
+package instance
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/gofrs/flock"
+
+	"github.com/osqvisor/osqvisor/internal/process"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// stop ends whatever the run still has, in an order that loses nothing: our own
+// connections, so that osqueryd does not wait for them; osqueryd, which may hand us
+// results until it is gone; our server; the delivery of what is queued; the files.
+func (r *run) stop(asked bool) exit {
+	r.phase = stats.PhaseStop
+	r.setOver()
+	r.in.queries.Fail(ErrNotRunning)
+	x := exit{code: -1}
+	if r.proc != nil {
+		x = r.stopProcess()
+	}
+	r.closeSession()
+	r.in.checker.wait(r.o.killTimeout, r.log)
+	if asked {
+		r.drain()
+	}
+	if r.proc != nil {
+		removePidfile(r.in.paths.pidfile, r.proc.PID())
+		removeSockets(r.in.paths)
+	}
+	r.giveBack()
+	return x
+}
+
+// giveBack ends the run's hold on the directory.
+func (r *run) giveBack() {
+	if r.stopShipping != nil {
+		r.stopShipping()
+	}
+	if r.entered {
+		r.in.leave()
+	}
+}
+
+// removePidfile removes the pidfile of a process that was killed, perhaps before it
+// had written it, and no other's.
+func removePidfile(path string, pid int) {
+	text, err := os.ReadFile(path)
+	whose := strings.TrimSpace(string(text))
+	if err != nil || whose != "" && whose != strconv.Itoa(pid) {
+		return
+	}
+	lock := flock.New(path)
+	if locked, err := lock.TryLock(); err != nil || !locked {
+		return // a stranger's, who is about to write it
+	}
+	_ = os.Remove(path) // osqueryd gets over a stale one
+	_ = lock.Unlock()
+}
+
+func (r *run) stopProcess() exit {
+	x := exit{ours: !r.hasExited()}
+	if x.ours {
+		r.in.emit(stats.RunStopping{Head: r.in.head()})
+		r.hangUp()
+		r.endProcess()
+	}
+	r.waitGroup()
+	x.code = -1
+	if e := r.proc.Exit(); !e.Ended.IsZero() { // it is still zero for one that cannot be killed
+		x.code, x.signal, x.uptime = e.Code, e.Signal, e.Ended.Sub(e.Started)
+	}
+	return x
+}
+
+// hangUp closes the connections on which we ask osqueryd: its server waits for
+// clients when it stops.
+func (r *run) hangUp() {
+	if r.session != nil {
+		r.session.hangUp()
+	}
+}
+
+// endProcess asks osqueryd to leave and, when the grace is over, kills its group.
+func (r *run) endProcess() {
+	if r.o.stopGrace > 0 {
+		if err := r.proc.Terminate(); err != nil {
+			r.log.Warn("osqueryd could not be asked to stop", "err", err)
+		}
+		if r.exitsWithin(r.o.stopGrace) {
+			return
+		}
+		r.log.Warn("osqueryd did not stop in time and is killed", "grace", r.o.stopGrace)
+	}
+	if err := r.proc.KillGroup(); err != nil {
+		r.log.Error("osqueryd could not be killed", "err", err)
+	}
+	if !r.exitsWithin(r.o.killTimeout) {
+		r.log.Error("osqueryd does not end although it was killed", "pid", r.proc.PID())
+	}
+}
+
+func (r *run) exitsWithin(d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-r.proc.Exited():
+		return true
+	case <-timer.C:
+		return false
+	}
+}
+
+// waitGroup makes sure that the worker, which may outlive its watcher, is gone
+// too, and only then gives up the lease.
+func (r *run) waitGroup() {
+	ctx, cancel := context.WithTimeout(context.Background(), r.o.killTimeout)
+	defer cancel()
+	if err := r.proc.KillGroup(); err != nil {
+		r.log.Warn("what osqueryd left behind could not be killed", "err", err)
+	}
+	if err := r.proc.WaitGroupGone(ctx); err != nil {
+		r.log.Error("processes of this run are left; the next start looks for them by the lease", "err", err)
+		return
+	}
+	if err := process.RemoveLease(r.in.paths.lease); err != nil {
+		r.log.Warn("the lease could not be removed", "err", err)
+	}
+}
+
+// closeSession ends our standing with the current worker, if there is one.
+func (r *run) closeSession() {
+	r.in.mu.Lock()
+	s := r.session
+	r.session = nil
+	r.in.mu.Unlock()
+	if s != nil {
+		s.close(r.o.killTimeout)
+	}
+}
+
+// hangUp closes the connections to osqueryd and leaves those from it.
+func (s *session) hangUp() {
+	if s.sentinel != nil {
+		_ = s.sentinel.Close()
+	}
+	_ = s.control.Close() // it always succeeds
+}
+
+// close ends everything of the session. Calls of the host's code that do not
+// return within the timeout are left to themselves; their answers go nowhere.
+func (s *session) close(timeout time.Duration) {
+	s.hangUp()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	s.plugins.close(ctx)
+	s.tables.close(ctx)
+}
+
+// drain delivers what is queued, for a while; the rest stays on disk.
+func (r *run) drain() {
+	if r.o.drain == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), r.o.drain)
+	defer cancel()
+	if err := r.in.ext.Flush(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+		r.log.Debug("not everything queued was delivered", "err", err)
+	}
+}

@@ -1,0 +1,129 @@
+package instance
+
+import (
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+// Every duration among the options has a bound, a default within it, and the value that
+// is documented.
+func TestPromise12EveryDurationIsBounded(t *testing.T) {
+	o := defaults("a")
+	fields := 0
+	for i := range reflect.TypeFor[options]().NumField() {
+		switch reflect.TypeFor[options]().Field(i).Type {
+		case reflect.TypeFor[time.Duration](), reflect.TypeFor[*time.Duration]():
+			fields++
+		}
+	}
+	if n := len(o.durationRules()); n != fields {
+		t.Errorf("%d durations have rules for %d", fields, n)
+	}
+	if errs := o.checkDurations(); len(errs) > 0 {
+		t.Errorf("the defaults are out of bounds: %v", errs)
+	}
+	if o.firstHealth() != DefaultHealthInterval {
+		t.Errorf("the first check of health comes after %v", o.firstHealth())
+	}
+	// What osqueryd's own arithmetic asks for: alarm_timeout and 5 s to leave in, and a
+	// start that waits out its wait for our extension.
+	if o.stopGrace < 20*time.Second || o.startTimeout < 2*o.extensionsTimeout || o.replaceTimeout < o.startTimeout {
+		t.Errorf("stop grace %v, start %v, extensions %v, replace %v", o.stopGrace, o.startTimeout, o.extensionsTimeout, o.replaceTimeout)
+	}
+}
+
+func TestSameFlag(t *testing.T) {
+	same := [][2]string{{"true", "true"}, {"true", "1"}, {"false", "0"}, {"3", "3.0"}, {"008", "8"}, {"", ""}, {"a,b", "a,b"}}
+	other := [][2]string{{"true", "false"}, {"1", "2"}, {"", "x"}, {"a,b", "a"}, {"true", ""}, {"NaN", "x"}}
+	for _, v := range same {
+		if !sameFlag(v[0], v[1]) {
+			t.Errorf("%q and %q differ", v[0], v[1])
+		}
+	}
+	for _, v := range other {
+		if sameFlag(v[0], v[1]) {
+			t.Errorf("%q and %q are the same", v[0], v[1])
+		}
+	}
+}
+
+func TestLastVariableWins(t *testing.T) {
+	got := lastWins([]string{"A=1", "B=2", "A=3", "=C:=x", "=C:=y"})
+	if diff := cmp.Diff([]string{"B=2", "A=3", "=C:=x", "=C:=y"}, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+}
+
+func TestVersionOrder(t *testing.T) {
+	for _, v := range [][2]string{{"5.4.9", "5.5.0"}, {"4.99.99", "5.5.0"}, {"5.9.0", "5.10.0"}} {
+		if !versionLess(v[0], v[1]) || versionLess(v[1], v[0]) {
+			t.Errorf("%s is not older than %s", v[0], v[1])
+		}
+	}
+	if versionLess("5.5.0", "5.5.0") {
+		t.Error("a version is older than itself")
+	}
+}
+
+// Wall time that runs ahead of running time is a sleep; a corrected clock is none.
+func TestSleepIsTold(t *testing.T) {
+	wall, running := time.Unix(1e9, 0), time.Hour
+	tick := func(w, r time.Duration) clock {
+		wall, running = wall.Add(w), running+r
+		return func() (time.Time, time.Duration) { return wall, running }
+	}
+	h := newHealth(tick(0, 0))
+	for _, step := range []struct{ wall, running, want time.Duration }{
+		{10 * time.Second, 10 * time.Second, 0},
+		{time.Hour, 10 * time.Second, time.Hour - 10*time.Second},
+		{10 * time.Second, 10 * time.Second, 0},
+		{-time.Hour, time.Second, -time.Hour - time.Second},
+	} {
+		if got := h.slept(tick(step.wall, step.running)()); got != step.want {
+			t.Errorf("%v of wall time in %v of running time: slept %v, want %v", step.wall, step.running, got, step.want)
+		}
+	}
+}
+
+// Whatever id is let through names one directory, on every system.
+func FuzzCheckID(f *testing.F) {
+	for _, s := range []string{"vendor", "", ".", "..", "a/b", `a\b`, "con", "CON.txt", "a b", "é", "tenant-7", "-a", "a.", strings.Repeat("a", 65)} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, id string) {
+		if CheckID(id) != nil {
+			return
+		}
+		if id == "" || len(id) > MaxIDLength || strings.ContainsAny(id, "/\\:*?\"<>| \x00") || strings.Trim(id, ".-_") != id {
+			t.Errorf("%q is let through", id)
+		}
+	})
+}
+
+// Whatever flag is let through is one flag on argv, and none of the SDK's.
+func FuzzCheckFlag(f *testing.F) {
+	f.Add("schedule_timeout", "60")
+	f.Add("--flagfile", "x")
+	f.Add("pidfile", "")
+	f.Add("a=b", "c")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		o := defaults("a")
+		o.flags[name] = value
+		if len(o.checkFlags()) > 0 {
+			return
+		}
+		own := 0
+		for _, arg := range o.argv(paths{}, "x", Binary{Path: "osqueryd"}) {
+			if strings.HasPrefix(arg, "--"+name+"=") {
+				own++
+			}
+		}
+		if own != 1 || strings.ContainsAny(name, "-= \x00") && name[0] == '-' {
+			t.Errorf("%q=%q stands %d times on argv", name, value, own)
+		}
+	})
+}
