@@ -1,0 +1,102 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"strconv"
+	"sync"
+
+	"github.com/osqvisor/osqvisor/extension"
+)
+
+// linePrefix begins a line that is counted; its number follows.
+const linePrefix = "gameday "
+
+// sink is the transport of all instances: it counts the numbered lines that arrive,
+// and hangs when it is told to. It is safe for concurrent use.
+type sink struct {
+	config map[string]string
+
+	mu      sync.Mutex
+	hung    map[string]chan struct{} // closed to let the calls go on
+	batches map[string]bool
+	numbers map[string][]int
+	total   map[string]int // of all lines
+}
+
+func newSink(config string) *sink {
+	return &sink{
+		config: map[string]string{"gameday": config}, hung: map[string]chan struct{}{},
+		batches: map[string]bool{}, numbers: map[string][]int{}, total: map[string]int{},
+	}
+}
+
+// hang makes every call of an instance hang, whatever its context says, until release.
+func (s *sink) hang(id string) (release func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gate := make(chan struct{})
+	s.hung[id] = gate
+	return sync.OnceFunc(func() {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.hung, id)
+		close(gate)
+	})
+}
+
+func (s *sink) hold(id string) {
+	s.mu.Lock()
+	gate := s.hung[id]
+	s.mu.Unlock()
+	if gate != nil {
+		<-gate
+	}
+}
+
+// Config is the same for all.
+func (s *sink) Config(_ context.Context, n extension.Node) (map[string]string, error) {
+	s.hold(n.Instance)
+	return s.config, nil
+}
+
+// PublishLogs counts, and skips batches that came before.
+func (s *sink) PublishLogs(ctx context.Context, n extension.Node, b extension.Batch) error {
+	s.hold(n.Instance)
+	if err := ctx.Err(); err != nil {
+		return err // it was given up meanwhile and comes again
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.batches[b.ID] {
+		return nil
+	}
+	s.batches[b.ID] = true
+	s.total[n.Instance] += len(b.Lines)
+	for _, line := range b.Lines {
+		text, ok := bytes.CutPrefix(line, []byte(linePrefix))
+		if number, err := strconv.Atoi(string(text)); ok && err == nil {
+			s.numbers[n.Instance] = append(s.numbers[n.Instance], number)
+		}
+	}
+	return nil
+}
+
+// Queries has none.
+func (s *sink) Queries(_ context.Context, n extension.Node) (extension.QuerySet, error) {
+	s.hold(n.Instance)
+	return extension.QuerySet{}, nil
+}
+
+// WriteResults takes results and forgets them.
+func (s *sink) WriteResults(_ context.Context, n extension.Node, _ []extension.Result) error {
+	s.hold(n.Instance)
+	return nil
+}
+
+// arrived gives the numbers that arrived, in the order of arrival.
+func (s *sink) arrived(id string) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return append([]int(nil), s.numbers[id]...)
+}
