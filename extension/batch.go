@@ -12,6 +12,16 @@ func batchID(instance string, queue Queue, first, last uint64) string {
 	return fmt.Sprintf("%s/%s/%d-%d", instance, queue, first, last)
 }
 
+// clone copies the batch with its bytes.
+func (b Batch) clone() Batch {
+	lines := make([][]byte, len(b.Lines))
+	for i, line := range b.Lines {
+		lines[i] = bytes.Clone(line)
+	}
+	b.Lines, b.Signature = lines, bytes.Clone(b.Signature)
+	return b
+}
+
 // WriteTo writes the lines, each followed by a newline, as most servers like them.
 func (b Batch) WriteTo(w io.Writer) (int64, error) {
 	var total int64

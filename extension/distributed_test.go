@@ -85,10 +85,10 @@ func TestQueriesHonourRetryAfter(t *testing.T) {
 		b := &broker{err: RetryAfter(time.Minute, errDown)}
 		r := newRig(t, t.TempDir(), queriesFrom(b))
 		equal(t, "answer", r.getQueries(), "failed: error getting queries: the server is down (retry after 1m0s)")
-		time.Sleep(59 * time.Second)
+		pass(59 * time.Second)
 		equal(t, "answer while waiting", r.getQueries(), `{"queries":{}}`)
 		equal(t, "calls", b.calls, 1)
-		time.Sleep(time.Second)
+		pass(time.Second)
 		r.getQueries()
 		equal(t, "calls", b.calls, 2)
 	})
@@ -258,7 +258,8 @@ func FuzzParseResults(f *testing.F) {
 func FuzzQuestions(f *testing.F) {
 	f.Add("id", "select 1", "select 2", 5)
 	f.Fuzz(func(t *testing.T, id, sql, discovery string, accelerate int) {
-		d := &distributed{set: defaults(), say: &announcer{emit: func(stats.Event) {}, head: func() stats.Head { return stats.Head{} }, warn: func(string, ...any) {}}}
+		say := &announcer{emit: func(stats.Event) {}, head: func() stats.Head { return stats.Head{} }, warn: func(string, ...any) {}}
+		d := &distributed{set: defaults(), say: say}
 		d.set.transport = Funcs{}
 		set := QuerySet{Queries: map[string]string{id: sql}, Discovery: map[string]string{id: discovery}, AccelerateSeconds: accelerate}
 		q, _ := d.check(t.Context(), set)

@@ -30,7 +30,7 @@ func TestEnrolsOnceHoweverManyAsk(t *testing.T) {
 		mem := NewMemory()
 		mem.Fail(func(call string, _ Node) error {
 			if call == callEnroll {
-				time.Sleep(time.Second)
+				pass(time.Second)
 			}
 			return nil
 		})
@@ -43,7 +43,7 @@ func TestEnrolsOnceHoweverManyAsk(t *testing.T) {
 			wg.Go(func() { r.log("string", "x") })
 		}
 		wg.Wait()
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		equal(t, "enrolments", mem.Enrolments(), 1)
 		equal(t, "lines", len(mem.Logs("a", QueueResults)), 10)
 		equal(t, "events", len(eventsOf[stats.Enrolled](r)), 1)
@@ -63,6 +63,39 @@ func TestNodeInvalidEnrolsAgainAndRepeats(t *testing.T) {
 	equal(t, "events", len(events), 2)
 	equal(t, "again", events[1].Again, true)
 	equal(t, "failures", len(eventsOf[stats.TransportFailed](r)), 0)
+}
+
+// TestNodeInvalidFromAnyCallEnrolsAgain: each call that meets an invalid key enrols
+// once and is repeated, so that nobody notices.
+func TestNodeInvalidFromAnyCallEnrolsAgain(t *testing.T) {
+	for name, call := range map[string]func(t *testing.T, r *rig) error{
+		"config":  func(t *testing.T, r *rig) error { _, _, err := r.FetchConfig(t.Context()); return err },
+		"logs":    func(t *testing.T, r *rig) error { r.logLines(3); return r.Flush(t.Context()) },
+		"queries": func(_ *testing.T, r *rig) error { equalQueries(r, `{"queries":{"q1":"select 1"}}`); return nil },
+		"results": func(t *testing.T, r *rig) error { r.writeResults(written); return r.Flush(t.Context()) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			mem := NewMemory()
+			r := newRig(t, t.TempDir(), WithTransport(mem))
+			r.config()
+			mem.Ask("a", "select 1")
+			mem.Invalidate("a")
+			if err := call(t, r); err != nil {
+				t.Error(err)
+			}
+			equal(t, "enrolments", mem.Enrolments(), 2)
+			equal(t, "failures", len(eventsOf[stats.TransportFailed](r)), 0)
+			equal(t, "lines waiting", r.Pending()["results"], 0)
+			if name == "results" {
+				equal(t, "results", len(mem.Results("a")), len(writtenResults()))
+			}
+		})
+	}
+}
+
+func equalQueries(r *rig, want string) {
+	r.t.Helper()
+	equal(r.t, "queries", r.getQueries(), want)
 }
 
 func TestNodeKeyIsKept(t *testing.T) {
@@ -147,14 +180,14 @@ func TestFailedEnrolmentBacksOffAndHoldsUpNobody(t *testing.T) {
 		}
 		equal(t, "enrolments tried", failed, 1)
 		mem.Fail(onlyEnrol(RetryAfter(time.Hour, errDown)))
-		time.Sleep(14 * time.Second)
+		pass(14 * time.Second)
 		r.config()
 		mem.Fail(nil)
-		time.Sleep(59 * time.Minute)
+		pass(59 * time.Minute)
 		if _, status := r.config(); status.Code != 1 {
 			t.Error("enrolled before the server wanted it")
 		}
-		time.Sleep(2 * time.Minute)
+		pass(2 * time.Minute)
 		if _, status := r.config(); status.Code != 0 {
 			t.Error(status.Message)
 		}
@@ -174,7 +207,7 @@ func TestServerThatRefusesEveryKeyIsNotStormed(t *testing.T) {
 		r.start()
 		r.logLines(10)
 		for range 360 {
-			time.Sleep(10 * time.Second)
+			pass(10 * time.Second)
 			r.config()
 			r.getQueries()
 		}

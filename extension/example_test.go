@@ -13,10 +13,10 @@ import (
 // A Transport from functions: configs from memory, logs to the standard output.
 func ExampleFuncs() {
 	transport := extension.Funcs{
-		ConfigFunc: func(_ context.Context, node extension.Node) (map[string]string, error) {
+		ConfigFunc: func(_ context.Context, _ extension.Node) (map[string]string, error) {
 			return map[string]string{"main": `{"schedule":{}}`}, nil
 		},
-		LogsFunc: func(_ context.Context, node extension.Node, batch extension.Batch) error {
+		LogsFunc: func(_ context.Context, _ extension.Node, batch extension.Batch) error {
 			fmt.Println(batch.ID)
 			_, err := batch.WriteTo(os.Stdout)
 			return err

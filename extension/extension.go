@@ -44,17 +44,11 @@ type Extension struct {
 // given. The error joins everything that is wrong with the options, or says why
 // the directory cannot be used. The caller has to Close it.
 func New(opts ...Option) (*Extension, error) {
-	s := defaults()
-	for _, o := range opts {
-		if o != nil {
-			o.apply(s)
-		}
-	}
-	silent := isNil(s.transport)
-	s.log.settle(s)
-	if err := s.check(); err != nil {
+	s, err := settle(opts)
+	if err != nil {
 		return nil, err
 	}
+	silent := s.silent
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("extension.WithDir: %w", err)
 	}
@@ -69,6 +63,26 @@ func New(opts ...Option) (*Extension, error) {
 		q.discarding.Store(silent)
 	}
 	return e, nil
+}
+
+// Check says what is wrong with the options, as New does, and makes nothing.
+func Check(opts ...Option) error {
+	_, err := settle(opts)
+	return err
+}
+
+// settle applies the options and checks them.
+func settle(opts []Option) (*settings, error) {
+	s := defaults()
+	for _, o := range opts {
+		if o != nil {
+			o.apply(s)
+		}
+	}
+	s.silent = isNil(s.transport)
+	s.log.settle(s)
+	err := s.check()
+	return s, err
 }
 
 // assemble makes everything but the queues.

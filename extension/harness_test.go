@@ -121,6 +121,11 @@ func (r *rig) logLines(n int) []string {
 // bubble runs f with a clock of its own.
 func bubble(t *testing.T, f func(t *testing.T)) { t.Helper(); synctest.Test(t, f) }
 
+// pass lets time pass in a bubble, where it takes none.
+func pass(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // a bubble's clock moves only while everything in it sleeps
+}
+
 // sink is a log sink that fails as it is told and remembers what it took.
 type sink struct {
 	mu      sync.Mutex

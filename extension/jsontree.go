@@ -90,7 +90,6 @@ func (p *treeParser) value(depth int) (*node, error) {
 	if depth > maxConfigDepth {
 		return nil, p.fail("more than %d levels of nesting", maxConfigDepth)
 	}
-	start := p.at
 	switch c := p.peek(); {
 	case c == 0 && p.at == len(p.data):
 		return nil, p.fail("the document ends too early")
@@ -99,7 +98,7 @@ func (p *treeParser) value(depth int) (*node, error) {
 	case c == '[':
 		return p.array(depth)
 	case c == '"':
-		start = p.at
+		start := p.at
 		s, err := p.str()
 		return &node{kind: '"', text: s, raw: p.data[start:p.at]}, err
 	default:

@@ -63,7 +63,7 @@ func (f *fullDisk) Append(line []byte) (uint64, error) {
 	return f.queue.Append(line)
 }
 
-func TestPromiseOsquerydIsNeverToldNo(t *testing.T) {
+func TestPromise08OsquerydIsNeverToldNo(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		mem := NewMemory()
 		r := newRig(t, t.TempDir(), WithTransport(mem), WithLogBatch(10, 1<<20, 0))
@@ -73,7 +73,7 @@ func TestPromiseOsquerydIsNeverToldNo(t *testing.T) {
 		for range 100 {
 			r.log("string", "lost")
 		}
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		synctest.Wait()
 		lost := uint64(0)
 		for _, e := range eventsOf[stats.LogsDropped](r) {
@@ -86,7 +86,7 @@ func TestPromiseOsquerydIsNeverToldNo(t *testing.T) {
 		}
 		disk.full = false
 		want := r.logLines(3)
-		time.Sleep(2 * time.Second)
+		pass(2 * time.Second)
 		synctest.Wait()
 		sameLines(t, mem.Logs("a", QueueResults), want)
 		r.shut()

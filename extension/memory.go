@@ -1,6 +1,7 @@
 package extension
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"maps"
@@ -23,11 +24,14 @@ type Memory struct {
 type memoryNode struct {
 	config  map[string]string
 	key     string
-	batches map[string]bool
+	batches []Batch
+	have    map[string]bool // the ids of batches
 	lines   map[Queue][][]byte
 	repeats int
 	ask     QuerySet
 	asked   int
+	results []Result
+	written map[string]bool // the ids of results
 	waiting map[string]chan Result
 	changed chan struct{} // closed and replaced when something came
 }
@@ -40,8 +44,8 @@ func (m *Memory) node(instance string) *memoryNode {
 	n := m.nodes[instance]
 	if n == nil {
 		n = &memoryNode{
-			config: map[string]string{"memory": "{}"}, batches: map[string]bool{}, lines: map[Queue][][]byte{},
-			waiting: map[string]chan Result{}, changed: make(chan struct{}),
+			config: map[string]string{"memory": "{}"}, have: map[string]bool{}, lines: map[Queue][][]byte{},
+			written: map[string]bool{}, waiting: map[string]chan Result{}, changed: make(chan struct{}),
 		}
 		m.nodes[instance] = n
 	}
@@ -51,109 +55,6 @@ func (m *Memory) node(instance string) *memoryNode {
 func (n *memoryNode) touch() {
 	close(n.changed)
 	n.changed = make(chan struct{})
-}
-
-// SetConfig sets what an instance gets at its next fetch.
-func (m *Memory) SetConfig(instance string, config map[string]string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.node(instance).config = maps.Clone(config)
-}
-
-// Ask puts a distributed query for an instance and gives a function that waits
-// for its result until ctx ends; it may be called once.
-func (m *Memory) Ask(instance, sql string) (wait func(ctx context.Context) (Result, error)) {
-	return m.AskSet(instance, QuerySet{Queries: map[string]string{"": sql}})
-}
-
-// AskSet is Ask with discovery and acceleration. The one query in set is given an
-// id of Memory's own, whatever it has, and so is its discovery query.
-func (m *Memory) AskSet(instance string, set QuerySet) (wait func(ctx context.Context) (Result, error)) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	n := m.node(instance)
-	n.asked++
-	id := fmt.Sprintf("q%d", n.asked)
-	if n.ask.Queries == nil {
-		n.ask = QuerySet{Queries: map[string]string{}, Discovery: map[string]string{}}
-	}
-	for _, sql := range set.Queries {
-		n.ask.Queries[id] = sql
-	}
-	for _, sql := range set.Discovery {
-		n.ask.Discovery[id] = sql
-	}
-	n.ask.AccelerateSeconds = max(n.ask.AccelerateSeconds, set.AccelerateSeconds)
-	c := make(chan Result, 1)
-	n.waiting[id] = c
-	return func(ctx context.Context) (Result, error) {
-		select {
-		case r := <-c:
-			return r, nil
-		case <-ctx.Done():
-			return Result{}, fmt.Errorf("no answer to %q: %w", id, ctx.Err())
-		}
-	}
-}
-
-// Logs gives copies of the lines of one queue that came, in order, without those
-// of batches that came again.
-func (m *Memory) Logs(instance string, queue Queue) []string {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	lines := m.node(instance).lines[queue]
-	out := make([]string, len(lines))
-	for i, l := range lines {
-		out[i] = string(l)
-	}
-	return out
-}
-
-// WaitLogs waits until at least count lines of one queue came, and gives them.
-func (m *Memory) WaitLogs(ctx context.Context, instance string, queue Queue, count int) ([]string, error) {
-	for {
-		m.mu.Lock()
-		changed := m.node(instance).changed
-		m.mu.Unlock()
-		if lines := m.Logs(instance, queue); len(lines) >= count {
-			return lines, nil
-		}
-		select {
-		case <-changed:
-		case <-ctx.Done():
-			return m.Logs(instance, queue), fmt.Errorf("%d lines of %s did not come: %w", count, queue, ctx.Err())
-		}
-	}
-}
-
-// Repeats counts the batches of an instance that came more than once.
-func (m *Memory) Repeats(instance string) int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.node(instance).repeats
-}
-
-// Fail sets a function that is asked before each call, which is "config", "logs",
-// "queries", "results" or "enroll"; an error from it is the call's. nil ends it.
-// It may block, and may panic.
-func (m *Memory) Fail(f func(call string, node Node) error) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.fail = f
-}
-
-// Invalidate makes an instance's node key invalid: it has to enrol again.
-func (m *Memory) Invalidate(instance string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.node(instance).key = ""
-}
-
-// Enrolments counts the node keys that were given out.
-func (m *Memory) Enrolments() int {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.enrolled
 }
 
 // before does what comes before each call.
@@ -208,14 +109,14 @@ func (m *Memory) PublishLogs(ctx context.Context, node Node, batch Batch) error 
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	n := m.node(node.Instance)
-	if n.batches[batch.ID] {
+	if n.have[batch.ID] {
 		n.repeats++
 		return nil
 	}
-	n.batches[batch.ID] = true
-	for _, line := range batch.Lines {
-		n.lines[batch.Queue] = append(n.lines[batch.Queue], append([]byte(nil), line...))
-	}
+	batch = batch.clone() // the caller's lines are not to be kept
+	n.have[batch.ID] = true
+	n.batches = append(n.batches, batch)
+	n.lines[batch.Queue] = append(n.lines[batch.Queue], batch.Lines...)
 	n.touch()
 	return nil
 }
@@ -233,8 +134,8 @@ func (m *Memory) Queries(ctx context.Context, node Node) (QuerySet, error) {
 	return set, nil
 }
 
-// WriteResults hands results to those who wait for them. A result that nobody
-// asked for, or that came before, is dropped.
+// WriteResults keeps results, unless one of that id came before, and hands them to
+// those who wait for them.
 func (m *Memory) WriteResults(ctx context.Context, node Node, results []Result) error {
 	if err := m.before(ctx, callResults, node); err != nil {
 		return err
@@ -243,6 +144,10 @@ func (m *Memory) WriteResults(ctx context.Context, node Node, results []Result) 
 	defer m.mu.Unlock()
 	n := m.node(node.Instance)
 	for _, r := range results {
+		if !n.written[r.ID] {
+			r.Rows = bytes.Clone(r.Rows)
+			n.written[r.ID], n.results = true, append(n.results, r)
+		}
 		if c := n.waiting[r.ID]; c != nil {
 			delete(n.waiting, r.ID)
 			c <- r

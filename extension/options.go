@@ -51,6 +51,7 @@ type settings struct {
 	discover    func(ctx context.Context, sql string) (rows int, err error)
 	rawEvents   bool
 	deferred    bool // the queues are opened by hand
+	silent      bool // there is no transport
 
 	errs []error
 }

@@ -29,6 +29,7 @@ func defaultLogSettings() logSettings {
 // line survives the death of every process; Sync is about a power cut.
 type Sync struct {
 	each  bool
+	timed bool
 	every time.Duration
 }
 
@@ -36,8 +37,9 @@ type Sync struct {
 // cut, and each line costs a disk flush.
 func SyncEachLine() Sync { return Sync{each: true} }
 
-// SyncEvery flushes every d: a power cut loses at most what came within d.
-func SyncEvery(d time.Duration) Sync { return Sync{every: d} }
+// SyncEvery flushes every d, which is above 0: a power cut loses at most what came
+// within d.
+func SyncEvery(d time.Duration) Sync { return Sync{timed: true, every: d} }
 
 // SyncNever leaves flushing to the operating system.
 func SyncNever() Sync { return Sync{} }
@@ -46,7 +48,7 @@ func SyncNever() Sync { return Sync{} }
 func WithSync(p Sync) Option {
 	return optionFunc(func(s *settings) {
 		s.log.sync = p
-		if p.every < 0 {
+		if p.timed && p.every <= 0 {
 			s.reject("WithSync", "an interval of %v; use SyncNever to leave it to the system", p.every)
 		}
 	})

@@ -34,7 +34,7 @@ func (p Sync) policy() spool.SyncPolicy {
 	switch {
 	case p.each:
 		return spool.SyncEach()
-	case p.every > 0:
+	case p.timed && p.every > 0:
 		return spool.SyncInterval(p.every)
 	default:
 		return spool.SyncNever()

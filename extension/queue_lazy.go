@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
@@ -20,17 +21,18 @@ func WithDeferredQueues() Option {
 // OpenQueues opens the queues that are not open. The error says which one cannot be;
 // then none is open. It must not be called while Run, Flush or CloseQueues is under way.
 func (e *Extension) OpenQueues() error {
-	for _, s := range e.shippers {
+	err := e.eachQueue(func(s *shipper) error {
 		q, ok := s.q.(*lazyQueue)
 		if !ok || q.isOpen() {
-			continue
+			return nil
 		}
 		if err := q.reopen(); err != nil {
-			return errors.Join(err, e.CloseQueues())
+			return err
 		}
-		if err := s.resume(); err != nil {
-			return errors.Join(err, e.CloseQueues())
-		}
+		return s.resume()
+	})
+	if err != nil {
+		return errors.Join(err, e.CloseQueues())
 	}
 	return nil
 }
@@ -39,10 +41,18 @@ func (e *Extension) OpenQueues() error {
 // are lost, and counted so; Pending goes on telling what was left. It must not be
 // called while Run or Flush is under way. Later calls do nothing.
 func (e *Extension) CloseQueues() error {
-	var errs []error
-	for _, s := range e.shippers {
-		errs = append(errs, s.q.Close())
+	return e.eachQueue(func(s *shipper) error { return s.q.Close() })
+}
+
+// eachQueue does something with all queues at the same time: each waits for the
+// disk, and a run can neither start nor end before the last.
+func (e *Extension) eachQueue(do func(*shipper) error) error {
+	errs := make([]error, len(e.shippers))
+	var wait sync.WaitGroup
+	for i, s := range e.shippers {
+		wait.Go(func() { errs[i] = do(s) })
 	}
+	wait.Wait()
 	return errors.Join(errs...)
 }
 

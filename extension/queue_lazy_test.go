@@ -1,6 +1,7 @@
 package extension
 
 import (
+	"errors"
 	"testing"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
@@ -32,7 +33,7 @@ func TestDeferredQueuesTakeTurns(t *testing.T) {
 	if err := a.CloseQueues(); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := a.shippers[0].q.Append([]byte("late")); err != spool.ErrClosed {
+	if _, err := a.shippers[0].q.Append([]byte("late")); !errors.Is(err, spool.ErrClosed) {
 		t.Fatalf("append to a closed queue: %v", err)
 	}
 	if err := b.OpenQueues(); err != nil {

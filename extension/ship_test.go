@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,10 +21,10 @@ func TestShipsBatchesByLinesAndAge(t *testing.T) {
 		want := r.logLines(4)
 		synctest.Wait()
 		sameLines(t, s.lines(), want[:3]) // a full batch goes at once
-		time.Sleep(1900 * time.Millisecond)
+		pass(1900 * time.Millisecond)
 		synctest.Wait()
 		equal(t, "lines before the age", len(s.lines()), 3)
-		time.Sleep(200 * time.Millisecond)
+		pass(200 * time.Millisecond)
 		synctest.Wait()
 		sameLines(t, s.lines(), want)
 		if err := stop(); err != nil {
@@ -67,7 +66,7 @@ func TestKeepsOrderAndIDAcrossFailures(t *testing.T) {
 		want := r.logLines(2)
 		synctest.Wait()
 		want = append(want, r.logLines(3)...)
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		synctest.Wait()
 		sameLines(t, s.lines(), want)
 		for i, id := range s.ids()[:5] {
@@ -100,7 +99,7 @@ func TestHonoursRetryAfter(t *testing.T) {
 		if err := r.Flush(t.Context()); retryAfter(err) == 0 {
 			t.Errorf("flush against the server's wish: %v", err)
 		}
-		time.Sleep(time.Minute)
+		pass(time.Minute)
 		synctest.Wait()
 		equal(t, "tries", len(s.arrived), 2)
 		equal(t, "wait", s.arrived[1].Sub(s.arrived[0]), 40*time.Second)
@@ -151,7 +150,7 @@ func TestOneQueueDoesNotStarveAnother(t *testing.T) {
 		synctest.Wait()
 		want := r.logLines(5)
 		r.Call(t.Context(), "logger", "osqvisor", map[string]string{"status": "true", "log": `[{"m":"x"}]`})
-		time.Sleep(time.Second)
+		pass(time.Second)
 		synctest.Wait()
 		equal(t, "lines", len(s.lines()), len(want)+1)
 		close(hang)
@@ -238,144 +237,4 @@ func TestTooLargeIsSplit(t *testing.T) {
 		equal(t, "id", b.ID, batchID("a", QueueResults, b.First, b.Last))
 		equal(t, "numbers", b.Last-b.First+1, uint64(len(b.Lines)))
 	}
-}
-
-func TestLineAboveTheLimitIsDroppedAndAnnounced(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := &sink{}
-		r := newRig(t, t.TempDir(), logsTo(s), WithLineLimit(10))
-		r.start()
-		r.log("string", "12345678901")
-		r.log("string", "1234567890")
-		time.Sleep(5 * time.Second)
-		synctest.Wait()
-		sameLines(t, s.lines(), []string{"1234567890"})
-		lost := eventsOf[stats.LogsDropped](r)
-		equal(t, "announcements", len(lost), 1)
-		equal(t, "bytes", lost[0].Bytes, 11)
-	})
-}
-
-func TestSlowLinkGetsSmallerBatchesAndMoreTime(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		const rate = 4 << 10 // bytes a second
-		var sizes []int
-		slow := true
-		var hold sync.Mutex
-		var got int
-		tr := Funcs{LogsFunc: func(ctx context.Context, _ Node, b Batch) error {
-			hold.Lock()
-			defer hold.Unlock()
-			sizes = append(sizes, b.Bytes)
-			if slow {
-				select {
-				case <-time.After(time.Duration(b.Bytes) * time.Second / rate):
-				case <-ctx.Done():
-					return ctx.Err()
-				}
-			}
-			got += len(b.Lines)
-			return nil
-		}}
-		r := newRig(t, t.TempDir(), WithTransport(tr), WithLogBatch(10000, 256<<10, 0), WithTransportTimeout(10*time.Second))
-		for range 1024 {
-			r.log("string", strings.Repeat("x", 1<<10))
-		}
-		r.start()
-		time.Sleep(20 * time.Minute)
-		synctest.Wait()
-		equal(t, "lines", got, 1024)
-		equal(t, "first batch", sizes[0], 256<<10)
-		if last := sizes[len(sizes)-1]; last > 64<<10 {
-			t.Errorf("batches on a slow link have %d bytes", last)
-		}
-		hold.Lock()
-		slow = false
-		n := len(sizes)
-		for range 2048 {
-			r.log("string", strings.Repeat("x", 1<<10))
-		}
-		hold.Unlock()
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		equal(t, "lines", got, 3072)
-		biggest := 0
-		for _, b := range sizes[n:] {
-			biggest = max(biggest, b)
-		}
-		equal(t, "biggest batch on a fast link", biggest, 256<<10)
-	})
-}
-
-func TestBackfillRate(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := &sink{}
-		r := newRig(t, t.TempDir(), logsTo(s), WithLogBatch(10, 1<<20, 0), WithBackfillRate(1000))
-		for range 100 {
-			r.log("string", strings.Repeat("x", 100))
-		}
-		r.start()
-		time.Sleep(20 * time.Second)
-		synctest.Wait()
-		equal(t, "lines", len(s.lines()), 100)
-		took := s.arrived[len(s.arrived)-1].Sub(s.arrived[0])
-		if took < 8*time.Second || took > 10*time.Second {
-			t.Errorf("10000 bytes at 1000 a second took %v", took)
-		}
-	})
-}
-
-func TestRunDrainsAndMayRunAgain(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		s := &sink{}
-		r := newRig(t, t.TempDir(), logsTo(s), WithLogBatch(1000, 1<<20, time.Hour))
-		for round := range 3 {
-			stop := r.start()
-			r.logLines(2)
-			synctest.Wait()
-			if err := stop(); err != nil {
-				t.Fatal(err)
-			}
-			equal(t, "lines after a drain", len(s.lines()), 2*(round+1))
-		}
-	})
-}
-
-func TestDrainIsBounded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		hang := make(chan struct{})
-		tr := Funcs{LogsFunc: func(context.Context, Node, Batch) error { <-hang; return nil }}
-		r := newRig(t, t.TempDir(), WithTransport(tr), WithLogBatch(1, 1<<20, 0), WithDrain(3*time.Second))
-		stop := r.start()
-		r.logLines(2)
-		synctest.Wait()
-		start := time.Now()
-		err := stop()
-		if took := time.Since(start); took > 6*time.Second {
-			t.Errorf("a transport that hangs held up the end for %v", took)
-		}
-		if !errors.Is(err, errNotReturned) {
-			t.Errorf("a goroutine is left, and Run says %v", err)
-		}
-		equal(t, "waiting", r.Pending()["results"], 2)
-		close(hang)
-		synctest.Wait()
-	})
-}
-
-func TestWithoutSinkLinesAreCountedAndDiscarded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
-		for _, tr := range []Transport{nil, Funcs{}} {
-			r := newRig(t, t.TempDir(), WithTransport(tr))
-			r.start()
-			r.logLines(3)
-			time.Sleep(time.Minute)
-			synctest.Wait()
-			r.logLines(3)
-			r.shut()
-			equal(t, "waiting", r.Pending()["results"], 0)
-			equal(t, "announcements", len(eventsOf[stats.LogsDropped](r)), 0)
-			equal(t, "failures", len(eventsOf[stats.TransportFailed](r)), 0)
-		}
-	})
 }

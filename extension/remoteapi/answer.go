@@ -14,7 +14,7 @@ type fields map[string]json.RawMessage
 
 // parseFields reads an answer that must be one JSON object.
 func parseFields(c call, data []byte) (fields, error) {
-	data = bytes.TrimSpace(data)
+	data = bytes.Trim(data, " \t\r\n") // JSON's white space, which is less than Unicode's
 	if len(data) == 0 {
 		return nil, &AnswerError{Call: string(c), Reason: ReasonEmpty}
 	}

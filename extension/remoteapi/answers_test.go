@@ -240,7 +240,8 @@ func TestSecretsAppearInNoError(t *testing.T) {
 	}
 	server.Stop()
 	for _, c := range apiCalls() {
-		if err := c.do(within(t, 10*time.Second), client, extension.Node{Key: key, Instance: "a"}); err == nil || strings.Contains(err.Error(), "very-secret") {
+		err := c.do(within(t, 10*time.Second), client, extension.Node{Key: key, Instance: "a"})
+		if err == nil || strings.Contains(err.Error(), "very-secret") {
 			t.Errorf("%s: %v", c.name, err)
 		}
 	}

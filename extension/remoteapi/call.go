@@ -38,6 +38,7 @@ type request struct {
 	body    *body
 	header  http.Header
 	secrets secrets
+	lines   int // of a log call
 }
 
 // answer is what came back with a 2xx status.

@@ -3,6 +3,8 @@ package remoteapi_test
 import (
 	"encoding/json"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -38,6 +40,7 @@ type harness struct {
 }
 
 func newHarness(t *testing.T, opts ...remoteapi.Option) *harness {
+	t.Helper()
 	server, client := serve(t, opts...)
 	h := &harness{server: server, client: client}
 	server.SetFault(h.fault)
@@ -57,6 +60,8 @@ func (h *harness) fault(call remoteapitest.Call, _ *http.Request) remoteapitest.
 	case transporttest.NodeInvalid:
 		return remoteapitest.NodeInvalid(http.StatusUnauthorized)
 	case transporttest.Permanent:
+		return remoteapitest.Answer(http.StatusUnprocessableEntity, "")
+	case transporttest.TooLarge:
 		return remoteapitest.Answer(http.StatusRequestEntityTooLarge, "")
 	case transporttest.Hang:
 		return remoteapitest.Hang()
@@ -91,6 +96,16 @@ func line(raw json.RawMessage) []byte {
 
 func (h *harness) Results(instance string) []extension.Result { return h.server.Results(instance) }
 
+// Carved sorts by session: the server numbers them.
+func (h *harness) Carved(instance string) []transporttest.Carved {
+	var out []transporttest.Carved
+	for _, c := range h.server.Carves(instance) {
+		out = append(out, transporttest.Carved{Session: c.Session, Request: c.Request, Blocks: c.Blocks})
+	}
+	slices.SortFunc(out, func(a, b transporttest.Carved) int { return strings.Compare(a.Session, b.Session) })
+	return out
+}
+
 func (h *harness) SetConfig(instance string, config map[string]string) {
 	h.server.SetConfig(instance, config["tls_plugin"])
 }
@@ -109,6 +124,7 @@ func (h *harness) Limits() transporttest.Limits {
 	return transporttest.Limits{
 		Source:   "tls_plugin",
 		MaxBatch: h.maxBatch,
+		Also:     []transporttest.Feature{transporttest.Carves, transporttest.TooLarges},
 		Cannot: map[transporttest.Feature]string{
 			transporttest.Sources:    "the remote API answers one config document",
 			transporttest.ExactBytes: "the remote API carries JSON, which has no place for bytes that are not UTF-8",

@@ -82,7 +82,8 @@ func TestClientCertificate(t *testing.T) {
 func TestHTTP2(t *testing.T) {
 	server := start(t, remoteapitest.WithTLSConfig(func(c *tls.Config) { c.NextProtos = []string{"h2", "http/1.1"} }))
 	for want, opts := range map[int32][]remoteapi.Option{1: nil, 2: {remoteapi.WithHTTP2()}} {
-		client := dial(t, server.URL(), append(opts, remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret()))...)
+		opts = append(opts, remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret()))
+		client := dial(t, server.URL(), opts...)
 		var got atomic.Int32
 		server.SetFault(func(_ remoteapitest.Call, r *http.Request) remoteapitest.Fault {
 			got.Store(int32(r.ProtoMajor))
@@ -188,7 +189,8 @@ func TestCarve(t *testing.T) {
 		t.Fatal(err)
 	}
 	for i, data := range []string{"abc", "\x00\xff"} {
-		if err := client.CarveBlock(within(t, 10*time.Second), node, extension.CarveBlock{BlockID: int64(i), Session: session, RequestID: "request", Data: []byte(data)}); err != nil {
+		block := extension.CarveBlock{BlockID: int64(i), Session: session, RequestID: "request", Data: []byte(data)}
+		if err := client.CarveBlock(within(t, 10*time.Second), node, block); err != nil {
 			t.Fatal(err)
 		}
 	}

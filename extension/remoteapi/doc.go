@@ -16,11 +16,13 @@
 //   - "node_invalid": true, under any status, is [extension.ErrNodeInvalid].
 //   - Any other status is a [*StatusError]; with a Retry-After header it is
 //     wrapped in [extension.RetryAfterError], bounded by [WithMaxRetryAfter].
+//   - 413, answered to a batch of several log lines and without Retry-After, is
+//     [extension.ErrTooLarge]: the server took none of it, and half may pass.
 //   - 413 and 422, answered to logs, results or carve blocks and without
-//     Retry-After, are [extension.ErrPermanent]: the same bytes will be refused
-//     again, and would stand in the way of all that follow. 400 is not, because
-//     gateways answer it for reasons of their own. [WithPermanentStatus] changes
-//     the list.
+//     Retry-After, are [extension.ErrPermanent] otherwise: the same bytes will be
+//     refused again, and would stand in the way of all that follow. 400 is not,
+//     because gateways answer it for reasons of their own. [WithPermanentStatus]
+//     changes the list.
 //   - An answer that cannot be used is an [*AnswerError].
 //
 // Nothing is repeated here, the extension does that with backoff; except that

@@ -56,7 +56,8 @@ func TestLinesAreNotReadAfterTheCall(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := client.PublishLogs(t.Context(), extension.Node{Key: "k"}, extension.Batch{ID: "b", Lines: [][]byte{[]byte(`{}`)}}); err == nil {
+	batch := extension.Batch{ID: "b", Lines: [][]byte{[]byte(`{}`)}}
+	if err := client.PublishLogs(t.Context(), extension.Node{Key: "k"}, batch); err == nil {
 		t.Fatal("nil without a connection")
 	}
 	if data, err := io.ReadAll(<-late.bodies); len(data) != 0 || !errors.Is(err, errReleased) {
@@ -75,7 +76,10 @@ func TestElement(t *testing.T) {
 }
 
 func TestResultsBodyOfBadRows(t *testing.T) {
-	b, err := resultsBody("k", []extension.Result{{ID: "bad", Rows: json.RawMessage(`[{]`)}, {ID: "good", Rows: json.RawMessage(`[{"a":"1"}]`)}}, true)
+	b, err := resultsBody("k", []extension.Result{
+		{ID: "bad", Rows: json.RawMessage(`[{]`)},
+		{ID: "good", Rows: json.RawMessage(`[{"a":"1"}]`)},
+	}, true)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -119,7 +123,8 @@ func FuzzAnswers(f *testing.F) {
 		if set, err := parseQueries(fields); err != nil && !errors.As(err, &bad) || set.AccelerateSeconds < 0 {
 			t.Fatalf("%+v, %v", set, err)
 		}
-		if key, err := parseNodeKey(fields); err != nil && !errors.As(err, &bad) || (key == "") != (err != nil) || strings.ContainsAny(key, "\r\n\x00") {
+		key, err := parseNodeKey(fields)
+		if err != nil && !errors.As(err, &bad) || (key == "") != (err != nil) || strings.ContainsAny(key, "\r\n\x00") {
 			t.Fatalf("%q, %v", key, err)
 		}
 		if err := refusal(fields, request{call: callRead}); err != nil && !errors.As(err, &bad) {

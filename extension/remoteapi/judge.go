@@ -68,6 +68,10 @@ func (c *Client) failure(resp *http.Response, f fields, req request) error {
 	if wait := retryAfter(resp.Header.Get("Retry-After"), time.Now()); wait > 0 {
 		return extension.RetryAfter(min(wait, c.maxRetryAfter), no)
 	}
+	// Half of it may pass; of a single line there is no half.
+	if no.Status == http.StatusRequestEntityTooLarge && req.lines > 1 {
+		return fmt.Errorf("%w: %w", extension.ErrTooLarge, no)
+	}
 	if c.permanent[no.Status] && req.call.acknowledges() {
 		return fmt.Errorf("%w: %w", extension.ErrPermanent, no)
 	}

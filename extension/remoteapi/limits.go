@@ -59,7 +59,8 @@ func WithMaxConfig(bytes int64) Option {
 // WithPermanentStatus replaces the list of statuses, 413 and 422 by default, that
 // mean extension.ErrPermanent when they answer logs, results or carve blocks
 // without Retry-After. With none, nothing is permanent. Only 4xx can be: every
-// other status says nothing about the data.
+// other status says nothing about the data. Whatever the list says, 413 to several
+// log lines is extension.ErrTooLarge, and they are sent again in smaller batches.
 func WithPermanentStatus(statuses ...int) Option {
 	return func(s *settings) error {
 		list := map[int]bool{}

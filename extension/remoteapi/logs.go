@@ -28,7 +28,9 @@ func (c *Client) PublishLogs(ctx context.Context, node extension.Node, batch ext
 	if len(batch.Lines) == 0 {
 		return nil
 	}
-	req := request{call: callLog, node: node, body: logBody(node.Key, batch), header: http.Header{}}
+	req := request{
+		call: callLog, node: node, body: logBody(node.Key, batch), header: http.Header{}, lines: len(batch.Lines),
+	}
 	if c.batchHeaders {
 		setBatchHeader(req.header, batch)
 	}

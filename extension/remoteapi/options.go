@@ -128,7 +128,8 @@ func WithHeader(name, value string) Option {
 	return func(s *settings) error {
 		name := textproto.CanonicalMIMEHeaderKey(name)
 		switch name {
-		case "", "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Accept", "Accept-Encoding", "User-Agent", "Connection":
+		case "", "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Accept",
+			"Accept-Encoding", "User-Agent", "Connection":
 			return fmt.Errorf("WithHeader: %q cannot be set this way", name)
 		}
 		if strings.ContainsAny(name, " \t\r\n:") || strings.ContainsAny(value, "\r\n\x00") {

@@ -104,7 +104,9 @@ func TestWhatIsSent(t *testing.T) {
 	server, client := serve(t)
 	node := enrolled(t, client, "a")
 	enroll := last(t, server, remoteapitest.CallEnroll)
-	if want := `{"enroll_secret":"enroll-secret","host_identifier":"a","platform_type":"9","host_details":{"os_version":{"name":"Ubuntu"}}}`; string(enroll.Body) != want {
+	want := `{"enroll_secret":"enroll-secret","host_identifier":"a","platform_type":"9",` +
+		`"host_details":{"os_version":{"name":"Ubuntu"}}}`
+	if string(enroll.Body) != want {
 		t.Errorf("enroll: %s, want %s", enroll.Body, want)
 	}
 	if got := enroll.Header.Get("Authorization"); got != "" {
@@ -223,7 +225,8 @@ func TestPresets(t *testing.T) {
 		if got := server.Results("a"); len(got) != 1 || got[0].Status != 3 {
 			t.Errorf("%s: results %+v", name, got)
 		}
-		if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); (err == nil) != c.logs || !c.logs && !errors.Is(err, extension.ErrUnsupported) {
+		err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`))
+		if (err == nil) != c.logs || !c.logs && !errors.Is(err, extension.ErrUnsupported) {
 			t.Errorf("%s: logs: %v", name, err)
 		}
 	}
@@ -258,7 +261,8 @@ func TestInjection(t *testing.T) {
 	}
 	proxied := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()),
 		remoteapi.WithProxy(func(*http.Request) (*url.URL, error) { return nil, errors.New("asked the proxy function") }))
-	if _, err := proxied.Config(within(t, 10*time.Second), extension.Node{Key: "key"}); err == nil || !strings.Contains(err.Error(), "asked the proxy function") {
+	_, err := proxied.Config(within(t, 10*time.Second), extension.Node{Key: "key"})
+	if err == nil || !strings.Contains(err.Error(), "asked the proxy function") {
 		t.Errorf("proxy: %v", err)
 	}
 }

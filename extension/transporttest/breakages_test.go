@@ -22,7 +22,7 @@ func onBatch(name string, f func(b *extension.Batch)) breakage {
 		h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
 			b = clone(b)
 			f(&b)
-			return h.Memory.PublishLogs(ctx, n, b)
+			return h.memory.PublishLogs(ctx, n, b)
 		}
 	}}
 }
@@ -31,7 +31,7 @@ func onBatch(name string, f func(b *extension.Batch)) breakage {
 func onResults(name string, f func(r []extension.Result) []extension.Result) breakage {
 	return breakage{name, func(_ *testing.T, h *hooked) {
 		h.write = func(ctx context.Context, n extension.Node, r []extension.Result) error {
-			return h.Memory.WriteResults(ctx, n, f(r))
+			return h.memory.WriteResults(ctx, n, f(r))
 		}
 	}}
 }
@@ -41,24 +41,24 @@ func onError(name string, f func(error) error) []breakage {
 	return []breakage{
 		{name + " of Config", func(_ *testing.T, h *hooked) {
 			h.config = func(ctx context.Context, n extension.Node) (map[string]string, error) {
-				c, err := h.Memory.Config(ctx, n)
+				c, err := h.memory.Config(ctx, n)
 				return c, f(err)
 			}
 		}},
 		{name + " of PublishLogs", func(_ *testing.T, h *hooked) {
 			h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
-				return f(h.Memory.PublishLogs(ctx, n, b))
+				return f(h.memory.PublishLogs(ctx, n, b))
 			}
 		}},
 		{name + " of Queries", func(_ *testing.T, h *hooked) {
 			h.queries = func(ctx context.Context, n extension.Node) (extension.QuerySet, error) {
-				q, err := h.Memory.Queries(ctx, n)
+				q, err := h.memory.Queries(ctx, n)
 				return q, f(err)
 			}
 		}},
 		{name + " of WriteResults", func(_ *testing.T, h *hooked) {
 			h.write = func(ctx context.Context, n extension.Node, r []extension.Result) error {
-				return f(h.Memory.WriteResults(ctx, n, r))
+				return f(h.memory.WriteResults(ctx, n, r))
 			}
 		}},
 	}
@@ -75,10 +75,11 @@ func flatten(err error) error {
 
 // deaf makes a method go on after its context has ended.
 func deaf(t *testing.T, h *hooked) {
+	t.Helper()
 	free, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
 	h.publish = func(_ context.Context, n extension.Node, b extension.Batch) error {
-		return h.Memory.PublishLogs(free, n, b)
+		return h.memory.PublishLogs(free, n, b)
 	}
 }
 
@@ -104,7 +105,7 @@ func brokenData() map[string][]breakage {
 			}},
 			{"deaf", func(_ *testing.T, h *hooked) {
 				h.enroll = func(_ context.Context, r extension.EnrollRequest) (string, error) {
-					return h.Memory.Enroll(context.Background(), r)
+					return h.memory.Enroll(context.Background(), r)
 				}
 			}},
 		},
@@ -115,7 +116,9 @@ func brokenData() map[string][]breakage {
 			onResults("status lost", mapResults(func(r *extension.Result) { r.Status = 0 })),
 			onResults("message lost", mapResults(func(r *extension.Result) { r.Message = "" })),
 			onResults("stats lost", mapResults(func(r *extension.Result) { r.Stats = nil })),
-			onResults("rows re-encoded", mapResults(func(r *extension.Result) { r.Rows = bytes.ReplaceAll(r.Rows, []byte("null"), []byte(`""`)) })),
+			onResults("rows re-encoded", mapResults(func(r *extension.Result) {
+				r.Rows = bytes.ReplaceAll(r.Rows, []byte("null"), []byte(`""`))
+			})),
 		},
 		"Results/Empty": {
 			{"refused", func(_ *testing.T, h *hooked) {
@@ -123,10 +126,10 @@ func brokenData() map[string][]breakage {
 					if len(r) == 0 {
 						return errFailed
 					}
-					return h.Memory.WriteResults(ctx, n, r)
+					return h.memory.WriteResults(ctx, n, r)
 				}
 			}},
-			onResults("left out", func(r []extension.Result) []extension.Result { return nil }),
+			onResults("left out", func([]extension.Result) []extension.Result { return nil }),
 		},
 		"Concurrency": {{"one identity", crossTalk}, {"one config", oneConfig}, {"one queue", oneQuerySet}},
 		"Unsupported": {{"nil", pretend}},
@@ -156,7 +159,7 @@ func brokenLogs() map[string][]breakage {
 					if len(b.Lines) == 0 {
 						return errFailed
 					}
-					return h.Memory.PublishLogs(ctx, n, b)
+					return h.memory.PublishLogs(ctx, n, b)
 				}
 			}},
 			onBatch("left out", func(b *extension.Batch) {
@@ -185,9 +188,15 @@ func brokenErrors() map[string][]breakage {
 		})...),
 		"Errors/NodeInvalid": onError("flattened", flatten),
 		"Errors/Permanent":   {onError("flattened", flatten)[1], onError("flattened", flatten)[3]},
-		"Cancel/UnderWay":    {{"deaf", deaf}, {"swallowed", onError("", swallow)[0].do}},
-		"Cancel/Before":      onError("swallowed", swallow),
-		"Cancel/Goroutines":  {{"one each", leak}},
+		"Errors/TooLarge": {
+			onError("flattened", flatten)[1],
+			{"half of it taken", takeHalf},
+			{"lost after it", loseAfterTooLarge},
+		},
+		"Carves":            brokenCarves(),
+		"Cancel/UnderWay":   {{"deaf", deaf}, {"swallowed", onError("", swallow)[0].do}},
+		"Cancel/Before":     onError("swallowed", swallow),
+		"Cancel/Goroutines": {{"one each", leak}},
 	}
 }
 

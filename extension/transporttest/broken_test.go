@@ -3,7 +3,6 @@ package transporttest
 import (
 	"bytes"
 	"context"
-	"errors"
 	"maps"
 	"strings"
 	"sync"
@@ -16,7 +15,7 @@ func brokenConfigs() []breakage {
 	change := func(name string, f func(map[string]string) map[string]string) breakage {
 		return breakage{name, func(_ *testing.T, h *hooked) {
 			h.config = func(ctx context.Context, n extension.Node) (map[string]string, error) {
-				c, err := h.Memory.Config(ctx, n)
+				c, err := h.memory.Config(ctx, n)
 				return f(c), err
 			}
 		}}
@@ -38,7 +37,7 @@ func brokenConfigs() []breakage {
 			var once sync.Once
 			var first map[string]string
 			h.config = func(ctx context.Context, n extension.Node) (c map[string]string, err error) {
-				once.Do(func() { first, err = h.Memory.Config(ctx, n) })
+				once.Do(func() { first, err = h.memory.Config(ctx, n) })
 				return maps.Clone(first), err
 			}
 		}},
@@ -53,7 +52,7 @@ func brokenOrder() []breakage {
 			var held []func()
 			h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
 				b = clone(b)
-				held = append(held, func() { _ = h.Memory.PublishLogs(ctx, n, b) })
+				held = append(held, func() { _ = h.memory.PublishLogs(ctx, n, b) })
 				if len(held) == 2 { // and swapped
 					held[1]()
 					held[0]()
@@ -86,7 +85,7 @@ func brokenQueries() []breakage {
 	change := func(name string, f func(*extension.QuerySet)) breakage {
 		return breakage{name, func(_ *testing.T, h *hooked) {
 			h.queries = func(ctx context.Context, n extension.Node) (extension.QuerySet, error) {
-				q, err := h.Memory.Queries(ctx, n)
+				q, err := h.memory.Queries(ctx, n)
 				f(&q)
 				return q, err
 			}
@@ -107,7 +106,7 @@ func dedupeByContent(_ *testing.T, h *hooked) {
 		if seen[content] {
 			return nil
 		}
-		err := h.Memory.PublishLogs(ctx, n, b)
+		err := h.memory.PublishLogs(ctx, n, b)
 		seen[content] = err == nil
 		return err
 	}
@@ -115,46 +114,43 @@ func dedupeByContent(_ *testing.T, h *hooked) {
 
 func onlyFirstTry(_ *testing.T, h *hooked) {
 	h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
-		if err := h.Memory.PublishLogs(ctx, n, b); err != nil || b.Try == 1 {
-			return errFailed
+		if b.Try == 1 {
+			return h.memory.PublishLogs(ctx, n, b)
 		}
-		h.Memory.mu.Lock()
-		defer h.Memory.mu.Unlock()
-		clear(h.Memory.batches)
-		return nil
+		return h.meet(ctx, func() error { return nil })
 	}
 }
 
 func changeLines(_ *testing.T, h *hooked) {
 	h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
-		err := h.Memory.PublishLogs(ctx, n, b)
+		err := h.memory.PublishLogs(ctx, n, b)
 		b.Lines[0] = []byte("changed")
 		return err
 	}
 }
 
 func keepLines(_ *testing.T, h *hooked) {
-	h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
-		if _, after, err := h.enter(ctx, n); err != nil || after != nil {
-			return errors.Join(err, after)
-		}
-		h.Memory.mu.Lock()
-		defer h.Memory.mu.Unlock()
-		h.Memory.batches[n.Instance] = append(h.Memory.batches[n.Instance], b)
-		return nil
+	h.publish = func(ctx context.Context, _ extension.Node, b extension.Batch) error {
+		return h.meet(ctx, func() error {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.kept = append(h.kept, b)
+			return nil
+		})
 	}
 }
 
 func leak(t *testing.T, h *hooked) {
+	t.Helper()
 	end := make(chan struct{})
 	t.Cleanup(func() { close(end) })
 	h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
 		go func() { <-end }()
-		return h.Memory.PublishLogs(ctx, n, b)
+		return h.memory.PublishLogs(ctx, n, b)
 	}
 	h.config = func(ctx context.Context, n extension.Node) (map[string]string, error) {
 		go func() { <-end }()
-		return h.Memory.Config(ctx, n)
+		return h.memory.Config(ctx, n)
 	}
 }
 
@@ -168,18 +164,18 @@ func crossTalk(_ *testing.T, h *hooked) {
 		}
 		n.Key = last // the first one's, for ever
 		mu.Unlock()
-		return h.Memory.PublishLogs(ctx, n, b)
+		return h.memory.PublishLogs(ctx, n, b)
 	}
 }
 
 func oneConfig(_ *testing.T, h *hooked) {
-	h.config = func(ctx context.Context, n extension.Node) (map[string]string, error) {
+	h.config = func(context.Context, extension.Node) (map[string]string, error) {
 		return map[string]string{"main": `{"of":"tenant-00"}`}, nil
 	}
 }
 
 func oneQuerySet(_ *testing.T, h *hooked) {
-	h.queries = func(ctx context.Context, n extension.Node) (extension.QuerySet, error) {
+	h.queries = func(context.Context, extension.Node) (extension.QuerySet, error) {
 		return extension.QuerySet{Queries: map[string]string{"tenant-00": "select 1"}}, nil
 	}
 }

@@ -29,6 +29,8 @@ func cases() []testCase {
 		{"Errors/RetryAfter", []Feature{RetryAfters}, retryAfter},
 		{"Errors/NodeInvalid", []Feature{NodeInvalids}, nodeInvalid},
 		{"Errors/Permanent", []Feature{Permanents}, permanent},
+		{"Errors/TooLarge", []Feature{Logs, TooLarges}, tooLarge},
+		{"Carves", []Feature{Carves}, carves},
 		{"Cancel/UnderWay", []Feature{Hangs}, cancellation},
 		{"Cancel/Before", nil, ended},
 		{"Cancel/Goroutines", []Feature{Hangs}, goroutines},
@@ -55,7 +57,8 @@ func enrolment(s *suite) {
 	err := s.within("Enroll", callTimeout, func(context.Context) error {
 		over, cancel := context.WithCancel(context.Background())
 		cancel()
-		_, err := s.h.Transport().(extension.Enroller).Enroll(over, extension.EnrollRequest{Node: extension.Node{Instance: "enroll-9", HostIdentifier: "enroll-9"}})
+		node := extension.Node{Instance: "enroll-9", HostIdentifier: "enroll-9"}
+		_, err := s.h.Transport().(extension.Enroller).Enroll(over, extension.EnrollRequest{Node: node})
 		return err
 	})
 	if err == nil {
@@ -98,7 +101,7 @@ func concurrency(s *suite) {
 const rounds = 5
 
 func roundBatch(instance string, i int) extension.Batch {
-	return newBatch(instance, extension.QueueResults, uint64(i+1), fmt.Sprintf(`{"of":"%s","n":"%d"}`, instance, i))
+	return newBatch(instance, extension.QueueResults, uint64(i+1), fmt.Sprintf(`{"of":%q,"n":"%d"}`, instance, i))
 }
 
 // live is what one instance does; it runs beside the test's goroutine.

@@ -80,6 +80,37 @@ func permanent(s *suite) {
 	}
 }
 
+// tooLarge: a batch that the server did not take because of its size is told apart,
+// nothing of it is there, and its halves pass under ids of their own. A single line
+// may also be refused for good.
+func tooLarge(s *suite) {
+	node := s.node("too-large")
+	publish := method{"PublishLogs", true, nil}
+	try := func(b extension.Batch) error {
+		publish.call = func(ctx context.Context, n extension.Node) error { return s.h.Transport().PublishLogs(ctx, n, b) }
+		return s.failed(publish, node, Failure{Kind: TooLarge})
+	}
+	lines := []string{`{"a":"1"}`, `{"a":"2"}`, `{"a":"3"}`, `{"a":"4"}`}
+	if err := try(newBatch("too-large", extension.QueueResults, 1, lines...)); !errors.Is(err, extension.ErrTooLarge) {
+		s.Errorf("PublishLogs: %v is no ErrTooLarge", err)
+	}
+	err := try(newBatch("too-large", extension.QueueResults, 1, lines[0]))
+	if !errors.Is(err, extension.ErrTooLarge) && !errors.Is(err, extension.ErrPermanent) {
+		s.Errorf("PublishLogs of one line: %v is neither ErrTooLarge nor ErrPermanent", err)
+	}
+	if got := s.h.Received("too-large"); len(got) != 0 {
+		s.Fatalf("the server took %d batches that it found too large", len(got))
+	}
+	want := []extension.Batch{
+		newBatch("too-large", extension.QueueResults, 1, lines[:2]...),
+		newBatch("too-large", extension.QueueResults, 3, lines[2:]...),
+	}
+	for _, b := range want {
+		s.publish(node, clone(b))
+	}
+	s.same("too-large", s.received("too-large", extension.QueueResults), want)
+}
+
 // cancellation: a call returns when its context ends, and the next one works.
 func cancellation(s *suite) {
 	node := s.node("cancel")

@@ -56,7 +56,8 @@ func sampleResults() []extension.Result {
 	return []extension.Result{
 		{ID: "none", Rows: json.RawMessage(`[]`)},
 		{ID: "failed", Status: 1, Message: `no such table: "ž" <&>`, Rows: json.RawMessage(`[]`)},
-		{ID: "nullish", Rows: json.RawMessage(`[{"a":"","b":null,"c":"NULL","d":0}]`), Stats: &extension.QueryStats{WallTimeMS: 1, UserTime: 2, SystemTime: 3, Memory: 1 << 40}},
+		{ID: "nullish", Rows: json.RawMessage(`[{"a":"","b":null,"c":"NULL","d":0}]`),
+			Stats: &extension.QueryStats{WallTimeMS: 1, UserTime: 2, SystemTime: 3, Memory: 1 << 40}},
 		{ID: "unicode ž/\"q\"", Rows: json.RawMessage(`[ {"n":"žluťoučký 🐎","e":"\u017e\/<&>"} ]`), Message: "line\nbreak"},
 		{ID: "large", Rows: large},
 	}

@@ -7,7 +7,7 @@
 //		})
 //	}
 //
-// [Memory] is a transport without a network that passes it, and its own harness.
+// [extension.Memory], a transport without a network, passes it.
 package transporttest
 
 import (
@@ -42,6 +42,21 @@ type Harness interface {
 	Limits() Limits
 }
 
+// CarveHarness is what a [Harness] also is that names [Carves] in Limits.Also.
+type CarveHarness interface {
+	// Carved gives what the server took of an instance's carves, in the order in
+	// which they were begun.
+	Carved(instance string) []Carved
+}
+
+// Carved is what a server took of one carve.
+type Carved struct {
+	Session string
+	Request extension.CarveRequest
+	// Blocks holds the data by its block's id; a block that came twice is there once.
+	Blocks map[int64][]byte
+}
+
 // Failure is one way for a server to fail.
 type Failure struct {
 	Kind Kind
@@ -64,6 +79,9 @@ const (
 	// Permanent is a refusal of data that will be refused again:
 	// extension.ErrPermanent.
 	Permanent Kind = "permanent"
+	// TooLarge is a refusal of log lines, none of which were taken, because of their
+	// size: extension.ErrTooLarge. Only harnesses that name [TooLarges] are asked for it.
+	TooLarge Kind = "too large"
 	// Hang is no answer at all until the call's context ends.
 	Hang Kind = "hang"
 	// LostAnswer is a success of which the client learns nothing but an error. A
@@ -106,11 +124,23 @@ const (
 	LostAnswers  Feature = "lost answer"
 )
 
+// The features beyond what every transport needs. They are tested only when
+// Limits.Also names them.
+const (
+	// Carves: the transport is an extension.Carver, and the harness a [CarveHarness].
+	Carves Feature = "carves"
+	// TooLarges: the transport tells a batch that is too large for the server from
+	// one that is refused, and FailNext knows the [TooLarge] kind.
+	TooLarges Feature = "too large"
+)
+
 // Limits are what a harness declares about its transport. The zero value declares
 // that everything works.
 type Limits struct {
 	// Cannot gives the reason for each missing feature. An empty reason is refused.
 	Cannot map[Feature]string
+	// Also names the features beyond what every transport needs that are tested.
+	Also []Feature
 	// Source is the name of a config's one source; it is needed without Sources.
 	Source string
 	// MaxBatch is the largest batch in bytes; 0 means that 8 MiB pass.

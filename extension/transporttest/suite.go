@@ -2,6 +2,7 @@ package transporttest
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,7 +21,7 @@ type tb interface {
 
 type testCase struct {
 	name  string
-	needs []Feature
+	needs []Feature // tested unless declared as missing, or only if named in Limits.Also
 	run   func(s *suite)
 }
 
@@ -45,12 +46,18 @@ func (c testCase) runOn(t tb, h Harness) {
 		t.Fatalf("Limits.Source: needed when there is only one")
 	}
 	for _, feature := range c.needs {
+		if beyond(feature) && !slices.Contains(limits.Also, feature) {
+			t.Skipf("not tested, the harness does not name %q in Limits.Also", feature)
+		}
 		if reason := limits.Cannot[feature]; reason != "" {
 			t.Skipf("not tested, the harness declares that it cannot do %q: %s", feature, reason)
 		}
 	}
 	c.run(&suite{tb: t, h: h, limits: limits})
 }
+
+// beyond tells a feature that not every transport needs.
+func beyond(f Feature) bool { return f == Carves || f == TooLarges }
 
 // can says whether a feature is there, and logs why not.
 func (s *suite) can(f Feature) bool {

@@ -13,7 +13,7 @@ import (
 )
 
 func TestMemoryConforms(t *testing.T) {
-	Run(t, func(*testing.T) Harness { return NewMemory() })
+	Run(t, func(*testing.T) Harness { return newMemory() })
 }
 
 // recorder is a T whose failures are what a test looks for.
@@ -47,20 +47,32 @@ func watch(c testCase, h Harness) *recorder {
 	return r
 }
 
-// hooked is a Memory of which some methods have been broken.
+// hooked is a memory of which some methods have been broken.
 type hooked struct {
-	*Memory
+	*memory
 	limits  Limits
+	kept    []extension.Batch // what arrived, by a transport that does not copy
 	config  func(context.Context, extension.Node) (map[string]string, error)
 	publish func(context.Context, extension.Node, extension.Batch) error
 	queries func(context.Context, extension.Node) (extension.QuerySet, error)
 	write   func(context.Context, extension.Node, []extension.Result) error
 	enroll  func(context.Context, extension.EnrollRequest) (string, error)
+	carve   func(context.Context, extension.Node, extension.CarveRequest) (string, error)
+	block   func(context.Context, extension.Node, extension.CarveBlock) error
 }
 
 func (h *hooked) Transport() extension.Transport { return h }
+func (h *hooked) Received(instance string) []extension.Batch {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.kept != nil {
+		return h.kept
+	}
+	return h.memory.Received(instance)
+}
 func (h *hooked) Limits() Limits {
 	limits := h.limits
+	limits.Also = append(limits.Also, Carves, TooLarges)
 	limits.CancelWithin = 300 * time.Millisecond
 	return limits
 }
@@ -69,35 +81,49 @@ func (h *hooked) Config(ctx context.Context, n extension.Node) (map[string]strin
 	if h.config != nil {
 		return h.config(ctx, n)
 	}
-	return h.Memory.Config(ctx, n)
+	return h.memory.Config(ctx, n)
 }
 
 func (h *hooked) PublishLogs(ctx context.Context, n extension.Node, b extension.Batch) error {
 	if h.publish != nil {
 		return h.publish(ctx, n, b)
 	}
-	return h.Memory.PublishLogs(ctx, n, b)
+	return h.memory.PublishLogs(ctx, n, b)
 }
 
 func (h *hooked) Queries(ctx context.Context, n extension.Node) (extension.QuerySet, error) {
 	if h.queries != nil {
 		return h.queries(ctx, n)
 	}
-	return h.Memory.Queries(ctx, n)
+	return h.memory.Queries(ctx, n)
 }
 
 func (h *hooked) WriteResults(ctx context.Context, n extension.Node, r []extension.Result) error {
 	if h.write != nil {
 		return h.write(ctx, n, r)
 	}
-	return h.Memory.WriteResults(ctx, n, r)
+	return h.memory.WriteResults(ctx, n, r)
 }
 
 func (h *hooked) Enroll(ctx context.Context, r extension.EnrollRequest) (string, error) {
 	if h.enroll != nil {
 		return h.enroll(ctx, r)
 	}
-	return h.Memory.Enroll(ctx, r)
+	return h.memory.Enroll(ctx, r)
+}
+
+func (h *hooked) StartCarve(ctx context.Context, n extension.Node, r extension.CarveRequest) (string, error) {
+	if h.carve != nil {
+		return h.carve(ctx, n, r)
+	}
+	return h.memory.StartCarve(ctx, n, r)
+}
+
+func (h *hooked) CarveBlock(ctx context.Context, n extension.Node, b extension.CarveBlock) error {
+	if h.block != nil {
+		return h.block(ctx, n, b)
+	}
+	return h.memory.CarveBlock(ctx, n, b)
 }
 
 // TestEveryCaseCanFail runs each case against transports that are broken in the
@@ -113,7 +139,7 @@ func TestEveryCaseCanFail(t *testing.T) {
 				if c.name != "Cancel/Goroutines" {
 					t.Parallel() // that one counts everybody's goroutines
 				}
-				h := &hooked{Memory: NewMemory()}
+				h := &hooked{memory: newMemory()}
 				b.do(t, h)
 				if got := watch(c, h); len(got.failed) == 0 {
 					t.Errorf("not noticed (skipped: %q)", got.skipped)
@@ -135,7 +161,7 @@ func TestLimits(t *testing.T) {
 		t.Fatalf("no case %q", name)
 		return testCase{}
 	}
-	declared := &hooked{Memory: NewMemory(), limits: Limits{Cannot: map[Feature]string{Logs: "they go elsewhere"}}}
+	declared := &hooked{memory: newMemory(), limits: Limits{Cannot: map[Feature]string{Logs: "they go elsewhere"}}}
 	if got := watch(find("Logs/Order"), declared); !strings.Contains(got.skipped, "they go elsewhere") || len(got.failed) > 0 {
 		t.Errorf("declared: skipped %q, failed %q", got.skipped, got.failed)
 	}
@@ -145,11 +171,11 @@ func TestLimits(t *testing.T) {
 			t.Errorf("%s: %q", c.name, got.failed)
 		}
 	}
-	unexplained := &hooked{Memory: NewMemory(), limits: Limits{Cannot: map[Feature]string{Logs: " "}}}
+	unexplained := &hooked{memory: newMemory(), limits: Limits{Cannot: map[Feature]string{Logs: " "}}}
 	if got := watch(find("Queries"), unexplained); len(got.failed) == 0 {
 		t.Error("a missing feature without a reason was accepted")
 	}
-	nameless := &hooked{Memory: NewMemory(), limits: Limits{Cannot: map[Feature]string{Sources: "one document"}}}
+	nameless := &hooked{memory: newMemory(), limits: Limits{Cannot: map[Feature]string{Sources: "one document"}}}
 	if got := watch(find("Queries"), nameless); len(got.failed) == 0 {
 		t.Error("a single source without a name was accepted")
 	}

@@ -103,7 +103,10 @@ func New(opts ...Option) (*Server, error) {
 			return nil, err
 		}
 	}
-	return s, s.Start()
+	if err := s.Start(); err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // Start brings the server back on the address it had. It is a no-op while running.

@@ -1,0 +1,153 @@
+package extension
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+func TestLineAboveTheLimitIsDroppedAndAnnounced(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &sink{}
+		r := newRig(t, t.TempDir(), logsTo(s), WithLineLimit(10))
+		r.start()
+		r.log("string", "12345678901")
+		r.log("string", "1234567890")
+		pass(5 * time.Second)
+		synctest.Wait()
+		sameLines(t, s.lines(), []string{"1234567890"})
+		lost := eventsOf[stats.LogsDropped](r)
+		equal(t, "announcements", len(lost), 1)
+		equal(t, "bytes", lost[0].Bytes, 11)
+	})
+}
+
+func TestSlowLinkGetsSmallerBatchesAndMoreTime(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		const rate = 4 << 10 // bytes a second
+		var sizes []int
+		slow := true
+		var hold sync.Mutex
+		var got int
+		tr := Funcs{LogsFunc: func(ctx context.Context, _ Node, b Batch) error {
+			hold.Lock()
+			defer hold.Unlock()
+			sizes = append(sizes, b.Bytes)
+			if slow {
+				select {
+				case <-time.After(time.Duration(b.Bytes) * time.Second / rate):
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+			got += len(b.Lines)
+			return nil
+		}}
+		r := newRig(t, t.TempDir(), WithTransport(tr), WithLogBatch(10000, 256<<10, 0), WithTransportTimeout(10*time.Second))
+		for range 1024 {
+			r.log("string", strings.Repeat("x", 1<<10))
+		}
+		r.start()
+		pass(20 * time.Minute)
+		synctest.Wait()
+		equal(t, "lines", got, 1024)
+		equal(t, "first batch", sizes[0], 256<<10)
+		if last := sizes[len(sizes)-1]; last > 64<<10 {
+			t.Errorf("batches on a slow link have %d bytes", last)
+		}
+		hold.Lock()
+		slow = false
+		n := len(sizes)
+		for range 2048 {
+			r.log("string", strings.Repeat("x", 1<<10))
+		}
+		hold.Unlock()
+		pass(time.Minute)
+		synctest.Wait()
+		equal(t, "lines", got, 3072)
+		biggest := 0
+		for _, b := range sizes[n:] {
+			biggest = max(biggest, b)
+		}
+		equal(t, "biggest batch on a fast link", biggest, 256<<10)
+	})
+}
+
+func TestBackfillRate(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &sink{}
+		r := newRig(t, t.TempDir(), logsTo(s), WithLogBatch(10, 1<<20, 0), WithBackfillRate(1000))
+		for range 100 {
+			r.log("string", strings.Repeat("x", 100))
+		}
+		r.start()
+		pass(20 * time.Second)
+		synctest.Wait()
+		equal(t, "lines", len(s.lines()), 100)
+		took := s.arrived[len(s.arrived)-1].Sub(s.arrived[0])
+		if took < 8*time.Second || took > 10*time.Second {
+			t.Errorf("10000 bytes at 1000 a second took %v", took)
+		}
+	})
+}
+
+func TestRunDrainsAndMayRunAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &sink{}
+		r := newRig(t, t.TempDir(), logsTo(s), WithLogBatch(1000, 1<<20, time.Hour))
+		for round := range 3 {
+			stop := r.start()
+			r.logLines(2)
+			synctest.Wait()
+			if err := stop(); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "lines after a drain", len(s.lines()), 2*(round+1))
+		}
+	})
+}
+
+func TestDrainIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		tr := Funcs{LogsFunc: func(context.Context, Node, Batch) error { <-hang; return nil }}
+		r := newRig(t, t.TempDir(), WithTransport(tr), WithLogBatch(1, 1<<20, 0), WithDrain(3*time.Second))
+		stop := r.start()
+		r.logLines(2)
+		synctest.Wait()
+		start := time.Now()
+		err := stop()
+		if took := time.Since(start); took > 6*time.Second {
+			t.Errorf("a transport that hangs held up the end for %v", took)
+		}
+		if !errors.Is(err, errNotReturned) {
+			t.Errorf("a goroutine is left, and Run says %v", err)
+		}
+		equal(t, "waiting", r.Pending()["results"], 2)
+		close(hang)
+		synctest.Wait()
+	})
+}
+
+func TestWithoutSinkLinesAreCountedAndDiscarded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		for _, tr := range []Transport{nil, Funcs{}} {
+			r := newRig(t, t.TempDir(), WithTransport(tr))
+			r.start()
+			r.logLines(3)
+			pass(time.Minute)
+			synctest.Wait()
+			r.logLines(3)
+			r.shut()
+			equal(t, "waiting", r.Pending()["results"], 0)
+			equal(t, "announcements", len(eventsOf[stats.LogsDropped](r)), 0)
+			equal(t, "failures", len(eventsOf[stats.TransportFailed](r)), 0)
+		}
+	})
+}

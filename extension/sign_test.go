@@ -1,0 +1,78 @@
+package extension
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"io"
+	"testing"
+)
+
+// plainSigner hides what a key is beside a signer.
+type plainSigner struct{ crypto.Signer }
+
+func TestSignaturesVerify(t *testing.T) {
+	_, ed, _ := ed25519.GenerateKey(rand.Reader)
+	ec, _ := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	rs, _ := rsa.GenerateKey(rand.Reader, 2048)
+	for _, key := range []crypto.Signer{ed, ec, rs, plainSigner{ec}} {
+		s := &sink{}
+		r := newRig(t, t.TempDir(), logsTo(s), WithSigner(key))
+		r.logLines(3)
+		if err := r.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		b := s.taken[0]
+		if err := Verify(key.Public(), b); err != nil {
+			t.Errorf("%T: %v", key, err)
+		}
+		changes := []func(*Batch){
+			func(b *Batch) { b.ID += "x" }, func(b *Batch) { b.Queue = QueueStatus }, func(b *Batch) { b.First++ },
+			func(b *Batch) { b.Lines = b.Lines[1:] }, func(b *Batch) { b.Lines = [][]byte{b.Lines[0], []byte(`{"n":9}`), b.Lines[2]} },
+			func(b *Batch) { b.Signature = nil }, func(b *Batch) { b.Last++ },
+		}
+		for i, change := range changes {
+			c := b
+			change(&c)
+			if err := Verify(key.Public(), c); !errors.Is(err, ErrSignature) {
+				t.Errorf("%T: change %d: %v", key, i, err)
+			}
+		}
+	}
+	if err := Verify("key", Batch{}); err == nil || errors.Is(err, ErrSignature) {
+		t.Errorf("a key of no kind: %v", err)
+	}
+}
+
+func TestFailingSignerHoldsBatchesBack(t *testing.T) {
+	_, ed, _ := ed25519.GenerateKey(rand.Reader)
+	k := &flakySigner{Signer: ed, fail: true}
+	s := &sink{}
+	r := newRig(t, t.TempDir(), logsTo(s), WithSigner(k))
+	want := r.logLines(3)
+	if err := r.Flush(t.Context()); err == nil {
+		t.Error("no error")
+	}
+	equal(t, "sent", len(s.tries), 0)
+	k.fail = false
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sameLines(t, s.lines(), want)
+}
+
+type flakySigner struct {
+	crypto.Signer
+	fail bool
+}
+
+func (f *flakySigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if f.fail {
+		panic("the token is gone")
+	}
+	return f.Signer.Sign(rand, digest, opts)
+}
