@@ -20,11 +20,12 @@ func BenchmarkStartToSocket(b *testing.B) {
 	for i := range b.N {
 		id := strconv.Itoa(i)
 		sub := filepath.Join(dir, id)
-		args := append(instanceArgs(sub, "--disable_watchdog", "--logger_plugin=stdout"), "--extensions_socket="+filepath.Join(fake.Dir(), "e"+id))
+		args := append(instanceArgs(sub, "--disable_watchdog", "--logger_plugin=stdout"),
+			"--extensions_socket="+filepath.Join(fake.Dir(), "e"+id))
 		if err := os.Mkdir(sub, 0o700); err != nil {
 			b.Fatal(err)
 		}
-		cmd := exec.CommandContext(b.Context(), fake.Path(), args...) //nolint:gosec // the fake
+		cmd := exec.CommandContext(b.Context(), fake.Path(), args...)
 		if err := cmd.Start(); err != nil {
 			b.Fatal(err)
 		}
@@ -45,7 +46,8 @@ func BenchmarkStartToSocket(b *testing.B) {
 func BenchmarkQuery(b *testing.B) {
 	fake := osquerydtest.Start(b)
 	sock := filepath.Join(fake.Dir(), "em")
-	cmd := exec.CommandContext(b.Context(), fake.Path(), append(instanceArgs(b.TempDir(), "--disable_watchdog", "--logger_plugin=stdout"), "--extensions_socket="+sock)...) //nolint:gosec // the fake
+	args := append(instanceArgs(b.TempDir(), "--disable_watchdog", "--logger_plugin=stdout"), "--extensions_socket="+sock)
+	cmd := exec.CommandContext(b.Context(), fake.Path(), args...)
 	if err := cmd.Start(); err != nil {
 		b.Fatal(err)
 	}

@@ -10,7 +10,9 @@ import (
 // callBuiltin answers for core's own plugins.
 func (r *registry) callBuiltin(reg, name string, req map[string]string) result {
 	if _, known := builtinPlugins[reg]; !known {
-		return failure("Cannot call registry item: %s", name)
+		err := "Unknown registry requested: " + reg
+		r.w.p.log.error("registry_factory.cpp:157", "%s registry %s plugin caused exception: %s", reg, name, err)
+		return failure("%s", err)
 	}
 	// Core resolves an unknown item of config to the update plugin's answer,
 	// whichever plugin is active.
@@ -93,6 +95,9 @@ func contextConditions(context string) []condition {
 // call is the database plugin, which any peer of the socket may use.
 func (db *database) call(req map[string]string) result {
 	domain, key := req["domain"], req["key"]
+	if _, ok := req["action"]; !ok {
+		return failure("Database plugin must include a request action")
+	}
 	known := false
 	for _, d := range knownDomains {
 		known = known || d == domain

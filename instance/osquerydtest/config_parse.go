@@ -20,7 +20,13 @@ const (
 	maxConfigDepth = 32
 )
 
-var errConfigJSON = errors.New("Error parsing the config JSON") //nolint:staticcheck // osqueryd's text
+// osqueryd's texts.
+//
+//nolint:revive,staticcheck // its case and its punctuation
+var (
+	errConfigJSON  = errors.New("Error parsing the config JSON")
+	errConfigDepth = errors.New("Error validating the config JSON: Configuration has too many nesting levels!")
+)
 
 // parseConfig strips comments and checks size, syntax and depth.
 func parseConfig(text string) (map[string]any, error) {
@@ -33,7 +39,7 @@ func parseConfig(text string) (map[string]any, error) {
 		return nil, errConfigJSON
 	}
 	if depthOf(doc) > maxConfigDepth {
-		return nil, errors.New("Error validating the config JSON: Configuration has too many nesting levels!") //nolint:revive,staticcheck // osqueryd's text
+		return nil, errConfigDepth
 	}
 	return doc, nil
 }
@@ -95,7 +101,11 @@ func (c *configState) applyOptions(options map[string]any) {
 	p := c.w.p
 	for _, name := range slices.Sorted(maps.Keys(options)) {
 		value := optionText(options[name])
-		if value == "" || name == "" || strings.HasPrefix(name, "custom_") {
+		if value == "" || name == "" {
+			continue
+		}
+		if strings.HasPrefix(name, "custom_") {
+			p.flags.setCustom(name, value)
 			continue
 		}
 		f, known := p.flags.lookup(name)
@@ -155,7 +165,7 @@ func (c *configState) call(name string, req map[string]string) result {
 	case "option":
 		return result{message: "OK", rows: osquery.ExtensionPluginResponse{{"name": req["name"], "value": c.w.p.flags.str(req["name"])}}}
 	case "genPack":
-		return failure("Not implemented")
+		return c.generatePack(name, req)
 	case "":
 		return failure("Config plugins require an action")
 	}
@@ -171,7 +181,7 @@ func (c *configState) generate(name string) result {
 	files, _ := filepath.Glob(path + ".d/*.conf")
 	sources := map[string]string{}
 	for _, f := range append([]string{path}, files...) {
-		raw, err := os.ReadFile(f) //nolint:gosec // a flag's value
+		raw, err := os.ReadFile(f)
 		if err != nil {
 			return failure("config file does not exist: %s", f)
 		}

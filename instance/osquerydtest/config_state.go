@@ -48,14 +48,18 @@ func (w *worker) loadConfig() {
 	}
 }
 
-// finishCheck ends --config_check with the status.
+// finishCheck ends --config_check with the status. --config_dump that finds no
+// config does not end: osqueryd goes on as a daemon.
 func (w *worker) finishCheck(err error) {
-	if err == nil {
+	switch {
+	case err == nil:
 		w.p.requestStop(0)
-		return
+	case !w.p.flags.bool("config_check"):
+		w.p.log.warn("init.cpp:760", "Error reading config: %s", err)
+	default:
+		fmt.Fprintf(w.p.stderr, "Error reading config: %s\n", err)
+		w.p.requestStop(1)
 	}
-	fmt.Fprintf(w.p.stderr, "Error reading config: %s\n", err)
-	w.p.requestStop(1)
 }
 
 // refresh asks the config plugin, and applies its answer.

@@ -51,11 +51,12 @@ func TestConfigUpdate(t *testing.T) {
 	if err := update("b", "{}"); err != nil || names(w) != "z pack_p_q" {
 		t.Errorf("another source: %v, %q", err, names(w))
 	}
+	deep := strings.Repeat(" \n", 10) + `{"x": ` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "}"
 	tests := map[string]string{
 		"{":  "Error parsing the config JSON",
 		"[]": "Error parsing the config JSON",
-		strings.Repeat(" \n", 10) + `{"x": ` + strings.Repeat("[", 40) + strings.Repeat("]", 40) + "}": "Error validating the config JSON: Configuration has too many nesting levels!",
-		`{"x": "` + strings.Repeat("x", 1<<20) + `"}`:                                                  "Error parsing the config JSON: the config size exceeds the limit of 1048576 bytes",
+		deep: "Error validating the config JSON: Configuration has too many nesting levels!",
+		`{"x": "` + strings.Repeat("x", 1<<20) + `"}`: "Error parsing the config JSON: the config size exceeds the limit of 1048576 bytes",
 	}
 	for text, want := range tests {
 		if err := update("a", text); err == nil || err.Error() != want {
@@ -65,10 +66,10 @@ func TestConfigUpdate(t *testing.T) {
 			t.Errorf("a broken config leaves %q scheduled", got)
 		}
 	}
-	if err := update("a", "{"); err == nil {
+	if err := update("a", "{{"); err == nil {
 		t.Error("a broken text after another: no error")
 	}
-	if err := update("a", "{"); err != nil {
+	if err := update("a", "{{"); err != nil {
 		t.Errorf("the same broken text again must count as unchanged: %v", err)
 	}
 }

@@ -80,13 +80,13 @@ func (p *process) inMemory() bool {
 
 func openLocked(p *process, path string) (*database, error) {
 	name := filepath.Join(path, "LOCK")
-	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a flag's value
+	lock, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("IO error: While open a file for lock: %s: %s", name, errnoText(err)) //nolint:staticcheck // RocksDB's text
+		return nil, fmt.Errorf("IO error: While open a file for lock: %s: %s", name, errnoText(err))
 	}
 	if tryLock(lock) != nil {
 		_ = lock.Close()
-		return nil, fmt.Errorf("IO error: While lock file: %s: %s", name, lockText) //nolint:staticcheck // RocksDB's text
+		return nil, fmt.Errorf("IO error: While lock file: %s: %s", name, lockText)
 	}
 	db := &database{path: path, lock: lock}
 	if db.load() == nil {

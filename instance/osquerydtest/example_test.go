@@ -26,7 +26,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	cmd := exec.Command(fake.Path(), instanceArgs(dir)...) //nolint:gosec // the fake
+	cmd := exec.Command(fake.Path(), instanceArgs(dir)...)
 	if err := cmd.Start(); err != nil {
 		fmt.Println(err)
 		return

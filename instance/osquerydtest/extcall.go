@@ -63,7 +63,7 @@ func (r *registry) pingWithin(uuid osquery.ExtensionRouteUUID, timeout time.Dura
 	}
 	defer c.close()
 	st, err := c.client.Ping(noContext())
-	if err == nil && st.Code != int32(osquery.ExtensionCode_EXT_SUCCESS) {
+	if err == nil && osquery.ExtensionCode(st.Code) != osquery.ExtensionCode_EXT_SUCCESS {
 		err = fmt.Errorf("ping failed: %s", st.Message)
 	}
 	return err

@@ -13,12 +13,12 @@ import (
 )
 
 type logLine struct {
-	Name    string              `json:"name"`
-	Counter int                 `json:"counter"`
-	Action  string              `json:"action"`
-	Columns map[string]string   `json:"columns"`
-	Rows    []map[string]string `json:"snapshot"`
-	Decor   map[string]string   `json:"decorations"`
+	Name    string            `json:"name"`
+	Counter int               `json:"counter"`
+	Action  string            `json:"action"`
+	Columns map[string]any    `json:"columns"`
+	Rows    []map[string]any  `json:"snapshot"`
+	Decor   map[string]string `json:"decorations"`
 }
 
 func parseLine(t *testing.T, s string) logLine {
@@ -65,13 +65,14 @@ func TestScheduleThroughExtension(t *testing.T) {
 		t.Fatal(err)
 	}
 	first, second = parseLine(t, h.nextLog(ctx)), parseLine(t, h.nextLog(ctx))
-	if first.Counter != 1 || first.Action != "removed" || first.Columns["name"] != "a" || second.Action != "added" || second.Columns["name"] != "c" {
+	if first.Counter != 1 || first.Action != "removed" || first.Columns["name"] != "a" || second.Action != "added" ||
+		second.Columns["name"] != "c" {
 		t.Errorf("the difference is %+v, %+v", first, second)
 	}
 	if err := w.RunSchedule(ctx, "diff", "snap"); err != nil {
 		t.Fatal(err)
 	}
-	if l := parseLine(t, h.nextLog(ctx)); l.Action != "snapshot" || len(l.Rows) != 1 || l.Rows[0]["total"] != "2" {
+	if l := parseLine(t, h.nextLog(ctx)); l.Action != "snapshot" || len(l.Rows) != 1 || l.Rows[0]["total"] != 2.0 {
 		t.Errorf("the snapshot is %+v", l)
 	}
 	h.noLog() // nothing had changed for diff
@@ -172,7 +173,8 @@ func TestExtensionGoesAway(t *testing.T) {
 	h.vanish(dir)
 	waitStats(ctx, t, w, func(s osquerydtest.Stats) bool { return s.GoneAway == 1 })
 	r.wantStderr("has gone away")
-	if _, err := r.client().QueryRows("SELECT * FROM host_rows"); err == nil || !strings.Contains(err.Error(), "vtable constructor failed: host_rows") {
+	_, err := r.client().QueryRows("SELECT * FROM host_rows")
+	if err == nil || !strings.Contains(err.Error(), "vtable constructor failed: host_rows") {
 		t.Errorf("query of a lost table: %v", err)
 	}
 	if err := r.cmd.Process.Signal(syscall.SIGTERM); err != nil {

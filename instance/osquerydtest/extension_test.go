@@ -34,6 +34,7 @@ type host struct {
 }
 
 func newHost(t *testing.T) *host {
+	t.Helper()
 	return &host{
 		t: t, config: map[string]string{"main": "{}"}, queries: &distributed.GetQueriesResult{},
 		logs: make(chan string, 1000), results: make(chan []distributed.Result, 100),

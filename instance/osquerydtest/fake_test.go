@@ -56,7 +56,9 @@ func TestInvalidScript(t *testing.T) {
 	_, err := osquerydtest.New(osquerydtest.WithScript(osquerydtest.Script{
 		TimeScale: -1,
 		Tables:    []osquerydtest.Table{{}},
-		Rules:     []osquerydtest.Rule{{}, {Phase: osquerydtest.PhaseReady, Action: osquerydtest.Action{Do: osquerydtest.Exit}, Fraction: 2}},
+		Rules: []osquerydtest.Rule{
+			{}, {Phase: osquerydtest.PhaseReady, Action: osquerydtest.Action{Do: osquerydtest.Exit}, Fraction: 2},
+		},
 	}))
 	for _, want := range []string{"time scales", "table 0", "rule 0", "rule 1"} {
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -46,7 +46,8 @@ func TestSpoiltAnswers(t *testing.T) {
 func TestHugeAnswer(t *testing.T) {
 	ctx := testContext(t)
 	const size = 8 << 20
-	fake := osquerydtest.Start(t, osquerydtest.WithScript(ruled(osquerydtest.PhaseQuery, osquerydtest.Action{Do: osquerydtest.Huge, Bytes: size})))
+	huge := osquerydtest.Action{Do: osquerydtest.Huge, Bytes: size}
+	fake := osquerydtest.Start(t, osquerydtest.WithScript(ruled(osquerydtest.PhaseQuery, huge)))
 	dir := root(t)
 	writeConf(t, dir, "{}")
 	r := start(t, fake, dir)
@@ -163,7 +164,8 @@ func TestRegistrationRefusals(t *testing.T) {
 	column := gen.ExtensionPluginResponse{{"id": "column", "name": "a", "type": "TEXT", "op": "0"}}
 	register := func(name, sdk, registry, item string, routes gen.ExtensionPluginResponse) string {
 		t.Helper()
-		st, err := c.RegisterExtension(&gen.InternalExtensionInfo{Name: name, SdkVersion: sdk}, gen.ExtensionRegistry{registry: {item: routes}})
+		info := &gen.InternalExtensionInfo{Name: name, SdkVersion: sdk}
+		st, err := c.RegisterExtension(info, gen.ExtensionRegistry{registry: {item: routes}})
 		if err != nil {
 			t.Fatal(err)
 		}

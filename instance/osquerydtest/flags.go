@@ -151,6 +151,13 @@ func (fs *flagSet) set(name, value string) error {
 	return nil
 }
 
+// setCustom keeps a flag that only a config has: any name with custom_.
+func (fs *flagSet) setCustom(name, value string) {
+	fs.mu.Lock()
+	defer fs.mu.Unlock()
+	fs.flags[name] = &flagState{flagDef: flagDef{name: name, kind: kindString}, group: groupOption, value: value, isSet: true}
+}
+
 // normalize checks a value as gflags does.
 func (k flagKind) normalize(value string) (string, error) {
 	var err error

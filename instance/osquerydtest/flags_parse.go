@@ -3,7 +3,9 @@ package osquerydtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"syscall"
 )
@@ -12,7 +14,7 @@ import (
 // dash, --noname for a bool, -- to end. It returns the text that gflags prints
 // before it exits with 1, or "".
 func (fs *flagSet) parseArgs(args []string) (fatal string) {
-	var errs []string
+	errs := map[string]string{} // by flag: gflags reports them in that order
 	for i := 1; i < len(args); i++ {
 		arg := args[i]
 		if arg == "--" {
@@ -25,7 +27,7 @@ func (fs *flagSet) parseArgs(args []string) (fatal string) {
 		used, err := fs.parseOne(name, value, hasValue, args[i+1:])
 		i += used
 		if err != nil {
-			errs = append(errs, "ERROR: "+err.Error())
+			errs[name] = "ERROR: " + err.Error()
 		}
 		if name == "flagfile" && err == nil {
 			if msg := fs.readFlagfile(fs.str("flagfile")); msg != "" {
@@ -33,11 +35,15 @@ func (fs *flagSet) parseArgs(args []string) (fatal string) {
 			}
 		}
 	}
-	if len(errs) == 0 && fs.num("alarm_timeout") < 10 {
-		errs = append(errs, "Alarm timeout cannot be lower than 10 seconds",
-			fmt.Sprintf("ERROR: failed validation of new value '%s' for flag 'alarm_timeout'", fs.str("alarm_timeout")))
+	var said []string
+	if fs.num("alarm_timeout") < 10 {
+		said = append(said, "Alarm timeout cannot be lower than 10 seconds") // by the validator, at once
+		errs["alarm_timeout"] = fmt.Sprintf("ERROR: failed validation of new value '%s' for flag 'alarm_timeout'", fs.str("alarm_timeout"))
 	}
-	return strings.Join(errs, "\n")
+	for _, name := range slices.Sorted(maps.Keys(errs)) {
+		said = append(said, errs[name])
+	}
+	return strings.Join(said, "\n")
 }
 
 // parseOne sets one flag and says how many of the following words it used.
@@ -68,7 +74,7 @@ func (fs *flagSet) readFlagfile(path string) (fatal string) {
 	if path == "" {
 		return ""
 	}
-	data, err := os.ReadFile(path) //nolint:gosec // a path from argv is the point
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return path + ": " + errnoText(err)
 	}

@@ -2,7 +2,7 @@ package osquerydtest
 
 // shellFlags matter to osqueryi alone; osqueryd accepts them.
 //
-//nolint:lll // one flag a line keeps the table readable
+
 var shellFlags = []flagDef{
 	{name: "A", kind: kindString, def: "", desc: "Select all from a table"},
 	{name: "L", kind: kindBool, def: "false", desc: "List all table names"},

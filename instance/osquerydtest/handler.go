@@ -54,7 +54,9 @@ func (h *handler) Options(context.Context) (osquery.InternalOptionList, error) {
 }
 
 // RegisterExtension gives a UUID.
-func (h *handler) RegisterExtension(_ context.Context, info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry) (*osquery.ExtensionStatus, error) {
+func (h *handler) RegisterExtension(
+	_ context.Context, info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry,
+) (*osquery.ExtensionStatus, error) {
 	h.hold(gateCalls)
 	v := h.w.p.rules.at(PhaseRegister, info.Name)
 	if v.kind == Refuse {

@@ -11,12 +11,12 @@ func linkOrCopy(self, path string) error {
 	if os.Link(self, path) == nil {
 		return nil
 	}
-	in, err := os.Open(self) //nolint:gosec // this very program
+	in, err := os.Open(self)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = in.Close() }()
-	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o700) //nolint:gosec // it must be executable
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o700)
 	if err != nil {
 		return err
 	}

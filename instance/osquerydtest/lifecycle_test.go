@@ -16,7 +16,7 @@ func TestVersionAndFlagErrors(t *testing.T) {
 		code   int
 		output string
 	}{
-		{[]string{"--version"}, 0, fake.Path() + " version 5.23.0"},
+		{[]string{"--version"}, 0, "osqueryd version 5.23.0"},
 		{[]string{"--help"}, 0, "    --extensions_socket VALUE "},
 		{[]string{"--helpxml"}, 1, "<name>watchdog_max_delay</name>"},
 		{[]string{"--nosuchflag=1"}, 1, "ERROR: unknown command line flag 'nosuchflag'"},

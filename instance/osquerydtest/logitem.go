@@ -15,6 +15,7 @@ type logItem struct {
 	epoch    int64
 	counter  int64
 	numerics bool
+	columns  []column // with numerics
 	decor    map[string]string
 	topLevel bool // decorations_top_level
 
@@ -74,7 +75,7 @@ func (it logItem) common() []field {
 func (it logItem) eventLines() []string {
 	var out []string
 	emit := func(action string, list rows) {
-		for _, r := range list {
+		for _, r := range it.values(list) {
 			out = append(out, object(append(it.common(), field{"columns", r}, field{"action", action})))
 		}
 	}
@@ -86,12 +87,21 @@ func (it logItem) eventLines() []string {
 
 // batchLine is the whole differential.
 func (it logItem) batchLine() string {
-	diff := map[string]rows{"removed": nonNil(it.removed), "added": nonNil(it.added)}
+	diff := map[string]any{"removed": it.values(it.removed), "added": it.values(it.added)}
 	return object(append([]field{{"diffResults", diff}}, it.common()...))
 }
 
 func (it logItem) snapshotLine() string {
-	return object(append([]field{{"snapshot", nonNil(it.snapshot)}, {"action", "snapshot"}}, it.common()...))
+	return object(append([]field{{"snapshot", it.values(it.snapshot)}, {"action", "snapshot"}}, it.common()...))
+}
+
+// values are the rows as they are logged, never nil: as text, or with
+// logger_numerics as their types.
+func (it logItem) values(list rows) []map[string]any {
+	if it.numerics {
+		return numeric(list, it.columns)
+	}
+	return numeric(list, nil)
 }
 
 func nonNil(r rows) rows {

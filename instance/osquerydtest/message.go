@@ -57,7 +57,7 @@ type link struct {
 
 // dialFake says hello and learns the numbers of run and worker.
 func dialFake(p *process) *link {
-	conn, err := net.DialTimeout("unix", filepath.Join(p.dir, controlName), helloTimeout)
+	conn, err := dialUnix(filepath.Join(p.dir, controlName), helloTimeout)
 	if err != nil {
 		return nil
 	}
@@ -151,4 +151,9 @@ func (p *process) command(a Action) error {
 	}
 	p.act(a)
 	return nil
+}
+
+// dialUnix gives up after the timeout.
+func dialUnix(path string, timeout time.Duration) (net.Conn, error) {
+	return (&net.Dialer{Timeout: timeout}).DialContext(noContext(), "unix", path)
 }

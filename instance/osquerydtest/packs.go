@@ -147,7 +147,7 @@ func (c *configState) parseQuery(packName, name string, obj map[string]any) *sch
 		return nil
 	}
 	if q.Interval <= 0 || q.Interval > maxQueryInterval {
-		c.w.p.log.warn("packs.cpp:262", "Query has invalid interval: %s: %d", name, q.Interval)
+		c.w.p.log.warn("packs.cpp:262", "Query has invalid interval: %s: %d", name, uint64(q.Interval))
 		return nil
 	}
 	q.splayed = c.splay(name, q.Interval)

@@ -18,7 +18,7 @@ func takePidfile(p *process) (*pidfile, bool) {
 		return &pidfile{}, true
 	}
 	path := p.flags.str("pidfile")
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600) //nolint:gosec // a flag's value
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		reason := "IOError"
 		if errors.Is(err, fs.ErrPermission) {

@@ -102,7 +102,7 @@ func (p *process) parse(workerOf string, single bool) (code int, done bool) {
 		p.flags.printXML(p.stdout, args[0])
 		return 1, true
 	case p.flags.bool("version"):
-		fmt.Fprintf(p.stdout, "%s version %s\n", args[0], p.script.version())
+		fmt.Fprintf(p.stdout, "%s version %s\n", filepath.Base(args[0]), p.script.version())
 		return 0, true
 	}
 	p.identify(workerOf, single)

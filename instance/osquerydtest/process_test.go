@@ -119,7 +119,8 @@ func TestCrashLoopEndsTheWatcherWithZero(t *testing.T) {
 	if code := r.code(ctx); code != 0 {
 		t.Errorf("exit code %d, want 0", code)
 	}
-	r.wantStderr("osqueryd worker respawning too quickly: 1 times", "osqueryd worker respawning too quickly: 4 times", "Too many worker restarts")
+	r.wantStderr("osqueryd worker respawning too quickly: 1 times", "osqueryd worker respawning too quickly: 4 times",
+		"Too many worker restarts")
 	if n := fake.Started(); n != 6 {
 		t.Errorf("%d processes, want a watcher and five workers", n)
 	}
@@ -197,7 +198,8 @@ func TestBrokenConfig(t *testing.T) {
 	writeConf(t, dir, `{"schedule": `)
 	r := start(t, fake, dir)
 	w := r.ready(ctx)
-	r.wantStderr("updateSource failed to parse config, of source: "+filepath.Join(dir, "conf"), "Error reading config: Error parsing the config JSON")
+	r.wantStderr("updateSource failed to parse config, of source: "+filepath.Join(dir, "conf"),
+		"Error reading config: Error parsing the config JSON")
 
 	c := r.client()
 	push := func(data string) int32 {

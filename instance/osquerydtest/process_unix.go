@@ -13,7 +13,7 @@ import (
 // default: they kill.
 func (p *process) handleSignals() (stop func()) {
 	ch := make(chan os.Signal, 8)
-	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1)
+	signal.Notify(ch, syscall.SIGTERM, syscall.SIGINT, syscall.SIGUSR1, syscall.SIGQUIT)
 	done := make(chan struct{})
 	go func() {
 		for {
@@ -29,9 +29,12 @@ func (p *process) handleSignals() (stop func()) {
 }
 
 func (p *process) signal(s os.Signal) {
-	if s == syscall.SIGUSR1 {
+	switch {
+	case s == syscall.SIGQUIT:
+		killSelf(int(syscall.SIGQUIT)) // osqueryd does not handle it; Go's own handling is a trace and code 2
+	case s == syscall.SIGUSR1:
 		p.limitHit.Store(true)
-	} else if p.ignoreTerm.Load() {
+	case p.ignoreTerm.Load():
 		return
 	}
 	p.requestStop(0)
@@ -42,6 +45,7 @@ func (p *process) signal(s os.Signal) {
 func killSelf(sig int) {
 	s := syscall.Signal(sig)
 	signal.Reset(s)
+	defaultAction(s)
 	_ = syscall.Kill(os.Getpid(), s)
 	if s != syscall.SIGKILL {
 		// Given to another thread, it may take an instant; without a core.

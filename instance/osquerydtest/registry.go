@@ -84,7 +84,8 @@ func (r *registry) register(info *osquery.InternalExtensionInfo, reg osquery.Ext
 	}
 	if !versionAtLeast(minSDK, info.SdkVersion) {
 		r.mu.Unlock()
-		log.warn("interface.cpp:123", "Could not add extension %s: incompatible extension SDK %s, minimum required is %s", info.Name, info.SdkVersion, minSDK)
+		log.warn("interface.cpp:123", "Could not add extension %s: incompatible extension SDK %s, minimum required is %s",
+			info.Name, info.SdkVersion, minSDK)
 		return 0, fmt.Errorf("Incompatible extension SDK version") //nolint:staticcheck // osqueryd's text
 	}
 	uuid := r.newUUID()
@@ -119,7 +120,8 @@ func (r *registry) conflict(reg osquery.ExtensionRegistry) error {
 	for _, name := range slices.Sorted(maps.Keys(reg)) {
 		for item := range reg[name] {
 			if _, taken := r.ownerLocked(name, item); taken || r.isBuiltin(name, item) {
-				return fmt.Errorf("Registry item %s conflicts with another item of the same name.", item) //nolint:revive,staticcheck // osqueryd's text
+				//nolint:revive,staticcheck // osqueryd's text
+				return fmt.Errorf("Registry item %s conflicts with another item of the same name.", item)
 			}
 		}
 	}

@@ -88,12 +88,8 @@ func (p *process) act(a Action) verdict {
 		p.gate.set(gateOpen)
 	case Delay:
 		p.delay(a.Delay)
-	case NoSocket:
-		p.noSocket.Store(true)
-	case ZeroUUID:
-		p.zeroUUID.Store(true)
-	case IgnoreTerm:
-		p.ignoreTerm.Store(true)
+	case NoSocket, ZeroUUID, IgnoreTerm:
+		p.bend(a.Do)
 	case FloodStderr:
 		p.flood(a.Bytes)
 	case GrowMemory:
@@ -108,6 +104,18 @@ func (p *process) act(a Action) verdict {
 		}
 	}
 	return verdict{}
+}
+
+// bend changes how a process behaves from now on.
+func (p *process) bend(k Kind) {
+	switch k {
+	case NoSocket:
+		p.noSocket.Store(true)
+	case ZeroUUID:
+		p.zeroUUID.Store(true)
+	case IgnoreTerm:
+		p.ignoreTerm.Store(true)
+	}
 }
 
 // delay does not end early on a stop: a slow osqueryd is slow to stop, too.

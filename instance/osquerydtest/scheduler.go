@@ -195,6 +195,9 @@ func (s *scheduler) log(q *scheduledQuery, got rows) error {
 	it.name, it.host, it.time = q.fullName, w.hostIdentifier(), time.Now()
 	it.numerics, it.topLevel = w.p.flags.bool("logger_numerics"), w.p.flags.bool("decorations_top_level")
 	it.decor = w.config.decorations()
+	if it.numerics {
+		it.columns, _ = w.sql.columns(q.Query) // unknown ones stay text
+	}
 	if q.snapshot {
 		return w.logs.snapshot(it)
 	}

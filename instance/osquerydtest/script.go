@@ -135,7 +135,7 @@ func scaled(d time.Duration, scale float64) time.Duration {
 func loadScript(binary string) (Script, string, error) {
 	for range 8 {
 		dir := filepath.Dir(binary)
-		data, err := os.ReadFile(filepath.Join(dir, ScriptName)) //nolint:gosec // the test's own file
+		data, err := os.ReadFile(filepath.Join(dir, ScriptName))
 		if err == nil {
 			var s Script
 			if err := json.Unmarshal(data, &s); err != nil {

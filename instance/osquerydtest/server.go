@@ -119,7 +119,6 @@ func (s *server) stop() {
 	_ = ln.Close()
 	s.wait.Wait()
 	_ = removeSocket(s.path)
-	removeStale(s.path)
 }
 
 func (s *server) closeConns() {

@@ -12,10 +12,10 @@ import (
 )
 
 // maxSocketPath is what fits into sockaddr_un.
-func maxSocketPath() int { return len(unixAddrSpace()) - 1 }
+func maxSocketPath() int { return unixAddrSpace - 1 }
 
 func dialPipe(path string, timeout time.Duration) (net.Conn, error) {
-	return net.DialTimeout("unix", path, timeout)
+	return dialUnix(path, timeout)
 }
 
 var (

@@ -1,14 +1,11 @@
 package osquerydtest
 
 import (
-	"errors"
 	"net"
 	"time"
 
 	"github.com/Microsoft/go-winio"
 )
-
-var errSocketLong = errors.New("pipe name too long")
 
 func dialPipe(path string, timeout time.Duration) (net.Conn, error) {
 	return winio.DialPipe(path, &timeout)

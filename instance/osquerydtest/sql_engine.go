@@ -14,11 +14,13 @@ type rows = []map[string]string
 
 type column struct{ name, kind string }
 
-// tableDef is a table; generate gets the statement's conditions.
+// tableDef is a table; generate gets the statement's conditions. One of an
+// extension has scan instead, which is told the columns that are used, too.
 type tableDef struct {
 	name     string
 	columns  []column
 	generate func(where []condition) (rows, error)
+	scan     func(where []condition, used map[string]bool) (rows, error)
 }
 
 // engine answers SQL over built-in, script's and extensions' tables.
@@ -125,7 +127,7 @@ func (e *engine) run(tokens []token) (rows, error) {
 			e.w.p.delay(time.Duration(it.sleep * float64(time.Second)))
 		}
 	}
-	source, err := t.generate(s.where)
+	source, err := t.read(s)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +158,9 @@ func (e *engine) resolve(s *selection) (*tableDef, error) {
 		}
 	}
 	if s.order != "" {
-		return t, t.own(&s.order)
+		if err := t.own(&s.order); err != nil {
+			return nil, err
+		}
 	}
 	return t, nil
 }
@@ -170,29 +174,4 @@ func (t *tableDef) own(name *string) error {
 		}
 	}
 	return fmt.Errorf("no such column: %s", *name)
-}
-
-// columns describes the first statement.
-func (e *engine) columns(sql string) ([]column, error) {
-	tokens, err := lex(sql)
-	if err != nil {
-		return nil, err
-	}
-	statements := splitStatements(tokens)
-	if len(statements) == 0 {
-		return nil, nil
-	}
-	s, err := parseSelect(statements[0])
-	if err != nil {
-		return nil, err
-	}
-	t, err := e.resolve(s)
-	if err != nil {
-		return nil, err
-	}
-	var out []column
-	for _, it := range s.items {
-		out = append(out, it.describe(t)...)
-	}
-	return out, nil
 }

@@ -24,6 +24,7 @@ type item struct {
 	column  string
 	literal *string
 	name    string
+	kind    string // of a literal
 }
 
 // condition is column op value; in has several values.
@@ -78,6 +79,9 @@ func (p *parser) expect(text string) error {
 func parseSelect(tokens []token) (*selection, error) {
 	p := &parser{tokens: tokens}
 	s := &selection{limit: -1}
+	if err := p.modification(); err != nil {
+		return nil, err
+	}
 	if err := p.expect("select"); err != nil {
 		return nil, err
 	}
@@ -112,13 +116,13 @@ func (p *parser) item() (item, error) {
 	if err != nil || it.star {
 		return it, err
 	}
-	if p.accept("as") {
-		t := p.next()
-		if t.kind != tokWord && t.kind != tokString {
-			p.pos--
-			return it, p.syntax()
-		}
-		it.name = t.text
+	explicit := p.accept("as")
+	t := p.peek()
+	switch {
+	case (t.kind == tokWord && !isKeyword(t)) || t.kind == tokString:
+		it.name = p.next().text
+	case explicit:
+		return it, p.syntax()
 	}
 	return it, nil
 }
@@ -129,11 +133,11 @@ func (p *parser) expr() (item, error) {
 	case t.is("*"):
 		return item{star: true, sleep: -1}, nil
 	case t.kind == tokString:
-		return item{literal: &t.text, sleep: -1, name: "'" + t.text + "'"}, nil
+		return item{literal: &t.text, sleep: -1, name: "'" + t.text + "'", kind: "TEXT"}, nil
 	case t.kind == tokNumber:
-		return item{literal: &t.text, sleep: -1, name: t.text}, nil
+		return item{literal: &t.text, sleep: -1, name: t.text, kind: numberKind(t.text)}, nil
 	case t.is("null"):
-		return item{literal: new(string), sleep: -1, name: "NULL"}, nil
+		return item{literal: new(string), sleep: -1, name: "NULL", kind: "UNKNOWN"}, nil
 	case t.kind == tokWord && p.peek().is("("):
 		return p.function(t.text)
 	case t.kind == tokWord && !isKeyword(t):
@@ -206,9 +210,10 @@ func (p *parser) tail(s *selection) error {
 		}
 	}
 	if p.accept("limit") {
-		n, err := strconv.Atoi(p.next().text)
+		t := p.next()
+		n, err := strconv.Atoi(t.text)
 		if err != nil {
-			return fmt.Errorf("datatype mismatch")
+			return fmt.Errorf("no such column: %s", t.text)
 		}
 		s.limit = n
 	}
@@ -245,7 +250,8 @@ func (p *parser) condition() (condition, error) {
 	switch {
 	case op.is("in"):
 		c.op = "in"
-		return c, p.list(&c)
+		err := p.list(&c)
+		return c, err
 	case op.is("=") || op.is("=="):
 		c.op = "="
 	case op.is("!=") || op.is("<>"):

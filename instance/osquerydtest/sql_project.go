@@ -7,12 +7,7 @@ import (
 
 // filter keeps the rows for which all conditions hold, in the order asked for.
 func filter(s *selection, in rows) rows {
-	out := make(rows, 0, len(in))
-	for _, r := range in {
-		if !slices.ContainsFunc(s.where, func(c condition) bool { return !c.holds(r) }) {
-			out = append(out, r)
-		}
-	}
+	out := satisfying(s.where, in)
 	if s.order != "" {
 		slices.SortStableFunc(out, func(a, b map[string]string) int {
 			switch {
@@ -23,6 +18,16 @@ func filter(s *selection, in rows) rows {
 			}
 			return 1
 		})
+	}
+	return out
+}
+
+func satisfying(where []condition, in rows) rows {
+	out := make(rows, 0, len(in))
+	for _, r := range in {
+		if !slices.ContainsFunc(where, func(c condition) bool { return !c.holds(r) }) {
+			out = append(out, r)
+		}
 	}
 	return out
 }
@@ -64,24 +69,4 @@ func (it item) fill(row, from map[string]string, t *tableDef) {
 		}
 		row[name] = from[it.column]
 	}
-}
-
-func (it item) describe(t *tableDef) []column {
-	if it.star {
-		return t.columns
-	}
-	kind := "TEXT"
-	if it.count || it.sleep >= 0 {
-		kind = "INTEGER"
-	}
-	name := it.name
-	for _, c := range t.columns {
-		if c.name == it.column {
-			kind = c.kind
-			if name == "" {
-				name = c.name
-			}
-		}
-	}
-	return []column{{name, kind}}
 }

@@ -70,11 +70,11 @@ func TestSQL(t *testing.T) {
 
 func TestSQLColumns(t *testing.T) {
 	e := testEngine(t)
-	got, err := e.columns("SELECT pid AS p, version, 1 FROM osquery_info; SELECT nonsense")
+	got, err := e.columns("SELECT pid AS p, version, 1, 1.5 f, 'x' FROM osquery_info")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []column{{"p", "INTEGER"}, {"version", "TEXT"}, {"1", "TEXT"}}
+	want := []column{{"p", "INTEGER"}, {"version", "TEXT"}, {"1", "INTEGER"}, {"f", "DOUBLE"}, {"'x'", "TEXT"}}
 	if d := cmp.Diff(want, got, cmp.AllowUnexported(column{})); d != "" {
 		t.Error(d)
 	}
@@ -124,7 +124,8 @@ func TestFlagTables(t *testing.T) {
 			t.Errorf("alias %s of unknown flag %s", alias, name)
 		}
 	}
-	if fatal := fs.parseArgs([]string{"osqueryd", "-verbose", "--nodisable_audit", "--pidfile", "/x", "--thrift_timeout=0x10"}); fatal != "" {
+	args := []string{"osqueryd", "-verbose", "--nodisable_audit", "--pidfile", "/x", "--thrift_timeout=0x10"}
+	if fatal := fs.parseArgs(args); fatal != "" {
 		t.Error(fatal)
 	}
 	if !fs.bool("verbose") || fs.bool("disable_audit") || fs.str("pidfile") != "/x" || fs.num("thrift_timeout") != 16 {

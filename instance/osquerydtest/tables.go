@@ -53,10 +53,12 @@ func (w *worker) builtinTables() []*tableDef {
 			"timezone, local_timezone, unix_time INTEGER, timestamp, datetime, iso_8601", timeTable),
 		simple("processes", "pid BIGINT, name, path, cmdline, state, uid BIGINT, gid BIGINT, parent BIGINT, "+
 			"resident_size BIGINT, total_size BIGINT, user_time BIGINT, system_time BIGINT, start_time BIGINT, threads INTEGER", processTable),
-		simple("users", "uid BIGINT, gid BIGINT, uid_signed BIGINT, gid_signed BIGINT, username, description, directory, shell, uuid", usersTable),
+		simple("users", "uid BIGINT, gid BIGINT, uid_signed BIGINT, gid_signed BIGINT, username, description, directory, shell, uuid",
+			usersTable),
 		simple("system_info", "hostname, uuid, cpu_type, cpu_brand, cpu_physical_cores INTEGER, cpu_logical_cores INTEGER, "+
 			"physical_memory BIGINT, hardware_vendor, hardware_model, hardware_version, hardware_serial, computer_name, local_hostname", w.systemInfo),
-		simple("os_version", "name, version, major INTEGER, minor INTEGER, patch INTEGER, build, platform, platform_like, codename, arch", osVersion),
+		simple("os_version", "name, version, major INTEGER, minor INTEGER, patch INTEGER, build, platform, platform_like, codename, arch",
+			osVersion),
 		simple("platform_info", "vendor, version, date, revision, extra, firmware_type", func() rows {
 			return rows{{"vendor": "osquerydtest", "version": "1", "firmware_type": "unknown"}}
 		}),

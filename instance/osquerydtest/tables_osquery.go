@@ -1,6 +1,7 @@
 package osquerydtest
 
 import (
+	"crypto/rand"
 	"crypto/sha256"
 	"fmt"
 	"maps"
@@ -28,6 +29,18 @@ func (w *worker) hostUUID() string {
 	return fakeUUID(host)
 }
 
+const keyInstanceID = "instance_uuid"
+
+// instanceID is kept in the database, as osqueryd does: a fresh database has another.
+func (w *worker) instanceID() string {
+	if id, ok := w.db.get(domainSettings, keyInstanceID); ok {
+		return id
+	}
+	id := fakeUUID(rand.Text())
+	_ = w.db.put(domainSettings, keyInstanceID, id) // then it is another at the next start
+	return id
+}
+
 // hostIdentifier follows --host_identifier.
 func (w *worker) hostIdentifier() string {
 	flags := w.p.flags
@@ -37,7 +50,7 @@ func (w *worker) hostIdentifier() string {
 	case "uuid":
 		return w.hostUUID()
 	case "instance", "ephemeral":
-		return fakeUUID(w.p.id.key())
+		return w.instanceID()
 	}
 	host, _ := os.Hostname()
 	return host
@@ -54,7 +67,7 @@ func (w *worker) osqueryInfo() rows {
 	}
 	hash, valid := w.config.hash()
 	return rows{{
-		"pid": strconv.Itoa(p.id.PID), "uuid": w.hostUUID(), "instance_id": fakeUUID(p.id.key()),
+		"pid": strconv.Itoa(p.id.PID), "uuid": w.hostUUID(), "instance_id": w.instanceID(),
 		"version": p.script.version(), "config_hash": hash, "config_valid": flag01(valid), "extensions": ext,
 		"build_platform": runtime.GOOS, "build_distro": "fake", "start_time": strconv.FormatInt(p.start.Unix(), 10),
 		"watcher": watcher, "platform_mask": strconv.Itoa(platformMask()),

@@ -1,6 +1,7 @@
 package osquerydtest
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -122,7 +123,8 @@ func (w *watcher) spawn() bool {
 		p.fail(1, "watcher.cpp:763", "osqueryd has unsafe permissions: %s", p.argv0)
 		return false
 	}
-	cmd := exec.Command(p.argv0) //nolint:gosec // itself
+	// The worker outlives the watcher, as osqueryd's does.
+	cmd := exec.CommandContext(context.Background(), p.argv0)
 	cmd.Args = p.id.Args
 	cmd.Env = append(os.Environ(), fmt.Sprintf("OSQUERY_WORKER=%d", p.id.PID))
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr

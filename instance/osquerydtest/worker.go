@@ -224,6 +224,9 @@ func (w *worker) shutdown() {
 	wait.Go(w.server.stop)
 	wait.Wait()
 	w.services.Wait()
+	if w.server.listening() {
+		removeStale(w.server.path) // not while anybody may still call on them
+	}
 	w.db.close()
 }
 

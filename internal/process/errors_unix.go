@@ -12,28 +12,28 @@ import (
 )
 
 func classify(spec *Spec, err error) *StartError {
-	kind, hint := kindOf(spec, err)
+	hint, kind := kindOf(spec, err)
 	return &StartError{Path: spec.Path, Kind: kind, Hint: hint, Err: err}
 }
 
-func kindOf(spec *Spec, err error) (kind error, hint string) {
+func kindOf(spec *Spec, err error) (hint string, kind error) {
 	switch {
 	case !usableDir(spec.Dir):
-		return ErrDir, "create " + spec.Dir + " and let this user enter it"
+		return "create " + spec.Dir + " and let this user enter it", ErrDir
 	case errors.Is(err, unix.ENOENT):
 		return notFound(spec.Path)
 	case errors.Is(err, unix.ENOTDIR):
-		return ErrBinaryNotFound, "a part of the path is not a directory"
+		return "a part of the path is not a directory", ErrBinaryNotFound
 	case errors.Is(err, unix.EACCES), errors.Is(err, unix.EPERM):
-		return ErrPermission, permissionHint(spec.Path)
+		return permissionHint(spec.Path), ErrPermission
 	case isWrongFormat(err):
-		return ErrNotExecutable, fmt.Sprintf("install the build for %s/%s", runtime.GOOS, runtime.GOARCH)
+		return fmt.Sprintf("install the build for %s/%s", runtime.GOOS, runtime.GOARCH), ErrNotExecutable
 	case errors.Is(err, unix.ETXTBSY):
-		return ErrTextBusy, "close the file before starting it, and replace binaries by rename"
+		return "close the file before starting it, and replace binaries by rename", ErrTextBusy
 	case isExhausted(err):
-		return ErrResources, "raise the limits on processes and open files, or run fewer instances"
+		return "raise the limits on processes and open files, or run fewer instances", ErrResources
 	}
-	return ErrStart, ""
+	return "", ErrStart
 }
 
 // usableDir is asked after a failure, because the kernel's error does not tell the directory from the binary.
@@ -47,11 +47,11 @@ func isDir(path string) bool {
 }
 
 // notFound tells a missing binary from a missing loader: the kernel says "no such file" of both.
-func notFound(path string) (kind error, hint string) {
+func notFound(path string) (hint string, kind error) {
 	if _, err := os.Stat(path); err == nil {
-		return ErrNotExecutable, "the file exists, but the loader or interpreter it names does not (another libc?)"
+		return "the file exists, but the loader or interpreter it names does not (another libc?)", ErrNotExecutable
 	}
-	return ErrBinaryNotFound, "install it or correct the path"
+	return "install it or correct the path", ErrBinaryNotFound
 }
 
 func permissionHint(path string) string {

@@ -10,28 +10,28 @@ import (
 )
 
 func classify(spec *Spec, err error) *StartError {
-	kind, hint := kindOf(spec, err)
+	hint, kind := kindOf(spec, err)
 	return &StartError{Path: spec.Path, Kind: kind, Hint: hint, Err: err}
 }
 
-func kindOf(spec *Spec, err error) (kind error, hint string) {
+func kindOf(spec *Spec, err error) (hint string, kind error) {
 	var path *fs.PathError
 	if errors.Is(err, windows.ERROR_DIRECTORY) || errors.As(err, &path) && path.Op == "chdir" {
-		return ErrDir, "create " + spec.Dir + " and let this user enter it"
+		return "create " + spec.Dir + " and let this user enter it", ErrDir
 	}
 	switch {
 	case errors.Is(err, windows.ERROR_FILE_NOT_FOUND), errors.Is(err, windows.ERROR_PATH_NOT_FOUND):
-		return ErrBinaryNotFound, "install it or correct the path"
+		return "install it or correct the path", ErrBinaryNotFound
 	case errors.Is(err, windows.ERROR_ACCESS_DENIED):
-		return ErrPermission, "check the file's access list and application control policies"
+		return "check the file's access list and application control policies", ErrPermission
 	case errors.Is(err, windows.ERROR_VIRUS_INFECTED):
-		return ErrPermission, "the antivirus blocks it: allow the file there"
+		return "the antivirus blocks it: allow the file there", ErrPermission
 	case errors.Is(err, windows.ERROR_BAD_EXE_FORMAT), errors.Is(err, windows.ERROR_EXE_MACHINE_TYPE_MISMATCH):
-		return ErrNotExecutable, fmt.Sprintf("install the build for windows/%s", runtime.GOARCH)
+		return fmt.Sprintf("install the build for windows/%s", runtime.GOARCH), ErrNotExecutable
 	case errors.Is(err, windows.ERROR_SHARING_VIOLATION):
-		return ErrTextBusy, "close the file before starting it, and replace binaries by rename"
+		return "close the file before starting it, and replace binaries by rename", ErrTextBusy
 	case errors.Is(err, windows.ERROR_NOT_ENOUGH_MEMORY), errors.Is(err, windows.ERROR_NO_SYSTEM_RESOURCES):
-		return ErrResources, "free memory, or run fewer instances"
+		return "free memory, or run fewer instances", ErrResources
 	}
-	return ErrStart, ""
+	return "", ErrStart
 }

@@ -14,9 +14,10 @@ import (
 
 // Positions in /proc/PID/stat, counted from the state, which is the first field after the parenthesised name.
 const (
-	statState = 0
-	statPgrp  = 2
-	statStart = 19
+	statState   = 0
+	statPgrp    = 2
+	statThreads = 17
+	statStart   = 19
 )
 
 func probe(pid int) (procInfo, error) { return probeIn(bootID(), pid) }
@@ -47,10 +48,12 @@ func parseStat(boot string, pid int, raw []byte) (procInfo, error) {
 		return procInfo{}, errors.New("unreadable process group in /proc stat line")
 	}
 	state := fields[statState][0]
+	// A first thread that is dead says nothing while others are left: they still hold the files, and their locks.
+	dead := state == 'Z' && len(fields[statThreads]) == 1 && fields[statThreads][0] <= '1'
 	return procInfo{
 		id:     Identity{PID: pid, StartTime: boot + ":" + string(fields[statStart])},
 		pgid:   pgid,
-		zombie: state == 'Z' || state == 'X' || state == 'x',
+		zombie: dead || state == 'X' || state == 'x',
 	}, nil
 }
 

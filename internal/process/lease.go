@@ -53,8 +53,7 @@ func WriteLease(path string, lease Lease) error {
 		err = os.Rename(file.Name(), path)
 	}
 	if err != nil {
-		os.Remove(file.Name())
-		return fmt.Errorf("write lease: %w", err)
+		return fmt.Errorf("write lease: %w", errors.Join(err, removeIfThere(file.Name())))
 	}
 	return nil
 }
@@ -96,8 +95,15 @@ func (l Lease) check() error {
 
 // RemoveLease removes the file at path; one that does not exist is success.
 func RemoveLease(path string) error {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeIfThere(path); err != nil {
 		return fmt.Errorf("remove lease: %w", err)
+	}
+	return nil
+}
+
+func removeIfThere(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

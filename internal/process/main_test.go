@@ -40,9 +40,11 @@ var roles = map[string]func(arg string){
 	"flood":   playFlood,
 	"lines":   playLines,
 	"env":     playEnv,
+	"both":    playBoth,
 	"watcher": playWatcher,
 	"leaver":  playLeaver,
 	"host":    playHost,
+	"real":    playReal,
 }
 
 func playExit(code string) {
@@ -72,15 +74,26 @@ func playFlood(size string) {
 	line := append(bytes.Repeat([]byte("x"), 999), '\n')
 	out := bufio.NewWriterSize(os.Stderr, 64<<10)
 	for ; left > 0; left -= len(line) {
-		out.Write(line)
+		if _, err := out.Write(line); err != nil {
+			os.Exit(96)
+		}
 	}
-	out.Flush()
+	if out.Flush() != nil {
+		os.Exit(96)
+	}
 	fmt.Println("flooded")
 }
 
 func playLines(text string) {
 	text = strings.NewReplacer("BIG", strings.Repeat("b", 2*MaxLine), "FULL", strings.Repeat("f", MaxLine)).Replace(text)
 	fmt.Print(text)
+}
+
+func playBoth(string) {
+	for i := range 3 {
+		fmt.Println("out", i)
+		fmt.Fprintln(os.Stderr, "err", i)
+	}
 }
 
 func playEnv(string) {
@@ -145,6 +158,25 @@ func playHost(flags string) {
 		err = WriteLease(path, Lease{Identity: p.Identity(), PGID: p.PID(), Binary: spec.Path, RunID: p.RunID(), Host: host})
 	}
 	fmt.Println("child", p.PID(), p.Tethered(), err)
+	<-p.Exited()
+}
+
+// playReal is playHost with a real osqueryd, whose binary and directory are the argument's last two fields.
+func playReal(arg string) {
+	fields := strings.SplitN(arg, ":", 3)
+	bin, dir := fields[1], fields[2]
+	p, err := Start(context.Background(), Spec{
+		Path: bin, Args: []string{
+			"osqueryd", "--flagfile=", "--config_path=" + dir + "/none", "--database_path=" + dir + "/db", "--pidfile=" + dir + "/pid",
+			"--extensions_socket=" + dir + "/em", "--extensions_autoload=", "--logger_path=" + dir, "--disable_events",
+		},
+		NoTether: strings.Contains(fields[0], "notether"), NoParentDeathSignal: strings.Contains(fields[0], "nosignal"),
+	})
+	if err != nil {
+		fmt.Println("failed", err)
+		os.Exit(97)
+	}
+	fmt.Println("child", p.PID(), p.Tethered())
 	<-p.Exited()
 }
 

@@ -69,7 +69,8 @@ func findMark(environ []byte) (mark string, ok bool) {
 	return "", false
 }
 
-// runsBinary compares the file itself first, and then its name: after an update the old file is deleted, yet still runs. Known is false when the process does not let itself be looked at.
+// runsBinary compares the file itself first, and then its name: after an update the old file is deleted, yet still runs.
+// Known is false when the process does not let itself be looked at.
 func runsBinary(pid int, binary string) (same, known bool) {
 	link := "/proc/" + strconv.Itoa(pid) + "/exe"
 	running, err := os.Stat(link)

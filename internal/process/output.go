@@ -9,8 +9,9 @@ import (
 	"sync/atomic"
 )
 
-// readChunk is what one read takes at most. Most lines fit; longer ones are put together up to MaxLine.
-const readChunk = 4 << 10
+// readChunk is what one read takes at most. Most lines fit; longer ones are put together up to MaxLine. Each child holds
+// such a buffer for as long as it lives, hence small.
+const readChunk = 2 << 10
 
 // reader turns one pipe into lines until the pipe ends or is closed, whatever the lines look like.
 type reader struct {
@@ -31,7 +32,7 @@ func newReader(pipe *os.File, sink func([]byte)) *reader {
 // run owns the pipe and closes it.
 func (r *reader) run() {
 	defer close(r.done)
-	defer r.pipe.Close()
+	defer closeAll(r.pipe)
 	in := bufio.NewReaderSize(r.pipe, readChunk)
 	for r.line(in) == nil {
 	}
@@ -47,7 +48,7 @@ func (r *reader) line(in *bufio.Reader) error {
 		}
 		return err
 	}
-	long := append(make([]byte, 0, 4*readChunk), part...)
+	long := append(make([]byte, 0, 8*readChunk), part...)
 	cut := false
 	for errors.Is(err, bufio.ErrBufferFull) {
 		part, err = in.ReadSlice('\n')
@@ -77,11 +78,14 @@ func (r *reader) finish(ctx context.Context) {
 	select {
 	case <-r.done:
 	case <-ctx.Done():
-		r.pipe.Close()
+		closeAll(r.pipe)
 		<-r.done
 	}
 }
 
 func (r *reader) counts() Output {
+	if r == nil {
+		return Output{}
+	}
 	return Output{Bytes: r.bytes.Load(), Lines: r.lines.Load(), Truncated: r.truncated.Load()}
 }

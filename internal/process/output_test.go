@@ -3,6 +3,7 @@
 package process
 
 import (
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -36,7 +37,7 @@ func TestFlood(t *testing.T) {
 	heard := newListener()
 	spec := roleSpec("flood:20000000", heard.hear)
 	var lines int
-	spec.Stderr = func(line []byte) { lines++ }
+	spec.Stderr = func([]byte) { lines++ }
 	p := mustStart(t, spec)
 	exit := mustExit(t, p)
 	if exit.Code != 0 || lines != size/1000 || p.Stderr() != (Output{Bytes: size, Lines: size / 1000}) {
@@ -45,6 +46,27 @@ func TestFlood(t *testing.T) {
 	heard <- "end"
 	if got := <-heard; got != "flooded" {
 		t.Errorf("stdout: got %q, want flooded", got)
+	}
+}
+
+// With Output there is one pipe and one goroutine less, and both streams come in the order of writing.
+func TestOutputTakesBothStreams(t *testing.T) {
+	checkLeaks(t)
+	var got []string
+	spec := roleSpec("both", nil)
+	spec.Output = func(line []byte) { got = append(got, string(line)) }
+	p := mustStart(t, spec)
+	mustExit(t, p)
+	want := []string{"out 0", "err 0", "out 1", "err 1", "out 2", "err 2"}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("(-want +got):\n%s", diff)
+	}
+	if out, other := p.Stdout(), p.Stderr(); out.Lines != 6 || out.Bytes != 36 || other != (Output{}) {
+		t.Errorf("counted %+v and %+v, want all in the first", out, other)
+	}
+	spec.Stderr = func([]byte) {}
+	if _, err := Start(t.Context(), spec); !errors.Is(err, ErrSpec) {
+		t.Errorf("Output and Stderr: got %v, want ErrSpec", err)
 	}
 }
 

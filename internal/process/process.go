@@ -15,8 +15,8 @@ type Process struct {
 	claim   claim
 	child   *os.Process
 	box     *container
-	stdout  *reader
-	stderr  *reader
+	stdout  *reader // of both streams when Spec.Output is set
+	stderr  *reader // nil then
 	started time.Time
 
 	exited chan struct{}
@@ -49,10 +49,10 @@ func (p *Process) Exit() Exit {
 	}
 }
 
-// Stdout counts what the child wrote to its standard output so far.
+// Stdout counts what the child wrote to its standard output so far, and with Spec.Output what it wrote to both streams.
 func (p *Process) Stdout() Output { return p.stdout.counts() }
 
-// Stderr counts what the child wrote to its standard error so far.
+// Stderr counts what the child wrote to its standard error so far. It is zero with Spec.Output.
 func (p *Process) Stderr() Output { return p.stderr.counts() }
 
 // Tethered reports whether the kernel ends the whole group with the host: always on Windows, on Linux when the tether

@@ -32,6 +32,9 @@ type Spec struct {
 	// closed. The slice is valid during the call only. They must return soon: the child blocks on a full pipe
 	// meanwhile, and Exited waits for them. They must not wait for Exited. Nil drops the output, which is read anyhow.
 	Stdout, Stderr func(line []byte)
+	// Output, if not nil, gets the lines of both streams, as Stdout and Stderr would, which must be nil then. One pipe and
+	// one goroutine serve both, and the order in which the child wrote is kept between them.
+	Output func(line []byte)
 	// DrainGrace bounds the reading after the child ended; 0 means DefaultDrainGrace.
 	DrainGrace time.Duration
 	// SpareGroup leaves alive what the child left behind in its group when it ended by itself. The default is to kill it
@@ -51,6 +54,8 @@ type Exit struct {
 	Started, Ended time.Time
 	// Err is not nil when the exit status is unknown, because something else in the host waited for the child.
 	Err error
+	// GroupErr is not nil when what the child left in its group could not be killed. See GroupAlive for whether it matters.
+	GroupErr error
 }
 
 // Output counts what a child wrote to one stream.
@@ -67,6 +72,8 @@ func (s *Spec) validate() error {
 		return &StartError{Path: s.Path, Kind: ErrSpec, Hint: "the path of the binary must be absolute"}
 	case len(s.Args) == 0:
 		return &StartError{Path: s.Path, Kind: ErrSpec, Hint: "the arguments must begin with argv[0]"}
+	case s.Output != nil && (s.Stdout != nil || s.Stderr != nil):
+		return &StartError{Path: s.Path, Kind: ErrSpec, Hint: "either Output or Stdout and Stderr may be set, not both"}
 	case s.DrainGrace < 0:
 		return &StartError{Path: s.Path, Kind: ErrSpec, Hint: "the drain grace must not be negative"}
 	}

@@ -58,8 +58,9 @@ func (p *Process) own(ctx context.Context, started chan<- error) {
 		started <- err
 		return
 	}
-	go p.stdout.run()
-	go p.stderr.run()
+	for _, r := range p.readers() {
+		go r.run()
+	}
 	started <- nil
 	p.seeOut()
 	p.drain()
@@ -72,7 +73,7 @@ func (p *Process) seeOut() {
 	err := awaitEnd(p.child, p.claim.leader)
 	p.exit = Exit{Code: -1, Started: p.started, Ended: time.Now()}
 	if err == nil && !p.spec.SpareGroup {
-		p.box.killGroup(p.claim.leader)
+		p.exit.GroupErr = p.box.killGroup(p.claim.leader)
 	}
 	p.mu.Lock()
 	state, err := p.child.Wait()
@@ -90,13 +91,21 @@ func (p *Process) seeOut() {
 func (p *Process) drain() {
 	ctx, cancel := context.WithTimeout(context.Background(), p.spec.DrainGrace)
 	defer cancel()
-	p.stdout.finish(ctx)
-	p.stderr.finish(ctx)
+	for _, r := range p.readers() {
+		r.finish(ctx)
+	}
+}
+
+func (p *Process) readers() []*reader {
+	if p.stderr == nil {
+		return []*reader{p.stdout}
+	}
+	return []*reader{p.stdout, p.stderr}
 }
 
 // launch leaves either a child that is contained and identified, or nothing.
 func (p *Process) launch(ctx context.Context) (err error) {
-	wires, err := newWires()
+	wires, err := newWires(p.spec.Output != nil)
 	if err != nil {
 		return classify(&p.spec, err)
 	}
@@ -115,9 +124,17 @@ func (p *Process) launch(ctx context.Context) (err error) {
 		wires.closeHostEnds()
 		return err
 	}
+	p.connect(wires)
+	return nil
+}
+
+func (p *Process) connect(wires *wires) {
+	if p.spec.Output != nil {
+		p.stdout = newReader(wires.out.host, p.spec.Output)
+		return
+	}
 	p.stdout = newReader(wires.out.host, p.spec.Stdout)
 	p.stderr = newReader(wires.err.host, p.spec.Stderr)
-	return nil
 }
 
 func (p *Process) spawn(ctx context.Context, wires *wires) error {

@@ -62,6 +62,5 @@ func (t *tether) close() {
 	if t == nil {
 		return
 	}
-	t.read.Close()
-	t.write.Close()
+	closeAll(t.read, t.write)
 }

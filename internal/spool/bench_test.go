@@ -27,6 +27,7 @@ func BenchmarkAppend(b *testing.B) {
 }
 
 func benchFloor(b *testing.B, flush bool) {
+	b.Helper()
 	f, err := osFS{}.Open(filepath.Join(b.TempDir(), "floor"), os.O_CREATE|os.O_RDWR)
 	if err != nil {
 		b.Fatal(err)
@@ -49,6 +50,7 @@ func benchFloor(b *testing.B, flush bool) {
 }
 
 func benchAppend(b *testing.B, p SyncPolicy, writers int) {
+	b.Helper()
 	q, _ := mustOpen(b, b.TempDir(), Options{MaxBytes: 64 << 20, Sync: p})
 	b.ReportAllocs()
 	b.ResetTimer()

@@ -2,6 +2,7 @@ package spool
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
@@ -106,7 +107,7 @@ func runAndKill(t *testing.T, dir string, after time.Duration) (seq, ack uint64)
 			t.Errorf("child: %s", line)
 		}
 	}
-	if err != io.EOF {
+	if !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
 	_ = cmd.Wait() // killed

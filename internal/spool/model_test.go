@@ -25,6 +25,7 @@ func TestModel(t *testing.T) {
 }
 
 func runModel(t *testing.T, r *rand.Rand) {
+	t.Helper()
 	m := &model{lines: map[uint64]string{}}
 	dir := t.TempDir()
 	o := Options{MaxBytes: 8192, SegmentBytes: 1024, MaxRecord: 600, Sync: SyncNever()}
@@ -65,6 +66,7 @@ func runModel(t *testing.T, r *rand.Rand) {
 }
 
 func (m *model) append(t *testing.T, q *Queue, r *rand.Rand) {
+	t.Helper()
 	b := make([]byte, r.IntN(650))
 	for i := range b {
 		b[i] = byte(r.Uint32())
@@ -84,6 +86,7 @@ func (m *model) append(t *testing.T, q *Queue, r *rand.Rand) {
 }
 
 func (m *model) read(t *testing.T, q *Queue, r *rand.Rand) {
+	t.Helper()
 	after := uint64(0)
 	if r.IntN(2) == 0 {
 		after = m.acked + r.Uint64N(m.last-m.acked+2)
@@ -111,6 +114,7 @@ func (m *model) read(t *testing.T, q *Queue, r *rand.Rand) {
 }
 
 func (m *model) checkBatch(t *testing.T, b Batch, records, bytes int) {
+	t.Helper()
 	sum := 0
 	for i, l := range b.Lines {
 		sum += len(l)
@@ -127,6 +131,7 @@ func (m *model) checkBatch(t *testing.T, b Batch, records, bytes int) {
 }
 
 func (m *model) ack(t *testing.T, q *Queue, r *rand.Rand) {
+	t.Helper()
 	n := m.acked + r.Uint64N(m.last-m.acked+1)/2
 	if err := q.Ack(n); err != nil {
 		t.Fatal(err)
@@ -138,6 +143,7 @@ func (m *model) ack(t *testing.T, q *Queue, r *rand.Rand) {
 }
 
 func (m *model) pin(t *testing.T, q *Queue, r *rand.Rand) {
+	t.Helper()
 	n := m.acked + r.Uint64N(m.last-m.acked+1)
 	if err := q.Pin(n); err != nil {
 		t.Fatal(err)

@@ -159,7 +159,7 @@ func (q *Queue) shut() error {
 		errs = append(errs, q.release(q.w.t))
 	}
 	q.cursorTurn <- struct{}{}
-	if q.opts.Sync.kind != syncNever {
+	if q.opts.Sync.kind != syncNever && q.used() {
 		errs = append(errs, q.cursor.f.Sync())
 	}
 	errs = append(errs, q.cursor.f.Close())
@@ -167,6 +167,14 @@ func (q *Queue) shut() error {
 		return fmt.Errorf("close spool %s: %w", q.dir, err)
 	}
 	return nil
+}
+
+// used says whether a line was ever given to the queue. A cursor that tells of none is not worth a flush: Open makes
+// the same one anew.
+func (q *Queue) used() bool {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.last > 0 || q.marks.highest() > 0 || len(q.segs) > 0
 }
 
 // discard deletes segment files that are no longer in q.segs, and those that could not be deleted before.

@@ -94,6 +94,7 @@ func benchOurs(ctx context.Context) func(b *testing.B, path string) {
 }
 
 func benchEach(b *testing.B, path string) {
+	b.Helper()
 	c := benchConn(b, path)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -118,6 +119,7 @@ func benchQueue(ctx context.Context) func(b *testing.B, path string) {
 }
 
 func benchGenerated(b *testing.B, path string) {
+	b.Helper()
 	c := generatedClient(b, path)
 	b.ReportAllocs()
 	for b.Loop() {
@@ -129,6 +131,7 @@ func benchGenerated(b *testing.B, path string) {
 
 // benchFloor reads the bytes of the answer and decodes none.
 func benchFloor(b *testing.B, path string) {
+	b.Helper()
 	c := benchConn(b, path)
 	request := appendStop(appendStringField(appendHeader(nil, messageCall, methodQuery, 1), 1, "select 1"))
 	size := 0
@@ -228,6 +231,7 @@ func BenchmarkServer(b *testing.B) {
 }
 
 func benchKept(b *testing.B, path string) {
+	b.Helper()
 	nc, err := dialSocket(context.Background(), path)
 	if err != nil {
 		b.Fatal(err)
@@ -241,6 +245,7 @@ func benchKept(b *testing.B, path string) {
 }
 
 func benchFresh(b *testing.B, path string) {
+	b.Helper()
 	ping := appendStop(appendHeader(nil, messageCall, methodPing, 0))
 	call, buf := logCall(), make([]byte, 1000)
 	b.ReportAllocs()

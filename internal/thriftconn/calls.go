@@ -85,7 +85,9 @@ func (c *Conn) Deregister(ctx context.Context, uuid int64) error {
 // Call calls a plugin of osqueryd, or of an extension. The status is the
 // plugin's own answer, which may well not be 0; err says only that there is
 // none. Rows are nil unless the plugin sent some.
-func (c *Conn) Call(ctx context.Context, registry, item string, request map[string]string) (osquery.ExtensionStatus, []map[string]string, error) {
+func (c *Conn) Call(
+	ctx context.Context, registry, item string, request map[string]string,
+) (osquery.ExtensionStatus, []map[string]string, error) {
 	var status osquery.ExtensionStatus
 	var rows []map[string]string
 	err := c.call(ctx, methodCall, exchange{

@@ -45,7 +45,7 @@ func (c *Conn) exchange(ctx context.Context, method string, ex exchange) (phase,
 	}
 	st := c.takeState()
 	defer c.putState(st)
-	ph, err, cut := c.guarded(ctx, st, method, ex)
+	ph, cut, err := c.guarded(ctx, st, method, ex)
 	if err == nil || ph.clean() {
 		return ph, err
 	}
@@ -54,10 +54,10 @@ func (c *Conn) exchange(ctx context.Context, method string, ex exchange) (phase,
 
 // guarded runs the exchange so that the end of ctx interrupts it; cut tells
 // whether it did.
-func (c *Conn) guarded(ctx context.Context, st *callState, method string, ex exchange) (ph phase, err error, cut bool) {
+func (c *Conn) guarded(ctx context.Context, st *callState, method string, ex exchange) (ph phase, cut bool, err error) {
 	if ctx.Done() == nil {
 		ph, err = c.roundTrip(st, method, ex)
-		return ph, err, false
+		return ph, false, err
 	}
 	stop := context.AfterFunc(ctx, c.interrupt)
 	defer func() {
@@ -68,7 +68,7 @@ func (c *Conn) guarded(ctx context.Context, st *callState, method string, ex exc
 		}
 	}()
 	ph, err = c.roundTrip(st, method, ex)
-	return ph, err, false
+	return ph, false, err
 }
 
 // explain gives the error that tells most about why an exchange failed.

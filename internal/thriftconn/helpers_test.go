@@ -153,7 +153,9 @@ func okStatus() *osquery.ExtensionStatus { return &osquery.ExtensionStatus{Code:
 
 func (f *fakeManager) Ping(context.Context) (*osquery.ExtensionStatus, error) { return okStatus(), nil }
 
-func (f *fakeManager) Call(_ context.Context, registry, item string, request osquery.ExtensionPluginRequest) (*osquery.ExtensionResponse, error) {
+func (f *fakeManager) Call(
+	_ context.Context, registry, item string, request osquery.ExtensionPluginRequest,
+) (*osquery.ExtensionResponse, error) {
 	if registry == "throw" {
 		return nil, errFake
 	}
@@ -180,7 +182,9 @@ func (f *fakeManager) Options(context.Context) (osquery.InternalOptionList, erro
 	return osquery.InternalOptionList{"verbose": {Value: "true", DefaultValue: "false", Type: "bool"}}, nil
 }
 
-func (f *fakeManager) RegisterExtension(_ context.Context, info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry) (*osquery.ExtensionStatus, error) {
+func (f *fakeManager) RegisterExtension(
+	_ context.Context, info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry,
+) (*osquery.ExtensionStatus, error) {
 	return f.register(info, reg), nil
 }
 

@@ -170,14 +170,14 @@ func TestQueryEachEndsWithTheCallersError(t *testing.T) {
 	checkLeaks(t)
 	c := dialFake(t, answering(sampleRows(20000)...))
 	err := c.QueryEach(within(t), "", func(Row) error { return errFake })
-	if err != errFake {
+	if !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
 	if err := c.Ping(within(t)); !errors.Is(err, ErrBroken) {
 		t.Fatalf("the rest of the answer is unread, yet the next call got %v", err)
 	}
 	small := dialFake(t, answering(sampleRows(2)...))
-	if err := small.QueryEach(within(t), "", func(Row) error { return errFake }); err != errFake {
+	if err := small.QueryEach(within(t), "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
 	if err := small.Ping(within(t)); err != nil {

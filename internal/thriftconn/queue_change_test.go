@@ -79,7 +79,10 @@ func TestQueueClose(t *testing.T) {
 	abandoned := inBackground(ctx, q, "")
 	wait(t, "the query", started)
 	cancel()
-	<-abandoned // now there is a drainer to join, and its grace to wait for
+	if err := <-abandoned; !errors.Is(err, context.Canceled) {
+		t.Errorf("abandoned: %v", err)
+	}
+	// Now there is a drainer to join, and its grace to wait for
 	inFlight := inBackground(within(t), q, "")
 	waiting := inBackground(within(t), q, "")
 	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })

@@ -23,17 +23,7 @@ func (q *QueryQueue) settle(ctx context.Context, l lease, o outcome) (again bool
 	gaveUp := o.err != nil && ctx.Err() != nil && errors.Is(o.err, ctx.Err())
 	lost := !o.phase.clean() && !gaveUp && isLoss(o.err)
 	current := l.epoch == q.epoch
-	keep, surplus := false, (*Conn)(nil)
-	switch {
-	case o.phase.clean():
-		keep = current && q.idle == nil && !l.conn.Broken()
-		if keep {
-			q.idle = l.conn
-		}
-	case gaveUp && o.phase == phaseSent && current:
-		surplus = q.startDrain(l)
-		keep = true
-	}
+	keep, surplus := q.place(l, o, gaveUp)
 	again = lost && o.phase == phaseSending && (l.used || !current) && !q.closed
 	if !again {
 		q.count(o, gaveUp)
@@ -47,6 +37,22 @@ func (q *QueryQueue) settle(ctx context.Context, l lease, o outcome) (again bool
 		_ = surplus.Close()
 	}
 	return again, err
+}
+
+// place keeps a connection for the next query, or hands it to a drain, which can
+// leave another one over; q.mu is held.
+func (q *QueryQueue) place(l lease, o outcome, gaveUp bool) (keep bool, surplus *Conn) {
+	current := l.epoch == q.epoch
+	switch {
+	case o.phase.clean():
+		keep = current && q.idle == nil && !l.conn.Broken()
+		if keep {
+			q.idle = l.conn
+		}
+	case gaveUp && o.phase == phaseSent && current:
+		return true, q.startDrain(l)
+	}
+	return keep, nil
 }
 
 // isLoss tells whether an exchange ended because the connection did.

@@ -250,7 +250,7 @@ func TestQueueEachAndColumns(t *testing.T) {
 	if err := q.QueryEach(within(t), "", func(Row) error { n++; return nil }); err != nil || n != 10 {
 		t.Fatalf("%d rows, %v", n, err)
 	}
-	if err := q.QueryEach(within(t), "", func(Row) error { return errFake }); err != errFake {
+	if err := q.QueryEach(within(t), "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
 	rows, err := q.QueryColumns(within(t), "select 1")

@@ -53,10 +53,11 @@ func sendCall(t testing.TB, nc net.Conn) {
 func TestSlowCallsDoNotLoseWhatFollows(t *testing.T) {
 	checkLeaks(t)
 	gate := make(chan struct{})
-	_, path := startServer(t, handlerFunc(func(ctx context.Context, registry, item string, request map[string]string) osquery.ExtensionResponse {
+	slow := func(ctx context.Context, registry, item string, request map[string]string) osquery.ExtensionResponse {
 		<-gate
 		return echo(ctx, registry, item, request)
-	}))
+	}
+	_, path := startServer(t, handlerFunc(slow))
 	c, err := Dial(within(t), path)
 	if err != nil {
 		t.Fatal(err)
