@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
+	"slices"
 	"time"
 )
 
@@ -105,6 +106,7 @@ type hunt struct {
 	log    *slog.Logger
 	report Report
 	seen   map[Identity]bool
+	doubts int   // rounds that found nobody but the unproven
 	err    error // of the last round; a kill that failed may work, or be needless, in the next
 }
 
@@ -139,14 +141,25 @@ func (h *hunt) round() (done bool) {
 	if err != nil {
 		return false
 	}
-	if len(found.ours) == 0 && len(found.unproven) > 0 {
+	dying := h.dying(found.unproven)
+	if len(found.ours) == 0 && !dying && len(found.unproven) > 0 {
+		h.doubts++
 		h.err = fmt.Errorf("%w: %v; end them by hand if they hold the database", ErrNotProven, found.unproven)
-		return true
+		return h.doubts >= maxDoubts
 	}
 	for _, id := range h.leaderFirst(found.ours) {
 		h.kill(id)
 	}
-	return len(found.ours) == 0
+	return len(found.ours) == 0 && !dying
+}
+
+// maxDoubts is how many rounds in a row nothing proves a process before it is believed
+// to be a stranger: one that is just ending has lost its environment and its binary.
+const maxDoubts = 6
+
+// dying says that one of these was proven, and killed, in an earlier round.
+func (h *hunt) dying(unproven []Identity) bool {
+	return slices.ContainsFunc(unproven, func(id Identity) bool { return h.seen[id] })
 }
 
 // leaderFirst keeps the watcher from replacing a worker that is killed before it.
