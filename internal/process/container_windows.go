@@ -28,9 +28,9 @@ func newContainer(*Spec) (*container, error) {
 	var limits windows.JOBOBJECT_EXTENDED_LIMIT_INFORMATION
 	limits.BasicLimitInformation.LimitFlags = windows.JOB_OBJECT_LIMIT_KILL_ON_JOB_CLOSE
 	_, err = windows.SetInformationJobObject(job, windows.JobObjectExtendedLimitInformation,
-		uintptr(unsafe.Pointer(&limits)), uint32(unsafe.Sizeof(limits)))
+		uintptr(unsafe.Pointer(&limits)), uint32(unsafe.Sizeof(limits))) //nolint:gosec // the call takes its struct by address
 	if err != nil {
-		windows.CloseHandle(job)
+		_ = windows.CloseHandle(job) // nothing follows from a failure
 		return nil, fmt.Errorf("set limits of job object: %w", err)
 	}
 	return &container{job: job}, nil
@@ -63,7 +63,7 @@ func resume(pid uint32) error {
 	if err != nil {
 		return fmt.Errorf("list threads: %w", err)
 	}
-	defer windows.CloseHandle(snapshot)
+	defer func() { _ = windows.CloseHandle(snapshot) }() // nothing follows from a failure
 	entry := windows.ThreadEntry32{Size: uint32(unsafe.Sizeof(windows.ThreadEntry32{}))}
 	for err = windows.Thread32First(snapshot, &entry); err == nil; err = windows.Thread32Next(snapshot, &entry) {
 		if entry.OwnerProcessID == pid {
@@ -78,7 +78,7 @@ func resumeThread(id uint32) error {
 	if err != nil {
 		return fmt.Errorf("open the first thread: %w", err)
 	}
-	defer windows.CloseHandle(thread)
+	defer func() { _ = windows.CloseHandle(thread) }() // nothing follows from a failure
 	if _, err = windows.ResumeThread(thread); err != nil {
 		return fmt.Errorf("resume the first thread: %w", err)
 	}
@@ -110,7 +110,7 @@ func (c *container) active() (uint32, error) {
 	}
 	var now accounting
 	err := windows.QueryInformationJobObject(c.job, windows.JobObjectBasicAccountingInformation,
-		uintptr(unsafe.Pointer(&now)), uint32(unsafe.Sizeof(now)), nil)
+		uintptr(unsafe.Pointer(&now)), uint32(unsafe.Sizeof(now)), nil) //nolint:gosec // the call takes its struct by address
 	return now.active, err
 }
 
@@ -119,7 +119,7 @@ func (c *container) release() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.job != 0 {
-		windows.CloseHandle(c.job)
+		_ = windows.CloseHandle(c.job) // nothing follows from a failure
 		c.job = 0
 	}
 }

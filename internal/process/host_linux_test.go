@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -184,4 +185,12 @@ func pipeName(t *testing.T, file *os.File) (name string) {
 		t.Fatalf("pipe has no name: %v", err)
 	}
 	return name
+}
+
+func assertHeld(t *testing.T, path string) {
+	t.Helper()
+	report, err := Reclaim(t.Context(), path, ReclaimOptions{})
+	if !errors.Is(err, ErrLeaseHeld) || report.Verdict != VerdictHeld || len(report.Killed) != 0 {
+		t.Errorf("living host: got %+v, %v; want it held", report, err)
+	}
 }

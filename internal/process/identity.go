@@ -30,7 +30,7 @@ var (
 // procInfo is what one look at a process tells.
 type procInfo struct {
 	id     Identity
-	pgid   int
+	pgid   int // 0 on Windows, which has no groups
 	zombie bool
 }
 
@@ -63,10 +63,3 @@ func (id Identity) Signal(sig os.Signal) error {
 
 // Kill is Signal(os.Kill). It does not wait for the end.
 func (id Identity) Kill() error { return id.Signal(os.Kill) }
-
-// proven reports whether id still owns its pid, running or as a zombie. As long as it does, neither the pid nor the
-// number of the group it leads can be given to anybody else.
-func (id Identity) proven() bool {
-	info, err := probe(id.PID)
-	return err == nil && info.id == id
-}

@@ -24,3 +24,10 @@ func gone(err error) error {
 	}
 	return err
 }
+
+// proven reports whether id still owns its pid, running or as a zombie. As long as it does, neither the pid nor the
+// number of the group it leads can be given to anybody else.
+func (id Identity) proven() bool {
+	info, err := probe(id.PID)
+	return err == nil && info.id == id
+}

@@ -18,7 +18,7 @@ func probe(pid int) (procInfo, error) {
 	if err != nil {
 		return procInfo{}, err
 	}
-	defer windows.CloseHandle(handle)
+	defer func() { _ = windows.CloseHandle(handle) }() // nothing follows from a failure
 	return probeHandle(handle, pid)
 }
 
@@ -57,7 +57,7 @@ func signalProcess(id Identity, sig os.Signal) error {
 	if err != nil {
 		return err
 	}
-	defer windows.CloseHandle(handle)
+	defer func() { _ = windows.CloseHandle(handle) }() // nothing follows from a failure
 	info, err := probeHandle(handle, id.PID)
 	if err != nil {
 		return err

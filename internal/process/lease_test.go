@@ -30,14 +30,6 @@ func mustWriteLease(t *testing.T, lease Lease) (path string) {
 	return path
 }
 
-func assertHeld(t *testing.T, path string) {
-	t.Helper()
-	report, err := Reclaim(t.Context(), path, ReclaimOptions{})
-	if !errors.Is(err, ErrLeaseHeld) || report.Verdict != VerdictHeld || len(report.Killed) != 0 {
-		t.Errorf("living host: got %+v, %v; want it held", report, err)
-	}
-}
-
 func assertReclaimed(t *testing.T, path string, want []Identity) {
 	t.Helper()
 	report, err := Reclaim(t.Context(), path, ReclaimOptions{})
