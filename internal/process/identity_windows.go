@@ -39,7 +39,8 @@ func probeHandle(handle windows.Handle, pid int) (procInfo, error) {
 	start := uint64(creation.HighDateTime)<<32 | uint64(creation.LowDateTime)
 	event, err := windows.WaitForSingleObject(handle, 0)
 	return procInfo{
-		id: Identity{PID: pid, StartTime: strconv.FormatUint(start, 10)},
+		pgid: 0,
+		id:   Identity{PID: pid, StartTime: strconv.FormatUint(start, 10)},
 		// An ended process stays visible as long as anybody holds a handle of it.
 		zombie: err == nil && event == windows.WAIT_OBJECT_0,
 	}, nil
