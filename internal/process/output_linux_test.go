@@ -26,7 +26,8 @@ func TestOutputSavesAGoroutineAndAPipe(t *testing.T) {
 	}
 	goroutines, files := cost(func(s *Spec, hear func([]byte)) { s.Output = hear })
 	apartGoroutines, apartFiles := cost(func(s *Spec, hear func([]byte)) { s.Stdout = hear })
-	if goroutines != 2 || apartGoroutines != 3 || apartFiles-files != 1 {
+	// The base may hold the last moments of an earlier test; what one costs more than the other does not.
+	if apartGoroutines-goroutines != 1 || apartFiles-files != 1 {
 		t.Errorf("merged: %d goroutines, %d files; apart: %d, %d", goroutines, files, apartGoroutines, apartFiles)
 	}
 }
