@@ -48,7 +48,7 @@ func (in *Instance) askRun(ctx context.Context, wait bool, do func(context.Conte
 }
 
 // errAskTimeout is reached only when the run's goroutine itself is held up.
-var errAskTimeout = errors.New("the run did not get to it in time; an observer or a health checker must not wait for its own instance")
+var errAskTimeout = errors.New("the run did not get to it in time; a health checker must not wait for its own instance")
 
 // askBound is longer than whatever the run may be busy with.
 func (in *Instance) askBound(wait bool) time.Duration {
@@ -72,7 +72,7 @@ func (in *Instance) awaitAsk(ctx context.Context, a ask) error {
 // SetTables replaces the host's tables, at once when osqueryd runs and else at its
 // next start. A run's other plugins are not touched. While the tables are exchanged,
 // a query for one of them can fail. It reports all mistakes in the tables at once. Not to be
-// called from an observer or the health checker, which hold up the run that it waits for.
+// called from the health checker, which holds up the run that it waits for.
 func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) error {
 	if err := in.ext.SetTables(tables...); err != nil {
 		return err
@@ -89,7 +89,7 @@ func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) er
 // update call, instead of at its next refresh. It does nothing when the config is
 // the one that osqueryd has. An invalid config does not reach osqueryd: it is an
 // error, and an event. It fails with ErrNotRunning unless the instance is ready. Not to
-// be called from an observer, the health checker or the transport's Config.
+// be called from the health checker or the transport's Config.
 func (in *Instance) PushConfig(ctx context.Context) error {
 	config, changed, err := in.ext.FetchConfig(ctx)
 	if err != nil || !changed {

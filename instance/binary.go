@@ -135,7 +135,9 @@ func executeBoth(ctx context.Context, path string, timeout time.Duration, args .
 	return runBinary(ctx, path, timeout, args, (*exec.Cmd).CombinedOutput)
 }
 
-func runBinary(ctx context.Context, path string, timeout time.Duration, args []string, output func(*exec.Cmd) ([]byte, error)) ([]byte, error) {
+func runBinary(
+	ctx context.Context, path string, timeout time.Duration, args []string, output func(*exec.Cmd) ([]byte, error),
+) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
 		fmt.Errorf("it gave no answer within %v", timeout))
 	defer cancel()

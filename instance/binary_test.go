@@ -134,7 +134,8 @@ func TestFilesOfAnotherUser(t *testing.T) {
 	t.Parallel()
 	fake := osquerydtest.Start(t)
 	base, own := root(t), root(t)
-	if err := errors.Join(os.Mkdir(filepath.Join(own, "a"), 0o700), os.Chown(filepath.Join(own, "a"), 4242, 4242), os.Chown(base, 4242, 4242)); err != nil {
+	dir := filepath.Join(own, "a")
+	if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 4242, 4242), os.Chown(base, 4242, 4242)); err != nil {
 		t.Fatal(err)
 	}
 	binary := program(t, saysVersion)
@@ -188,7 +189,8 @@ func TestLongRootGetsAShortSocket(t *testing.T) {
 // The file at the path is looked at before every run.
 func TestBinaryChangesBetweenRuns(t *testing.T) {
 	t.Parallel()
-	first, second := osquerydtest.Start(t, osquerydtest.WithScript(fast)), osquerydtest.Start(t, osquerydtest.WithScript(osquerydtest.Script{TimeScale: 0.05, Version: "5.22.1"}))
+	first := osquerydtest.Start(t, osquerydtest.WithScript(fast))
+	second := osquerydtest.Start(t, osquerydtest.WithScript(osquerydtest.Script{TimeScale: 0.05, Version: "5.22.1"}))
 	link := filepath.Join(root(t), "osqueryd")
 	point := func(to string) {
 		t.Helper()
@@ -203,7 +205,7 @@ func TestBinaryChangesBetweenRuns(t *testing.T) {
 	point(first.Path())
 	in := newInstance(t, link)
 	point("")
-	wantExit(t, in.Run(patient(t)), "prepare", "binary missing")
+	_ = wantExit(t, in.Run(patient(t)), "prepare", "binary missing")
 	point(second.Path())
 	once(t, in)
 	// Both fakes are this very test binary, so only the version tells them apart.

@@ -37,7 +37,7 @@ func TestPromise12EveryWaitIsBounded(t *testing.T) {
 			fake := osquerydtest.Start(t, osquerydtest.WithScript(fast.WithRule(osquerydtest.Rule{Phase: tt.phase, Action: hang})))
 			in := newInstance(t, fake.Path(), opts...)
 			began := time.Now()
-			wantExit(t, in.Run(patient(t)), tt.at, tt.cause)
+			_ = wantExit(t, in.Run(patient(t)), tt.at, tt.cause)
 			if took := time.Since(began); took > bound {
 				t.Errorf("it took %v", took)
 			}
@@ -57,15 +57,16 @@ func TestPromise12EveryWaitIsBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 		go func() { _ = p.Do(patient(t), hang) }()
-		wantExit(t, <-done, stats.PhaseServe, stats.CauseUnhealthy)
+		_ = wantExit(t, <-done, stats.PhaseServe, stats.CauseUnhealthy)
 	})
 	t.Run("host that never returns", func(t *testing.T) {
 		release := make(chan struct{})
-		in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(), append(opts, instance.WithKillTimeout(100*time.Millisecond),
-			instance.WithHealthChecker(func(context.Context, *instance.Instance) error { <-release; return nil }))...)
+		hung := func(context.Context, *instance.Instance) error { <-release; return nil }
+		in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(), append(opts,
+			instance.WithKillTimeout(100*time.Millisecond), instance.WithHealthChecker(hung))...)
 		t.Cleanup(func() { close(release) })
 		began := time.Now()
-		wantExit(t, in.Run(patient(t)), stats.PhaseServe, stats.CauseUnhealthy)
+		_ = wantExit(t, in.Run(patient(t)), stats.PhaseServe, stats.CauseUnhealthy)
 		if took := time.Since(began); took > bound {
 			t.Errorf("it took %v", took)
 		}
@@ -97,20 +98,28 @@ func TestPromise13FailedStartsSayWhy(t *testing.T) {
 		at    stats.Phase
 		want  stats.Cause
 	}{
-		"flag":          {osquerydtest.PhaseStart, "ERROR: unknown command line flag 'x'", 1, stats.PhaseConnect, stats.CauseFlagRefused},
-		"pidfile":       {osquerydtest.PhaseBeforePidfile, "osqueryd Pidfile check failed: Pidfile::Error::Busy", 1, stats.PhaseConnect, stats.CausePidfileBusy},
-		"library":       {osquerydtest.PhaseStart, "osqueryd: error while loading shared libraries: libx.so", 127, stats.PhaseConnect, stats.CauseBinaryUnusable},
-		"database lock": {osquerydtest.PhaseStart, glog + "IO error: While lock file: /x/LOCK: Resource temporarily unavailable", 78, stats.PhaseConnect, stats.CauseDatabaseLocked},
-		"corruption":    {osquerydtest.PhaseStart, glog + "Rocksdb open failed (2:0) Corruption: x", 78, stats.PhaseConnect, stats.CauseDatabaseCorrupt},
-		"crash loop":    {osquerydtest.PhaseStart, "Too many worker restarts", 0, stats.PhaseConnect, stats.CauseCrashLoop},
-		"exit 0":        {osquerydtest.PhaseStart, "bye", 0, stats.PhaseConnect, stats.CauseExit},
-		"exit 1":        {osquerydtest.PhaseStart, "bye", 1, stats.PhaseConnect, stats.CauseExit},
-		"exit 78":       {osquerydtest.PhaseStart, "bye", 78, stats.PhaseConnect, stats.CauseExit},
+		"flag":    {osquerydtest.PhaseStart, "ERROR: unknown command line flag 'x'", 1, stats.PhaseConnect, stats.CauseFlagRefused},
+		"pidfile": {osquerydtest.PhaseBeforePidfile, "osqueryd Pidfile check failed: Pidfile::Error::Busy", 1, stats.PhaseConnect, stats.CausePidfileBusy},
+		"library": {
+			osquerydtest.PhaseStart, "osqueryd: error while loading shared libraries: libx.so", 127,
+			stats.PhaseConnect, stats.CauseBinaryUnusable,
+		},
+		"database lock": {
+			osquerydtest.PhaseStart, glog + "IO error: While lock file: /x/LOCK: Resource temporarily unavailable", 78,
+			stats.PhaseConnect, stats.CauseDatabaseLocked,
+		},
+		"corruption": {osquerydtest.PhaseStart, glog + "Rocksdb open failed (2:0) Corruption: x", 78, stats.PhaseConnect, stats.CauseDatabaseCorrupt},
+		"crash loop": {osquerydtest.PhaseStart, "Too many worker restarts", 0, stats.PhaseConnect, stats.CauseCrashLoop},
+		"exit 0":     {osquerydtest.PhaseStart, "bye", 0, stats.PhaseConnect, stats.CauseExit},
+		"exit 1":     {osquerydtest.PhaseStart, "bye", 1, stats.PhaseConnect, stats.CauseExit},
+		"exit 78":    {osquerydtest.PhaseStart, "bye", 78, stats.PhaseConnect, stats.CauseExit},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			script := fast.WithRule(osquerydtest.Rule{Phase: tt.phase, Role: osquerydtest.RoleWatcher, Action: osquerydtest.Action{Do: osquerydtest.Say, Text: tt.say}}).
-				WithRule(osquerydtest.Rule{Phase: tt.phase, Role: osquerydtest.RoleWatcher, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: tt.code}})
+			script := fast
+			for _, do := range []osquerydtest.Action{{Do: osquerydtest.Say, Text: tt.say}, {Do: osquerydtest.Exit, Code: tt.code}} {
+				script = script.WithRule(osquerydtest.Rule{Phase: tt.phase, Role: osquerydtest.RoleWatcher, Action: do})
+			}
 			in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(script)).Path())
 			e := wantExit(t, in.Run(patient(t)), tt.at, tt.want)
 			if e.Code != tt.code || e.Uptime <= 0 || e.Run == "" || e.Instance != "vendor" {

@@ -49,7 +49,8 @@ func TestPromise05CancelledStartLeavesNothing(t *testing.T) {
 			fake := osquerydtest.Start(t, osquerydtest.WithScript(fast))
 			in := newInstance(t, fake.Path())
 			for range 4 {
-				ctx, cancel := context.WithTimeout(context.Background(), time.Duration(rand.Int64N(int64(400*time.Millisecond)))) //nolint:gosec // no secret
+				after := time.Duration(rand.Int64N(int64(400 * time.Millisecond)))
+				ctx, cancel := context.WithTimeout(context.Background(), after)
 				if err := in.Run(ctx); err != nil {
 					t.Errorf("a cancelled start gave %v", err)
 				}

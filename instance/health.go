@@ -29,14 +29,38 @@ const suspendJump = 5 * time.Second
 type health struct {
 	failures int
 	checks   int
+	naps     uint64        // of the instance, at the last look
 	wall     time.Time     // of the last look at the clock
 	running  time.Duration // of the same moment
 }
 
-func newHealth(now clock) health {
-	var h health
-	h.slept(now())
+func (r *run) newHealth() health {
+	h := health{naps: r.in.naps.Load()}
+	h.slept(r.o.clock())
 	return h
+}
+
+// SetAsleep says that the machine is about to sleep, or that it is awake again: what
+// health checks found before, and find until then, is void. It is for systems on which a
+// sleep does not show in the clocks, and for hosts that know before them. It returns at
+// once. A Runner calls it.
+func (in *Instance) SetAsleep(asleep bool) {
+	for {
+		n := in.naps.Load()
+		if (n%2 == 1) == asleep || in.naps.CompareAndSwap(n, n+1) {
+			return
+		}
+	}
+}
+
+// noteNap says whether the host spoke of a sleep since the last look, or the machine sleeps.
+func (r *run) noteNap() bool {
+	n := r.in.naps.Load()
+	if n == r.health.naps && n%2 == 0 {
+		return false
+	}
+	r.health.naps, r.health.failures = n, 0
+	return true
 }
 
 // slept says how far wall time ran ahead of running time since the last call.
@@ -48,9 +72,10 @@ func (h *health) slept(wall time.Time, running time.Duration) time.Duration {
 
 // noteSleep voids what was found before the machine slept, and says whether it did.
 func (r *run) noteSleep() bool {
+	told := r.noteNap()
 	d := r.health.slept(r.o.clock())
 	if d <= suspendJump {
-		return false
+		return told
 	}
 	r.health.failures = 0
 	r.log.Info("the machine slept; health starts over", "for", d)

@@ -39,6 +39,7 @@ func each(t *testing.T, test func(t *testing.T, binary string)) {
 }
 
 func testLogger(t testing.TB) *slog.Logger {
+	t.Helper()
 	if os.Getenv("OSQVISOR_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -111,8 +112,9 @@ func startUnready(t *testing.T, binary string, opts ...instance.Option) *running
 
 // end stops the run, if it still lives, and closes the instance.
 func (r *running) end(t testing.TB) {
+	t.Helper()
 	r.stop()
-	r.wait(t)
+	_ = r.wait(t)
 	if err := r.Close(patient(t)); err != nil {
 		t.Errorf("close: %v", err)
 	}

@@ -40,6 +40,7 @@ type Instance struct {
 	use      use
 	checker  hostChecker
 
+	naps        atomic.Uint64 // odd while the host says that the machine sleeps
 	tablesAsked atomic.Uint64 // counts the calls of SetTables
 
 	mu      sync.Mutex
@@ -80,7 +81,7 @@ func New(id string, opts ...Option) (*Instance, error) {
 		use: newUse(), checker: newHostChecker(),
 		changed: make(chan struct{}),
 	}
-	in.emitter = emit.New(context.Background(), 0, append([]stats.Observer{in.rec}, o.observers...)...)
+	in.emitter = emit.New(context.Background(), 0, in.rec, o.observers...)
 	in.queries = in.newQueryQueue()
 	if in.ext, err = in.newExtension(); err != nil {
 		return nil, fmt.Errorf("instance %q: %w", id, err)
@@ -157,14 +158,28 @@ func (in *Instance) Record(ctx context.Context, e stats.Event) {
 	in.wake() // it may have been parked, which ends WaitReady
 }
 
+// Settle waits until every event so far was handed to the observers. When that takes
+// longer than WithObserverTimeout allows, their context ends and what waits is dropped,
+// which is logged; when one does not return then either, for as long again, it is left
+// to itself. A run and Close end with it. Called from an observer of the instance it
+// does nothing.
+func (in *Instance) Settle(ctx context.Context) {
+	if err := in.emitter.Settle(ctx, in.o.observerTimeout); err != nil {
+		in.log.Error("not every event was delivered", "err", err)
+	}
+}
+
 // Close gives back what the instance holds between runs. It fails with
 // ErrRunning while a run or a Ship is under way, and does nothing the second time. After
-// it returned nil, no observer is called. It waits for observers that run, under ctx.
+// it returned nil, no observer is called. It waits for observers that run, under ctx
+// and as Settle does.
 func (in *Instance) Close(ctx context.Context) error {
 	if first, err := in.shut(); !first {
 		return err
 	}
-	return errors.Join(in.queries.Close(), in.ext.Close(), in.emitter.Close(ctx))
+	err := errors.Join(in.queries.Close(), in.ext.Close())
+	in.Settle(ctx)
+	return errors.Join(err, in.emitter.Close(ctx))
 }
 
 // shut lets nothing start any more, and wakes who waits.

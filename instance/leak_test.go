@@ -86,7 +86,7 @@ func processesOf(dir string) (pids []int) {
 			continue
 		}
 		for _, what := range []string{"cmdline", "environ"} {
-			text, _ := os.ReadFile(filepath.Join("/proc", e.Name(), what))
+			text, _ := os.ReadFile("/proc/" + e.Name() + "/" + what)
 			if bytes.Contains(text, []byte(dir+"/")) {
 				pids = append(pids, pid)
 				break

@@ -118,10 +118,11 @@ func TestQueriesEndWithTheRun(t *testing.T) {
 	t.Parallel()
 	fake := osquerydtest.Start(t, osquerydtest.WithScript(fast))
 	in := newInstance(t, fake.Path(), instance.WithHistory(2))
-	if err := fake.SetScript(fast.WithRule(osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 1}})); err != nil {
+	exits := osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 1}}
+	if err := fake.SetScript(fast.WithRule(exits)); err != nil {
 		t.Fatal(err)
 	}
-	wantExit(t, in.Run(patient(t)), stats.PhaseConnect, stats.CauseExit)
+	_ = wantExit(t, in.Run(patient(t)), stats.PhaseConnect, stats.CauseExit)
 	if _, err := in.Query(patient(t), "select 1"); !errors.Is(err, instance.ErrNotRunning) {
 		t.Errorf("a query after a failed run gave %v, want ErrNotRunning", err)
 	}

@@ -62,6 +62,7 @@ type options struct {
 	healthChecker      HealthChecker
 	queryTimeout       time.Duration
 	abandonedQueryWait time.Duration
+	observerTimeout    time.Duration
 	stderrLines        int
 	history            int
 
@@ -71,6 +72,7 @@ type options struct {
 	predecessor *Instance
 
 	clock               clock
+	oomKills            func() uint64
 	noParentDeathSignal bool
 	problems            []error
 }
@@ -90,6 +92,7 @@ const (
 	DefaultHealthFailures     = 3                // WithHealth
 	DefaultQueryTimeout       = 60 * time.Second // WithQueryTimeout
 	DefaultAbandonedQueryWait = 5 * time.Second  // WithAbandonedQueryWait
+	DefaultObserverTimeout    = 5 * time.Second  // WithObserverTimeout
 	DefaultConfigRefresh      = 5 * time.Minute  // WithConfigRefresh
 	DefaultDistributed        = 60 * time.Second // WithDistributed
 	DefaultStderrLines        = 40               // WithStderrTail
@@ -113,10 +116,12 @@ func defaults(id string) *options {
 		binaryTimeout:      DefaultBinaryTimeout,
 		healthInterval:     DefaultHealthInterval,
 		clock:              systemClock(),
+		oomKills:           oomKills,
 		healthTimeout:      DefaultHealthTimeout,
 		healthFailures:     DefaultHealthFailures,
 		queryTimeout:       DefaultQueryTimeout,
 		abandonedQueryWait: DefaultAbandonedQueryWait,
+		observerTimeout:    DefaultObserverTimeout,
 		stderrLines:        DefaultStderrLines,
 		history:            DefaultHistory,
 		logger:             slog.New(slog.DiscardHandler),

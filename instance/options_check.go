@@ -32,6 +32,7 @@ func (o *options) durationRules() []durationRule {
 		{"WithHealth: timeout", o.healthTimeout, time.Millisecond, time.Hour, false},
 		{"WithHealthDelay", o.firstHealth(), 0, day, false},
 		{"WithQueryTimeout", o.queryTimeout, time.Millisecond, day, false},
+		{"WithObserverTimeout", o.observerTimeout, time.Millisecond, time.Hour, false},
 		{"WithAbandonedQueryWait", o.abandonedQueryWait, 0, time.Hour, false},
 	}
 }
@@ -71,7 +72,8 @@ func (o *options) checkEnv() []error {
 		case !ok || name == "" || strings.ContainsRune(kv, 0):
 			errs = append(errs, optionErrorf("WithEnv", "%q is not of the form NAME=value", kv))
 		case strings.HasPrefix(strings.ToUpper(name), "OSQUERY_"):
-			errs = append(errs, optionErrorf("WithEnv", "%s: variables that begin with OSQUERY_ change what osqueryd is, and are not passed on", name))
+			errs = append(errs, optionErrorf("WithEnv",
+				"%s: variables that begin with OSQUERY_ change what osqueryd is, and are not passed on", name))
 		}
 	}
 	return errs

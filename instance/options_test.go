@@ -111,7 +111,8 @@ func TestAllMistakesAtOnce(t *testing.T) {
 	t.Parallel()
 	got := refused(t, "a/b", instance.WithBinary("/no/such/osqueryd"), instance.WithRoot("relative"), instance.WithTransport(nil),
 		instance.WithFlag("pidfile", "x"), instance.WithStopGrace(-1), instance.WithTables(nil), nil)
-	wantTexts(t, got, "id: ", "WithBinary: ", "WithRoot: ", "WithTransport: ", "WithFlag: pidfile", "WithStopGrace: ", "WithTables: table 1", "option 6 is nil")
+	wantTexts(t, got, "id: ", "WithBinary: ", "WithRoot: ", "WithTransport: ", "WithFlag: pidfile", "WithStopGrace: ",
+		"WithTables: table 1", "option 6 is nil")
 }
 
 func TestSDKFlagsAreRefused(t *testing.T) {
@@ -129,8 +130,10 @@ func TestSDKFlagsAreRefused(t *testing.T) {
 			t.Errorf("%s may be set by the host", name)
 		}
 	}
-	opts = append(opts, instance.WithFlag("--verbose", "true"), instance.WithFlag("", "x"), instance.WithFlag("a b", "x"), instance.WithFlag("pack_delimiter", ":"))
-	want = append(want, `WithFlag: "--verbose": give the name without dashes`, "WithFlag: the name is empty", `WithFlag: "a b"`, "WithFlag: pack_delimiter: a colon")
+	opts = append(opts, instance.WithFlag("--verbose", "true"), instance.WithFlag("", "x"), instance.WithFlag("a b", "x"),
+		instance.WithFlag("pack_delimiter", ":"))
+	want = append(want, `WithFlag: "--verbose": give the name without dashes`, "WithFlag: the name is empty", `WithFlag: "a b"`,
+		"WithFlag: pack_delimiter: a colon")
 	wantTexts(t, refused(t, "a", opts...), want...)
 }
 
@@ -143,11 +146,13 @@ func TestFlagsAreTriedOnTheBinary(t *testing.T) {
 		got := refused(t, "a", instance.WithBinary(binary), instance.WithRoot(dir),
 			instance.WithFlag("no_such_flag", "1"), instance.WithFlag("another_one", ""), instance.WithFlag("schedule_timeout", "xyz"),
 			instance.WithFlag("verbose", "true"))
-		wantTexts(t, got, "WithFlag: no_such_flag is not a flag of osqueryd 5.", "WithFlag: another_one is not a flag", "WithFlag: illegal value 'xyz'", "schedule_timeout")
+		wantTexts(t, got, "WithFlag: no_such_flag is not a flag of osqueryd 5.", "WithFlag: another_one is not a flag",
+			"WithFlag: illegal value 'xyz'", "schedule_timeout")
 		if strings.Contains(got, "verbose") || strings.Contains(got, "probe") {
 			t.Errorf("a good flag, or the probe's own, is told of: %s", got)
 		}
-		in, err := instance.New("a", instance.WithBinary(binary), instance.WithRoot(dir), instance.WithFlag("verbose", "true"), instance.WithFlag("disable_tables", "users"))
+		in, err := instance.New("a", instance.WithBinary(binary), instance.WithRoot(dir),
+			instance.WithFlag("verbose", "true"), instance.WithFlag("disable_tables", "users"))
 		if err != nil {
 			t.Fatalf("good flags are refused: %v", err)
 		}

@@ -67,3 +67,10 @@ func WithQueryTimeout(d time.Duration) Option { return func(o *options) { o.quer
 func WithAbandonedQueryWait(d time.Duration) Option {
 	return func(o *options) { o.abandonedQueryWait = d }
 }
+
+// WithObserverTimeout bounds, at the end of a run and at Close, the wait for observers that
+// are slow to take events. Then their context ends, and they have as long again to return.
+// Default 5 s.
+func WithObserverTimeout(d time.Duration) Option {
+	return func(o *options) { o.observerTimeout = d }
+}

@@ -10,10 +10,6 @@ import (
 	"path/filepath"
 )
 
-// maxSocketPath leaves room, within the 103 bytes that macOS allows a socket's
-// path, for the number that osqueryd appends for an extension's own socket.
-const maxSocketPath = 97
-
 // paths is where the files of an instance are.
 type paths struct {
 	dir          string // the instance's own, 0700

@@ -10,6 +10,10 @@ import (
 	"strconv"
 )
 
+// maxSocketPath leaves room, within the 103 bytes that macOS allows a socket's
+// path, for the number that osqueryd appends for an extension's own socket.
+const maxSocketPath = 97
+
 // socketPath gives the path of osqueryd's socket and the directory it is in. By
 // default that is the instance's own directory; if that makes the path too long,
 // a directory of its own below the system's temporary one, closed to others and

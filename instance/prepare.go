@@ -86,6 +86,7 @@ func (r *run) checkBinary(ctx context.Context) error {
 // spawn starts osqueryd and notes it in the lease.
 func (r *run) spawn(ctx context.Context) error {
 	p, b := r.in.paths, r.in.Binary()
+	r.oomSeen = r.o.oomKills()
 	env := lastWins(append(process.CleanEnv(os.Environ()), r.o.env...))
 	proc, err := process.Start(ctx, process.Spec{
 		Path: b.Path, Args: r.o.argv(p, extensionName, b), Env: env, Dir: p.dir,

@@ -205,7 +205,7 @@ func TestPromise09PanicsAreContained(t *testing.T) {
 	})
 	t.Run("gate", func(t *testing.T) {
 		in := newInstance(t, osquerydtest.Start(t).Path(), instance.WithGate(func(context.Context) (func(), error) { panic("gate") }))
-		wantExit(t, in.Run(patient(t)), stats.PhasePrepare, stats.CausePanic)
+		_ = wantExit(t, in.Run(patient(t)), stats.PhasePrepare, stats.CausePanic)
 	})
 }
 
@@ -260,8 +260,33 @@ func TestSleepVoidsVerdicts(t *testing.T) {
 			t.Errorf("slept %v", e.For)
 		}
 	}
-	wantExit(t, r.wait(t), stats.PhaseServe, stats.CauseUnhealthy)
+	_ = wantExit(t, r.wait(t), stats.PhaseServe, stats.CauseUnhealthy)
 	if n := calls.Load(); n < 20 {
 		t.Errorf("the run ended after %d looks at the clock, while the machine kept sleeping", n)
 	}
+}
+
+// While the host says that the machine sleeps, no failed check counts.
+func TestAnnouncedSleepVoidsVerdicts(t *testing.T) {
+	t.Parallel()
+	const enough = 10 // checks, of which two would end the run
+	var calls atomic.Int64
+	many := make(chan struct{})
+	r := startUnready(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
+		instance.WithHealth(5*time.Millisecond, time.Second, 2), instance.WithHealthDelay(0),
+		instance.WithHealthChecker(func(context.Context, *instance.Instance) error {
+			if calls.Add(1) == enough {
+				close(many)
+			}
+			return errors.New("always")
+		}))
+	r.SetAsleep(true)
+	r.SetAsleep(true) // once is enough
+	select {
+	case <-many:
+	case err := <-r.done:
+		t.Fatalf("the run ended after %d checks although the machine slept: %v", calls.Load(), err)
+	}
+	r.SetAsleep(false)
+	_ = wantExit(t, r.wait(t), stats.PhaseServe, stats.CauseUnhealthy)
 }

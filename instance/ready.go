@@ -23,12 +23,12 @@ func (in *Instance) wake() {
 
 // WaitReady waits until the current run is ready, or one that is started
 // meanwhile. It fails with ErrParked, with ErrClosed, or with ctx's cause; the text
-// then says what the instance was doing, and what its last failure was. Not to be called
-// from an observer, which holds up what it waits for.
+// then says what the instance was doing, and what its last failure was. In an observer it
+// can wait for what the end of a run lets wait for the observer.
 func (in *Instance) WaitReady(ctx context.Context) error {
 	for {
 		in.mu.Lock()
-		ready, closed, changed := in.current != nil && in.current.ready, in.closed, in.changed
+		ready, closed, changed := in.current != nil && in.current.told, in.closed, in.changed
 		in.mu.Unlock()
 		switch {
 		case ready:

@@ -36,6 +36,7 @@ func (r *run) reattach(ctx context.Context, lost time.Time) bool {
 	r.setReady(true)
 	r.syncTables(ctx) // SetTables found no run that was ready
 	r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
+	r.setTold()
 	return true
 }
 

@@ -42,6 +42,7 @@ type run struct {
 	words    *words
 	session  *session // guarded by in.mu against readers elsewhere
 	health   health
+	oomSeen  uint64 // what the kernel had killed for memory, at the last look
 	sessions int
 
 	release      func() // gives the start's place back; nil when it has none
@@ -50,11 +51,13 @@ type run struct {
 	tablesHave   uint64 // the value of in.tablesAsked that osqueryd has the tables of
 
 	ready bool // guarded by in.mu
+	told  bool // ready, and the events say so; guarded by in.mu
 	over  bool // no more ready; guarded by in.mu
 }
 
 // Run is one lifetime of osqueryd: it returns when osqueryd is gone and every
-// process, goroutine, socket and file of the run with it. It returns nil when ctx
+// process, goroutine, socket and file of the run with it, and the observers have its
+// events or had the time of WithObserverTimeout. It returns nil when ctx
 // ended, however osqueryd took it, and an *ExitError when the run ended by itself. A
 // second call at the same time fails with ErrRunning; after it returned, it may
 // be called again. After Close it fails with ErrClosed.
@@ -67,7 +70,9 @@ func (in *Instance) Run(ctx context.Context) error {
 	in.setCurrent(r)
 	defer in.setCurrent(nil)
 	err := r.live(ctx)
-	return r.finish(ctx, err)
+	err = r.finish(ctx, err)
+	in.Settle(ctx)
+	return err
 }
 
 func (in *Instance) newRun() *run {
@@ -202,7 +207,7 @@ func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
 		}
 		return otherwise
 	case x.signal != "" && !crash(x.signal): // what it said before did not end it
-		if r.words.outOfMemory() {
+		if r.words.outOfMemory() || x.signal == "SIGKILL" && r.noteOOM() {
 			return stats.CauseOutOfMemory
 		}
 		return stats.CauseSignal
@@ -213,6 +218,14 @@ func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
 	default:
 		return stats.CauseExit
 	}
+}
+
+// noteOOM says whether the kernel killed for want of memory since the last look. That it
+// was of ours is likely, no more: it counts for all of our control group.
+func (r *run) noteOOM() bool {
+	before := r.oomSeen
+	r.oomSeen = r.o.oomKills()
+	return r.oomSeen > before
 }
 
 // crash tells the signals that a program ends itself by.

@@ -12,7 +12,7 @@ import (
 // serve keeps a ready instance ready until it is told to stop, osqueryd exits, or
 // something is wrong that cannot be mended in place.
 func (r *run) serve(ctx context.Context) error {
-	r.health = newHealth(r.o.clock)
+	r.health = r.newHealth()
 	r.syncTables(ctx)
 	r.readBackFlags(ctx)
 	timer := time.NewTimer(r.o.firstHealth())
@@ -74,11 +74,21 @@ func (r *run) replaced(ctx context.Context) error {
 	r.info(waitCtx)
 	r.setReady(true)
 	r.syncTables(ctx)
-	r.health = newHealth(r.o.clock)
+	r.health = r.newHealth()
+	defer r.setTold()
 	if pid := r.session.pid; pid != 0 && pid == oldPID {
 		r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
 		return nil
 	}
-	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.words.takeReason(), Took: time.Since(lost)})
+	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.whyReplaced(), Took: time.Since(lost)})
 	return nil
+}
+
+// whyReplaced says why the last worker went, as far as somebody told.
+func (r *run) whyReplaced() string {
+	killed := r.noteOOM()
+	if why := r.words.takeReason(); why != "" || !killed {
+		return why
+	}
+	return "the kernel killed for want of memory"
 }

@@ -32,6 +32,7 @@ func (r *run) start(ctx context.Context) error {
 		Head: r.in.head(), PID: r.proc.PID(), Took: time.Since(r.started),
 		Version: info["version"], InstanceID: info["instance_id"],
 	})
+	r.setTold()
 	return nil
 }
 
@@ -207,15 +208,24 @@ func (r *run) setReady(ready bool) {
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
 	if r.ready != ready {
-		r.ready = ready
+		r.ready, r.told = ready, false
 		r.in.wake()
 	}
+}
+
+// setTold ends WaitReady: from here on a snapshot says so too. Requests were taken before,
+// because an observer of the event may make one.
+func (r *run) setTold() {
+	r.in.mu.Lock()
+	defer r.in.mu.Unlock()
+	r.told = r.ready
+	r.in.wake()
 }
 
 // setOver tells everybody who waits that this run will not be ready again.
 func (r *run) setOver() {
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
-	r.ready, r.over = false, true
+	r.ready, r.told, r.over = false, false, true
 	r.in.wake()
 }

@@ -76,7 +76,8 @@ func TestSleepIsTold(t *testing.T) {
 		wall, running = wall.Add(w), running+r
 		return func() (time.Time, time.Duration) { return wall, running }
 	}
-	h := newHealth(tick(0, 0))
+	var h health
+	h.slept(tick(0, 0)())
 	for _, step := range []struct{ wall, running, want time.Duration }{
 		{10 * time.Second, 10 * time.Second, 0},
 		{time.Hour, 10 * time.Second, time.Hour - 10*time.Second},
@@ -91,7 +92,9 @@ func TestSleepIsTold(t *testing.T) {
 
 // Whatever id is let through names one directory, on every system.
 func FuzzCheckID(f *testing.F) {
-	for _, s := range []string{"vendor", "", ".", "..", "a/b", `a\b`, "con", "CON.txt", "a b", "é", "tenant-7", "-a", "a.", strings.Repeat("a", 65)} {
+	for _, s := range []string{
+		"vendor", "", ".", "..", "a/b", `a\b`, "con", "CON.txt", "a b", "é", "tenant-7", "-a", "a.", strings.Repeat("a", 65),
+	} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, id string) {

@@ -39,7 +39,10 @@ func TestWordsBecomeEvents(t *testing.T) {
 	}{
 		"memory": {
 			stop + "Memory limits exceeded: 220200960 bytes (limit is 200MB)",
-			stats.WatchdogKilled{Resource: "memory", Used: 220200960, Limit: 200 << 20, Message: "Memory limits exceeded: 220200960 bytes (limit is 200MB)"},
+			stats.WatchdogKilled{
+				Resource: "memory", Used: 220200960, Limit: 200 << 20,
+				Message: "Memory limits exceeded: 220200960 bytes (limit is 200MB)",
+			},
 		},
 		"memory before 5.10": {
 			stop + "Memory limits exceeded: 220200960",
@@ -47,7 +50,10 @@ func TestWordsBecomeEvents(t *testing.T) {
 		},
 		"cpu": {
 			stop + "Maximum sustainable CPU utilization limit 1200ms exceeded for 12 seconds",
-			stats.WatchdogKilled{Resource: "cpu", Limit: 1200, Message: "Maximum sustainable CPU utilization limit 1200ms exceeded for 12 seconds"},
+			stats.WatchdogKilled{
+				Resource: "cpu", Limit: 1200,
+				Message: "Maximum sustainable CPU utilization limit 1200ms exceeded for 12 seconds",
+			},
 		},
 		"cpu before 5.10": {
 			stop + "Maximum sustainable CPU utilization limit exceeded: 12",
@@ -58,11 +64,14 @@ func TestWordsBecomeEvents(t *testing.T) {
 			"osqueryd worker (77) stopping: Memory limits exceeded: 1 bytes (limit is 2MB)",
 			stats.WatchdogKilled{Resource: "memory", Used: 1, Limit: 2 << 20, Message: "Memory limits exceeded: 1 bytes (limit is 2MB)"},
 		},
-		"denylisted":  {lost + "Scheduled query may have failed: pack_it_usb devices", stats.QueryDenylisted{Query: "pack_it_usb devices"}},
-		"said again":  {lost + "Skipping execution of denied scheduled query: x", nil},
-		"nothing":     {lost + "Refreshing configuration state", nil},
-		"no line":     {"", nil},
-		"huge number": {stop + "Memory limits exceeded: 99999999999999999999999", stats.WatchdogKilled{Resource: "memory", Message: "Memory limits exceeded: 99999999999999999999999"}},
+		"denylisted": {lost + "Scheduled query may have failed: pack_it_usb devices", stats.QueryDenylisted{Query: "pack_it_usb devices"}},
+		"said again": {lost + "Skipping execution of denied scheduled query: x", nil},
+		"nothing":    {lost + "Refreshing configuration state", nil},
+		"no line":    {"", nil},
+		"huge number": {
+			stop + "Memory limits exceeded: 99999999999999999999999",
+			stats.WatchdogKilled{Resource: "memory", Message: "Memory limits exceeded: 99999999999999999999999"},
+		},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {

@@ -16,7 +16,10 @@ func TestRateAlarmOncePerWindow(t *testing.T) {
 		}
 		after(every)
 		alarms := of[stats.RateAlarm](f)
-		if len(alarms) != 1 || alarms[0].What != AlarmRestarts || alarms[0].Count != 4 || alarms[0].Window != time.Hour || alarms[0].Instance != "vendor" {
+		if len(alarms) != 1 {
+			t.Fatalf("%d alarms, want 1", len(alarms))
+		}
+		if a := alarms[0]; a.What != AlarmRestarts || a.Count != 4 || a.Window != time.Hour || a.Instance != "vendor" {
 			t.Fatalf("alarms %+v, want one, of 4 restarts", alarms)
 		}
 		after(50 * every)

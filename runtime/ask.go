@@ -59,7 +59,7 @@ func (r *Runner) successor(ctx context.Context, m *member, in subject) error {
 }
 
 // lookAgain bounds how long WaitReady believes a state that may be about to
-// change: what an instance tells of itself can lag behind a slow observer.
+// change: an instance knows before its supervisor that it is parked, and after it that it is not.
 const lookAgain = 50 * time.Millisecond
 
 // WaitReady waits until an instance is ready. It fails with ErrParked when it is

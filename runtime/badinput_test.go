@@ -54,7 +54,7 @@ func TestNewReportsMistakesOfInstancesTogether(t *testing.T) {
 		runtime.WithBinary(fakeWith(t).path), runtime.WithRoot(root), runtime.WithStartLimit(-1),
 		runtime.WithInstance("a", instance.WithStopGrace(-time.Second), nil, instance.WithTransport(nil)),
 		runtime.WithInstance("b", instance.WithFlag("database_path", "/x"), instance.WithFlag("no_such_flag", "1")),
-		runtime.WithInstance("c"), runtime.WithInstance("c"),
+		runtime.WithInstance("c"), runtime.WithInstance("c", instance.WithHistory(1)),
 		runtime.WithInstance("d", instance.WithDirectory(filepath.Join(root, "c"))),
 	)
 	wantAll(t, err, "WithStartLimit: -1", `instance "a"`, "WithStopGrace: -1s", "is nil", "WithTransport: ",
@@ -96,7 +96,8 @@ func TestSharedPlacesAreRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
-	if err := h.Update(testhelp.Context(t), "fixed", instance.WithDirectory(filepath.Join(h.root, "vendor"))); !errors.Is(err, runtime.ErrSharedDirectory) {
+	err := h.Update(testhelp.Context(t), "fixed", instance.WithDirectory(filepath.Join(h.root, "vendor")))
+	if !errors.Is(err, runtime.ErrSharedDirectory) {
 		t.Errorf("Update into another's directory: %v, want ErrSharedDirectory", err)
 	}
 	if err := h.Add("tenant"); err != nil { // refusals leave nothing behind

@@ -24,12 +24,15 @@ func TestMethodsFromAnObserver(t *testing.T) {
 	var h *host
 	var problems atomic.Value
 	var once sync.Once
+	did := make(chan struct{})
 	observer := stats.ObserverFunc(func(ctx context.Context, e stats.Event) {
 		if _, ok := e.(stats.InstanceParked); !ok {
 			return
 		}
 		once.Do(func() {
-			err := h.Resume("vendor")
+			defer close(did)
+			healthy := h.Healthy().Healthy
+			err := h.Resume("vendor") // it goes on at once, while this goes on
 			if err == nil {
 				err = h.Add("other")
 			}
@@ -39,8 +42,8 @@ func TestMethodsFromAnObserver(t *testing.T) {
 			if err == nil {
 				err = h.Remove(ctx, "other")
 			}
-			if n := len(h.Snapshots()); err == nil && (n != 1 || h.Healthy().Healthy) {
-				err = fmt.Errorf("%d snapshots, healthy %v", n, h.Healthy().Healthy)
+			if n := len(h.Snapshots()); err == nil && (n != 1 || healthy) {
+				err = fmt.Errorf("%d snapshots, healthy %v", n, healthy)
 			}
 			if err != nil {
 				problems.Store(err)
@@ -52,6 +55,7 @@ func TestMethodsFromAnObserver(t *testing.T) {
 	h.run(t)
 	testhelp.WaitEvents[stats.InstanceResumed](t, h.events, "vendor", 1)
 	h.ready(t, "vendor")
+	<-did
 	if err := problems.Load(); err != nil {
 		t.Error(err)
 	}

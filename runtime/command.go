@@ -78,14 +78,15 @@ func (r *Runner) Resume(id string) error {
 
 // Sleep says that the machine is about to sleep. Until Wake no run is started: those
 // that become due, by a backoff, Add, Update, Resume or Restart, wait, and a run that
-// fails meanwhile counts against no budget. What runs goes on running, and a start
-// that is under way goes on. It returns at once and may be called at any time, in or
-// outside Run, any number of times.
+// fails meanwhile counts against no budget. What runs goes on running, and
+// no failed health check from before Wake counts; a start that is under way goes on. It
+// returns at once and may be called at any time, in or outside Run, any number of times.
 func (r *Runner) Sleep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.asleep == nil {
 		r.asleep = make(chan struct{})
+		r.tellSleep()
 	}
 }
 
@@ -97,6 +98,16 @@ func (r *Runner) Wake() {
 	if r.asleep != nil {
 		close(r.asleep)
 		r.asleep = nil
+		r.tellSleep()
+	}
+}
+
+// tellSleep is called under the lock; SetAsleep waits for nothing.
+func (r *Runner) tellSleep() {
+	for _, m := range r.members {
+		if m.in != nil {
+			m.in.SetAsleep(r.asleep != nil)
+		}
 	}
 }
 

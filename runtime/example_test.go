@@ -31,7 +31,7 @@ func example() error {
 	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(root)
+	defer func() { _ = os.RemoveAll(root) }()
 
 	runner, err := runtime.New(
 		runtime.WithBinary(fake.Path()),

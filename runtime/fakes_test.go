@@ -122,6 +122,7 @@ type fake struct {
 	shut   chan struct{}
 	tables int
 	ship   atomic.Bool
+	asleep atomic.Bool
 }
 
 func (in *fake) Run(ctx context.Context) error {
@@ -153,6 +154,10 @@ func (in *fake) Ship(ctx context.Context) error {
 }
 
 func (in *fake) ships() bool { return in.ship.Load() }
+
+func (in *fake) Settle(context.Context) {}
+
+func (in *fake) SetAsleep(asleep bool) { in.asleep.Store(asleep) }
 
 func (in *fake) Close(context.Context) error {
 	in.mu.Lock()
@@ -255,6 +260,7 @@ func bubble(t *testing.T, live life, test func(t *testing.T, r *Runner, f *fakes
 
 // running runs a Runner until the function it returns is called.
 func running(t *testing.T, r *Runner) (stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- r.Run(ctx) }()

@@ -153,6 +153,7 @@ func kill(t *testing.T, pid int) {
 }
 
 func logger(t *testing.T) *slog.Logger {
+	t.Helper()
 	if os.Getenv("OSQVISOR_TEST_LOG") == "" {
 		return slog.New(slog.DiscardHandler)
 	}

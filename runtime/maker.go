@@ -14,6 +14,8 @@ type subject interface {
 	Run(ctx context.Context) error
 	Ship(ctx context.Context) error
 	Close(ctx context.Context) error
+	Settle(ctx context.Context)
+	SetAsleep(asleep bool)
 	Record(ctx context.Context, e stats.Event)
 	WaitReady(ctx context.Context) error
 	Query(ctx context.Context, sql string) (instance.Rows, error)

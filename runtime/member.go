@@ -191,6 +191,7 @@ func (r *Runner) install(m *member, in subject, opts []instance.Option) {
 	}
 	r.mu.Lock()
 	m.in, m.opts = in, opts
+	in.SetAsleep(r.asleep != nil)
 	tables := m.tables
 	m.notify()
 	r.mu.Unlock()

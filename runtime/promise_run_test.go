@@ -3,6 +3,7 @@ package runtime_test
 import (
 	"context"
 	"errors"
+	"os"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -89,11 +90,16 @@ func TestPromise02StopIsDecidedByOurContext(t *testing.T) {
 		each(t, func(t *testing.T, d osqueryd) {
 			var h *host
 			var once sync.Once
-			h = newHost(t, d, runtime.WithInstance("vendor"), runtime.WithObserver(stats.ObserverFunc(func(_ context.Context, e stats.Event) {
+			killer := stats.ObserverFunc(func(_ context.Context, e stats.Event) {
 				if _, ok := e.(stats.RunStopping); ok {
-					once.Do(func() { kill(t, h.pid(t, "vendor")) })
+					once.Do(func() {
+						if p, err := os.FindProcess(h.pid(t, "vendor")); err == nil {
+							_ = p.Kill() // it may have gone already, as it was asked to
+						}
+					})
 				}
-			})))
+			})
+			h = newHost(t, d, runtime.WithInstance("vendor"), runtime.WithObserver(killer))
 			wantRequested(t, h)
 		})
 	})
@@ -186,7 +192,9 @@ func TestPromise12WaitsAreBoundedByTheCaller(t *testing.T) {
 func TestPromise13FailedStartSaysWhy(t *testing.T) {
 	testhelp.CheckLeaks(t)
 	d := fakeWith(t,
-		osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.Say, Text: "E0102 03:04:05.000000 7 x.cpp:9] the sky fell"}},
+		osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{
+			Do: osquerydtest.Say, Text: "E0102 03:04:05.000000 7 x.cpp:9] the sky fell",
+		}},
 		osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 7}})
 	h := newHost(t, d, runtime.WithInstance("vendor"), runtime.WithRestart(runtime.RestartPolicy{
 		Causes: map[stats.Cause]runtime.CausePolicy{stats.CauseExit: {Park: true}},

@@ -17,13 +17,14 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// wantNoFiles looks for what tells other programs of a live osqueryd.
-// wantRequested runs and stops, which must be nil and told as requested.
+// Whatever one instance does, its observer included, the others are not touched by it.
 func TestPromise03Isolation(t *testing.T) {
 	testhelp.CheckLeaks(t)
 	d := fakeWith(t,
 		osquerydtest.Rule{Instance: "/fails/", Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 1}},
-		osquerydtest.Rule{Instance: "/hangs/", Phase: osquerydtest.PhaseBeforeSocket, Action: osquerydtest.Action{Do: osquerydtest.NoSocket}},
+		osquerydtest.Rule{
+			Instance: "/hangs/", Phase: osquerydtest.PhaseBeforeSocket, Action: osquerydtest.Action{Do: osquerydtest.NoSocket},
+		},
 		osquerydtest.Rule{Instance: "/deaf/", Phase: osquerydtest.PhaseReady, Action: osquerydtest.Action{Do: osquerydtest.Hang}},
 	)
 	slow := extension.Funcs{ // a transport that hangs for ever
@@ -45,13 +46,13 @@ func TestPromise03Isolation(t *testing.T) {
 		runtime.WithInstance("slow", instance.WithTransport(slow)),
 		runtime.WithInstance("deaf", instance.WithHealth(100*time.Millisecond, 200*time.Millisecond, 2)),
 		runtime.WithInstance("fails"),
-		runtime.WithInstance("blocked", instance.WithObserver(blocked)),
+		runtime.WithInstance("blocked", instance.WithObserver(blocked), instance.WithObserverTimeout(100*time.Millisecond)),
 		runtime.WithInstance("good-a"), runtime.WithInstance("good-b"))
 	h.run(t)
-	defer close(release) // before Run is joined
-	good := []string{"good-a", "good-b"}
+	defer close(release)                            // before Run is joined
+	good := []string{"good-a", "good-b", "blocked"} // an observer does not hold up its own instance
 	h.ready(t, good...)
-	pids := []int{h.pid(t, "good-a"), h.pid(t, "good-b")}
+	pids := []int{h.pid(t, "good-a"), h.pid(t, "good-b"), h.pid(t, "blocked")}
 	testhelp.WaitEvents[stats.RestartScheduled](t, h.events, "fails", 3)
 	testhelp.WaitEvents[stats.HealthFailed](t, h.events, "deaf", 1)
 	testhelp.WaitEvents[stats.ProcessStarted](t, h.events, "hangs", 1)
@@ -65,12 +66,12 @@ func TestPromise03Isolation(t *testing.T) {
 		t.Fatal(err)
 	}
 	h.ready(t, "late")
-	for _, id := range []string{"fails", "hangs", "late"} {
+	for _, id := range []string{"fails", "hangs", "late", "blocked"} {
 		if err := h.Remove(testhelp.Context(t), id); err != nil {
 			t.Error(err)
 		}
 	}
-	h.answers(t, good...)
+	h.answers(t, "good-a", "good-b")
 }
 
 func TestPromise03OneDiesTheOthersGoOn(t *testing.T) {
@@ -175,7 +176,8 @@ func TestPromise09PanicsAreContained(t *testing.T) {
 			runtime.WithInstanceDefaults(instance.WithDistributed(time.Second)),
 			runtime.WithInstance("plain", instance.WithTables(bad)),
 			runtime.WithInstance("policy", instance.WithExtension(extension.WithConfigPolicy(policy))),
-			runtime.WithInstance("checker", instance.WithHealth(100*time.Millisecond, 5*time.Second, 3), instance.WithHealthChecker(checker)),
+			runtime.WithInstance("checker",
+				instance.WithHealth(100*time.Millisecond, 5*time.Second, 3), instance.WithHealthChecker(checker)),
 			runtime.WithInstance("config", instance.WithTransport(extension.Funcs{
 				ConfigFunc: func(context.Context, extension.Node) (map[string]string, error) { panic("config") },
 			})))

@@ -72,8 +72,9 @@ func New(opts ...Option) (*Runner, error) {
 // with ErrRunning; after it returned, it may be called again.
 //
 // How long it takes to return is bounded by what bounds the stop of an instance
-// (instance.WithStopGrace, WithKillTimeout, WithDrain, and WithCloseTimeout), as long as
-// the host's observers return.
+// (instance.WithStopGrace, WithKillTimeout, WithDrain, WithObserverTimeout, and
+// WithCloseTimeout). Code of the host that does not return although its context ended
+// is left to itself then.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.begin(ctx); err != nil {
 		return err
@@ -102,6 +103,14 @@ func (r *Runner) end() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.ctx = nil
+	r.join()
+	r.settleAll()
+	r.join()
+	r.running = false
+}
+
+// join is called under the lock, which it gives up while it waits.
+func (r *Runner) join() {
 	for r.tasks > 0 {
 		if r.idle == nil {
 			r.idle = make(chan struct{})
@@ -111,7 +120,20 @@ func (r *Runner) end() {
 		<-idle
 		r.mu.Lock()
 	}
-	r.running = false
+}
+
+// settleAll is called under the lock, which it gives up while it waits for the observers
+// to take what was recorded outside of runs.
+func (r *Runner) settleAll() {
+	var wg sync.WaitGroup
+	for _, m := range r.members {
+		if in := m.in; in != nil {
+			wg.Go(func() { in.Settle(context.Background()) })
+		}
+	}
+	r.mu.Unlock()
+	wg.Wait()
+	r.mu.Lock()
 }
 
 // taskDone is called under the lock, at the end of what was counted in tasks.

@@ -111,3 +111,24 @@ func TestRestartDuringSleepIsSpentOnce(t *testing.T) {
 		wantRuns(t, f, 3)
 	})
 }
+
+// Running instances are told, so that they judge nobody by what the sleep did to them.
+func TestSleepIsToldToEveryInstance(t *testing.T) {
+	bubble(t, lasting, func(t *testing.T, r *Runner, f *fakes) {
+		want := func(asleep bool) {
+			t.Helper()
+			for i, in := range f.made {
+				if in.asleep.Load() != asleep {
+					t.Errorf("instance %d was told %v, want %v", i, in.asleep.Load(), asleep)
+				}
+			}
+		}
+		r.Sleep()
+		if err := r.Add("tenant"); err != nil {
+			t.Fatal(err)
+		}
+		want(true)
+		r.Wake()
+		want(false)
+	})
+}

@@ -52,7 +52,7 @@ func stress(t *testing.T, h *host, seed uint64, callers int) {
 	var wg sync.WaitGroup
 	call := func(first, last int) {
 		for i := first; i < last; i++ {
-			random := rand.New(rand.NewPCG(seed, uint64(i))) //nolint:gosec // to be repeated, not to be secret
+			random := rand.New(rand.NewPCG(seed, uint64(i))) // to be repeated
 			wg.Go(func() {
 				for range 3 {
 					stressOne(ctx, t, h, random)
@@ -75,6 +75,7 @@ func stress(t *testing.T, h *host, seed uint64, callers int) {
 // stressOne does one thing to one instance, and accepts what the others at the same
 // time may make of it.
 func stressOne(ctx context.Context, t *testing.T, h *host, random *rand.Rand) {
+	t.Helper()
 	id := []string{"a", "b", "c", "d", "e"}[random.IntN(5)]
 	var err error
 	switch random.IntN(10) {

@@ -117,14 +117,13 @@ func (s *supervisor) settle(ctx context.Context, f failure, err error) {
 	}
 	s.log.Warn("osqueryd ended and is started again", "cause", f.cause, "delay", v.delay, "attempt", v.attempt, "err", err)
 	s.in.Record(ctx, stats.RestartScheduled{Head: head(s.m.id), Cause: f.cause, Delay: v.delay, Attempt: v.attempt})
-	s.shipping(ctx, func() { s.wait(ctx, v.delay) })
+	if v.delay > 0 { // to open and close the queues for nothing would hold up the new start
+		s.shipping(ctx, func() { s.wait(ctx, v.delay) })
+	}
 }
 
 // wait ends after d, when the host asks for a new run, or with ctx.
 func (s *supervisor) wait(ctx context.Context, d time.Duration) {
-	if d <= 0 {
-		return
-	}
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	for !s.takeAgain() {

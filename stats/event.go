@@ -7,16 +7,19 @@ import (
 
 // Observer is handed every event of an instance.
 //
-// Observe is called synchronously, one event after the other for any one
-// instance, in the order in which they happened; events of different instances
-// may arrive at the same time. No lock is held during the call, so it may ask
-// for snapshots and queries, and may call any method of the Runner that does
-// not wait for the same instance (Add, Resume, Snapshots, Healthy). It should
-// return quickly: an observer that blocks holds up that one instance, and no
-// other. A panic in it is caught, counted, and announced to the other observers
-// as a [PanicCaught].
+// Observe is called for one event after the other of any one instance, in the
+// order in which they happened, soon after they did; events of different
+// instances may arrive at the same time. No lock is held and nothing waits during
+// the call, so it may ask for snapshots, which are never behind the event, and
+// queries, and may call any method of the Runner that does not wait for the same
+// instance to stop (Add, Resume, Snapshots, Healthy). An observer that blocks
+// holds up the instance's other observers only: events wait for it, a few
+// thousand of them, then the oldest are dropped. A panic in it is caught, counted, and
+// announced to the other observers as a [PanicCaught].
 //
-// The context carries no deadline; it ends when the instance is stopped.
+// The end of a run waits for the observers to take its events, for a bounded
+// while. After that the context ends and an observer has to return. The context
+// carries no deadline.
 type Observer interface {
 	Observe(ctx context.Context, e Event)
 }

@@ -15,8 +15,8 @@ func TestCloseDeliversWhatIsQueuedAndDropsTheRest(t *testing.T) {
 		var got seen
 		gate := make(chan struct{})
 		block := stats.ObserverFunc(func(context.Context, stats.Event) { <-gate })
-		e := New(t.Context(), 0, block, &got)
-		go e.Emit(t.Context(), shipped(1))
+		e := New(t.Context(), 0, nil, block, &got)
+		e.Emit(t.Context(), shipped(1))
 		synctest.Wait()
 		e.Emit(t.Context(), shipped(2))
 		closed := make(chan error, 2)
@@ -49,8 +49,8 @@ func TestCloseIsBoundedByItsContext(t *testing.T) {
 		gate := make(chan struct{})
 		var handed context.Context
 		block := stats.ObserverFunc(func(ctx context.Context, _ stats.Event) { handed = ctx; <-gate })
-		e := New(t.Context(), 0, block, &got)
-		go e.Emit(t.Context(), shipped(1))
+		e := New(t.Context(), 0, nil, block, &got)
+		e.Emit(t.Context(), shipped(1))
 		synctest.Wait()
 		e.Emit(t.Context(), shipped(2))
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
@@ -85,8 +85,9 @@ func TestCloseFromAnObserver(t *testing.T) {
 			defer cancel()
 			inner = e.Close(child)
 		})
-		e = New(t.Context(), 0, closer, &got)
-		e.Emit(t.Context(), shipped(1)) // a deadlock fails the test by synctest
+		e = New(t.Context(), 0, nil, closer, &got)
+		e.Emit(t.Context(), shipped(1))
+		synctest.Wait() // a deadlock fails the test
 		if inner != nil {
 			t.Errorf("Close inside: %v", inner)
 		}
@@ -105,7 +106,7 @@ func TestCloseWithAKeptContextWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
 		var kept context.Context
-		e := New(t.Context(), 0, stats.ObserverFunc(func(ctx context.Context, ev stats.Event) {
+		e := New(t.Context(), 0, nil, stats.ObserverFunc(func(ctx context.Context, ev stats.Event) {
 			if ev.(stats.LogsShipped).Lines == 1 {
 				kept = ctx
 				return
@@ -113,7 +114,7 @@ func TestCloseWithAKeptContextWaits(t *testing.T) {
 			<-gate
 		}))
 		e.Emit(t.Context(), shipped(1))
-		go e.Emit(t.Context(), shipped(2))
+		e.Emit(t.Context(), shipped(2))
 		synctest.Wait()
 		closed := make(chan error, 1)
 		go func() { closed <- e.Close(kept) }()
@@ -132,14 +133,14 @@ func TestCloseWithAKeptContextWaits(t *testing.T) {
 func TestCloseOfAnotherEmitterWaits(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		gate := make(chan struct{})
-		other := New(t.Context(), 0, stats.ObserverFunc(func(context.Context, stats.Event) { <-gate }))
-		go other.Emit(t.Context(), shipped(1))
+		other := New(t.Context(), 0, nil, stats.ObserverFunc(func(context.Context, stats.Event) { <-gate }))
+		other.Emit(t.Context(), shipped(1))
 		synctest.Wait()
 		closed := make(chan error, 1)
-		e := New(t.Context(), 0, stats.ObserverFunc(func(ctx context.Context, _ stats.Event) {
+		e := New(t.Context(), 0, nil, stats.ObserverFunc(func(ctx context.Context, _ stats.Event) {
 			closed <- other.Close(ctx)
 		}))
-		go e.Emit(t.Context(), shipped(1))
+		e.Emit(t.Context(), shipped(1))
 		synctest.Wait()
 		if len(closed) != 0 {
 			t.Error("Close did not wait")

@@ -19,48 +19,35 @@ func (e *Emitter) deliverAll() {
 	done := false
 	defer func() {
 		if !done { // an observer ended this goroutine with runtime.Goexit
-			e.giveUp()
+			go e.deliverAll()
 		}
 	}()
 	for {
-		it, ok := e.next()
+		it, base, round, ok := e.next()
 		if !ok {
 			done = true
 			return
 		}
-		e.deliver(it)
+		e.deliver(base, it, round)
 	}
 }
 
-// giveUp lets the next caller of Emit deliver what is still queued. A Close that
-// waits gets what it waits for, as nobody may come.
-func (e *Emitter) giveUp() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.closed {
-		e.discard()
-	}
-	left := e.queue
-	e.rest()
-	e.queue = left
-}
-
-func (e *Emitter) deliver(it item) {
+func (e *Emitter) deliver(base context.Context, it item, round uint64) {
 	for i, o := range e.observers {
 		if it.report && i == it.skip {
 			continue
 		}
-		if e.isAbandoned() {
+		if e.stale(round) {
 			e.drop()
 			return
 		}
-		e.call(i, o, it)
+		e.call(base, i, o, it)
 	}
 }
 
 // call contains a panic of the observer.
-func (e *Emitter) call(i int, o stats.Observer, it item) {
-	ctx := &callContext{Context: e.base, values: it.values, emitter: e}
+func (e *Emitter) call(base context.Context, i int, o stats.Observer, it item) {
+	ctx := &callContext{Context: base, values: it.values, emitter: e}
 	ctx.running.Store(true)
 	defer ctx.running.Store(false)
 	defer func() {
@@ -71,25 +58,53 @@ func (e *Emitter) call(i int, o stats.Observer, it item) {
 	o.Observe(ctx, it.event)
 }
 
+// record tells the first observer, which is ours, and contains a panic of it: it
+// prints errors that the host's code made.
+func (e *Emitter) record(ctx context.Context, ev stats.Event) {
+	if e.first == nil {
+		return
+	}
+	defer func() {
+		if v := recover(); v != nil {
+			e.recordPanicked(ctx, ev, v)
+		}
+	}()
+	e.first.Observe(ctx, ev)
+}
+
+func (e *Emitter) recordPanicked(ctx context.Context, ev stats.Event, v any) {
+	e.mu.Lock()
+	e.panics++
+	e.mu.Unlock()
+	if _, again := ev.(stats.PanicCaught); again {
+		return
+	}
+	head := ev.Meta()
+	head.Time = time.Now()
+	e.Emit(ctx, stats.PanicCaught{Head: head, Where: "observer", Value: textOf(v), Stack: string(debug.Stack())})
+}
+
 // panicked counts a panic, and reports it to the other observers. A panic over
 // a report is not reported: two observers could go on like that for ever.
 func (e *Emitter) panicked(i int, it item, v any) {
 	head := it.event.Meta()
 	head.Time = time.Now()
-	value := textOf(v)
-	stack := string(debug.Stack())
+	report := stats.PanicCaught{Head: head, Where: "observer", Value: textOf(v), Stack: string(debug.Stack())}
+	if e.bookPanic(i, it, report) {
+		e.record(it.values, report)
+	}
+}
+
+// bookPanic queues the report, if there is to be one.
+func (e *Emitter) bookPanic(i int, it item, report stats.Event) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.panics++
 	if it.report || e.abandoned {
-		return
+		return false
 	}
-	e.push(item{
-		values: it.values,
-		event:  stats.PanicCaught{Head: head, Where: "observer", Value: value, Stack: stack},
-		report: true,
-		skip:   i,
-	})
+	e.pushNext(item{number: it.number, values: it.values, event: report, report: true, skip: i})
+	return true
 }
 
 func (e *Emitter) drop() {

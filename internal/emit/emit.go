@@ -1,5 +1,6 @@
 // Package emit delivers the events of one instance to its observers: one after
-// the other, in order, and with no lock held while an observer runs.
+// the other, in order, on a goroutine of its own, and with no lock held while an
+// observer runs. Who emits never waits for an observer.
 package emit
 
 import (
@@ -14,45 +15,60 @@ import (
 // of them are dropped.
 const DefaultCapacity = 4096
 
-// Emitter orders the events of one instance. It has no goroutine of its own:
-// the first caller of Emit delivers, for itself and for everybody who comes
-// while it does. All methods are safe for concurrent use and may be called from
-// an observer. Make one with [New].
+// Emitter orders the events of one instance. It has a goroutine only while there
+// is something to deliver. All methods are safe for concurrent use and may be
+// called from an observer. Make one with [New].
 type Emitter struct {
+	first     stats.Observer // may be nil
 	observers []stats.Observer
-	base      context.Context // ends when the observers should
-	cancel    context.CancelFunc
+	parent    context.Context
 	capacity  int
 
 	mu         sync.Mutex
+	base       context.Context // ends when the observers should return
+	cancel     context.CancelFunc
 	queue      []item
+	pushed     uint64 // number of the newest event that was queued
+	current    uint64 // number of the event that is being delivered; 0 when none is
+	round      uint64 // counts the calls of interrupt: what was taken before is stale
 	delivering bool
-	closed     bool          // nothing more is queued
-	abandoned  bool          // nothing more is delivered
-	idle       chan struct{} // closed when delivering ends; made by who waits
+	stuck      bool // the observer that runs was told to return, and does not
+	closed     bool // nothing more is queued
+	abandoned  bool // nothing more is delivered
+	waiters    []waiter
 	dropped    uint64
 	panics     uint64
 }
 
 // item is an event on its way.
 type item struct {
+	number uint64
 	values context.Context // for its values alone
 	event  stats.Event
 	report bool // it tells of a panic of the observer at index skip,
 	skip   int  // which is not told
 }
 
-// New makes an Emitter for these observers; nil ones are skipped. The context
-// that observers are handed ends with ctx, or with Close; its deadline is not
-// passed on. A capacity below 1 is DefaultCapacity. Close must be called, or ctx
-// keeps a reference to the Emitter.
-func New(ctx context.Context, capacity int, observers ...stats.Observer) *Emitter {
+// waiter waits for every event up to a number.
+type waiter struct {
+	number uint64
+	over   chan struct{}
+}
+
+// New makes an Emitter. The first observer is called by Emit itself, by whoever
+// emits, at the same time as others do: it is the instance's own record, which must
+// be exact at every moment. The others are told in order, behind the emitters' backs.
+// Nil ones are skipped. The context that observers are handed ends with ctx, or
+// with Close, or when Settle loses patience; its deadline is not passed on. A
+// capacity below 1 is DefaultCapacity. Close must be called, or ctx keeps a
+// reference to the Emitter.
+func New(ctx context.Context, capacity int, first stats.Observer, others ...stats.Observer) *Emitter {
 	if capacity < 1 {
 		capacity = DefaultCapacity
 	}
-	e := &Emitter{capacity: capacity}
+	e := &Emitter{capacity: capacity, first: first, parent: ctx}
 	e.base, e.cancel = context.WithCancel(ctx)
-	for _, o := range observers {
+	for _, o := range others {
 		if o != nil {
 			e.observers = append(e.observers, o)
 		}
@@ -60,17 +76,19 @@ func New(ctx context.Context, capacity int, observers ...stats.Observer) *Emitte
 	return e
 }
 
-// Emit hands an event to every observer. When nobody is delivering, it returns
-// after this event and all that were queued meanwhile are delivered; otherwise
-// it queues the event for whoever is delivering and returns at once, which is
-// also what happens when an observer calls it. When the queue is full, the
-// oldest event in it is dropped and counted; after Close, the event itself is.
-// Of ctx, observers see the values only. A nil event is ignored.
+// Emit hands an event to the first observer, and queues it for the others, for whom
+// it does not wait. When the queue is full, the oldest event in it is dropped and
+// counted; after Close, the event itself is. Of ctx, observers see the values
+// only. A nil event is ignored.
 func (e *Emitter) Emit(ctx context.Context, ev stats.Event) {
-	if ev == nil || !e.enqueue(item{values: context.WithoutCancel(ctx), event: ev}) {
+	if ev == nil || !e.accepts() {
 		return
 	}
-	e.deliverAll()
+	ctx = context.WithoutCancel(ctx)
+	e.record(ctx, ev)
+	if e.enqueue(item{values: ctx, event: ev}) {
+		go e.deliverAll() // Settle and Close join it
+	}
 }
 
 // Close ends delivery: what is queued is still delivered, what comes later is
@@ -83,23 +101,22 @@ func (e *Emitter) Emit(ctx context.Context, ev stats.Event) {
 // When it is called from within an observer, with the context that the observer
 // was handed, it cannot wait for its own caller: it drops what is queued and
 // returns nil, and the only call left is the caller's own. An observer that
-// calls it with another context waits until that one ends.
+// calls it with another context waits until that one ends. An observer that Settle
+// has given up is not waited for again: that is an error at once.
 //
 // It may be called any number of times.
 func (e *Emitter) Close(ctx context.Context) error {
-	wait := e.shut(insideOf(ctx, e))
-	if wait == nil {
-		e.cancel()
-		return nil
+	wait, stuck := e.shut(insideOf(ctx, e))
+	defer e.endContext()
+	if stuck {
+		return errStuck
 	}
 	select {
 	case <-wait:
-		e.cancel()
 		return nil
 	case <-ctx.Done():
 	}
 	e.abandon()
-	e.cancel()
 	select {
 	case <-wait: // it ended in the same moment
 		return nil
@@ -109,7 +126,7 @@ func (e *Emitter) Close(ctx context.Context) error {
 }
 
 // Dropped counts the events that were not delivered to every observer: for want
-// of room, or because they came after Close.
+// of room or of patience, or because they came after Close.
 func (e *Emitter) Dropped() uint64 {
 	e.mu.Lock()
 	defer e.mu.Unlock()

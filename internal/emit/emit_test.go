@@ -61,12 +61,26 @@ func wantLines(t *testing.T, s *seen, want ...int) {
 	}
 }
 
-func TestEmitDeliversBeforeItReturns(t *testing.T) {
-	var a, b seen
-	e := New(t.Context(), 0, &a, nil, &b)
+// settle waits until all is delivered.
+func settle(t *testing.T, e *Emitter) {
+	t.Helper()
+	if err := e.Settle(t.Context(), time.Minute); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestFirstIsToldAtOnceAndTheOthersBySettle(t *testing.T) {
+	var first, a, b seen
+	gate := make(chan struct{})
+	block := stats.ObserverFunc(func(context.Context, stats.Event) { <-gate })
+	e := New(t.Context(), 0, &first, block, &a, nil, &b)
 	e.Emit(t.Context(), shipped(1))
 	e.Emit(t.Context(), nil)
 	e.Emit(t.Context(), shipped(2))
+	wantLines(t, &first, 1, 2)
+	wantLines(t, &a)
+	close(gate)
+	settle(t, e)
 	wantLines(t, &a, 1, 2)
 	wantLines(t, &b, 1, 2)
 	if err := e.Close(t.Context()); err != nil {
@@ -83,18 +97,21 @@ func TestEmitFromAnObserverQueues(t *testing.T) {
 			e.Dropped() // would deadlock if a lock were held
 		}
 	})
-	e = New(t.Context(), 0, first, &got)
+	e = New(t.Context(), 0, nil, first, &got)
 	e.Emit(t.Context(), shipped(1))
+	for range 3 { // each event is emitted before the one before it is out of the way
+		settle(t, e)
+	}
 	wantLines(t, &got, 1, 2, 3)
 }
 
-func TestEmitWhileAnotherDeliversReturnsAtOnce(t *testing.T) {
+func TestEmitNeverWaitsForAnObserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var got seen
 		gate := make(chan struct{})
 		block := stats.ObserverFunc(func(context.Context, stats.Event) { <-gate })
-		e := New(t.Context(), 0, block, &got)
-		go e.Emit(t.Context(), shipped(1))
+		e := New(t.Context(), 0, nil, block, &got)
+		e.Emit(t.Context(), shipped(1))
 		synctest.Wait()
 		e.Emit(t.Context(), shipped(2)) // a hang here is a deadlock to synctest
 		e.Emit(t.Context(), shipped(3))
@@ -109,7 +126,7 @@ func TestEmitKeepsTheOrderOfEachCaller(t *testing.T) {
 	const callers, each = 8, 200
 	inside := 0 // unguarded: the race detector proves one call at a time
 	last := make(map[string]int)
-	e := New(t.Context(), callers*each, stats.ObserverFunc(func(_ context.Context, ev stats.Event) {
+	e := New(t.Context(), callers*each, nil, stats.ObserverFunc(func(_ context.Context, ev stats.Event) {
 		inside++
 		l := ev.(stats.LogsShipped)
 		if l.Lines != last[l.Run]+1 {
@@ -139,8 +156,8 @@ func TestOverflowDropsTheOldestAndCounts(t *testing.T) {
 		var got seen
 		gate := make(chan struct{})
 		block := stats.ObserverFunc(func(context.Context, stats.Event) { <-gate })
-		e := New(t.Context(), 2, block, &got)
-		go e.Emit(t.Context(), shipped(1))
+		e := New(t.Context(), 2, nil, block, &got)
+		e.Emit(t.Context(), shipped(1))
 		synctest.Wait()
 		for n := 2; n <= 5; n++ {
 			e.Emit(t.Context(), shipped(n))
@@ -155,15 +172,16 @@ func TestOverflowDropsTheOldestAndCounts(t *testing.T) {
 }
 
 func TestPanicIsReportedToTheOthers(t *testing.T) {
-	var before, after seen
+	var first, before, after seen
 	calls := 0
 	bad := stats.ObserverFunc(func(context.Context, stats.Event) {
 		calls++
 		panic(strings.Repeat("é", 1000))
 	})
-	e := New(t.Context(), 0, &before, bad, &after)
+	e := New(t.Context(), 0, &first, &before, bad, &after)
 	e.Emit(t.Context(), shipped(1))
-	for _, s := range []*seen{&before, &after} {
+	settle(t, e)
+	for _, s := range []*seen{&first, &before, &after} {
 		wantLines(t, s, 1)
 		p := s.panics()
 		if len(p) != 1 {
@@ -184,8 +202,9 @@ func TestPanicIsReportedToTheOthers(t *testing.T) {
 func TestPanicOverAReportEndsThere(t *testing.T) {
 	calls := 0
 	bad := stats.ObserverFunc(func(context.Context, stats.Event) { calls++; panic("no") })
-	e := New(t.Context(), 0, bad, bad)
+	e := New(t.Context(), 0, nil, bad, bad)
 	e.Emit(t.Context(), shipped(1))
+	settle(t, e)
 	// One event makes two panics; each report makes the other observer panic.
 	if calls != 4 || e.Panics() != 4 {
 		t.Errorf("called %d times, %d panics, want 4 and 4", calls, e.Panics())
@@ -199,11 +218,10 @@ func TestGoexitOfAnObserverStopsNobodyElse(t *testing.T) {
 			runtime.Goexit()
 		}
 	})
-	e := New(t.Context(), 0, exit, &got)
-	done := make(chan struct{})
-	go func() { defer close(done); e.Emit(t.Context(), shipped(1)) }()
-	<-done
+	e := New(t.Context(), 0, nil, exit, &got)
+	e.Emit(t.Context(), shipped(1))
 	e.Emit(t.Context(), shipped(2))
+	settle(t, e)
 	wantLines(t, &got, 2)
 	if err := e.Close(t.Context()); err != nil {
 		t.Fatal(err)
@@ -216,10 +234,11 @@ func TestContextOfAnObserver(t *testing.T) {
 	base, cancel := context.WithTimeoutCause(t.Context(), time.Hour, errors.New("unused"))
 	defer cancel()
 	var got context.Context
-	e := New(base, 0, stats.ObserverFunc(func(ctx context.Context, _ stats.Event) { got = ctx }))
+	e := New(base, 0, nil, stats.ObserverFunc(func(ctx context.Context, _ stats.Event) { got = ctx }))
 	caller, stop := context.WithCancelCause(context.WithValue(t.Context(), key{}, "v"))
 	stop(errors.New("the caller's"))
 	e.Emit(caller, shipped(1))
+	settle(t, e)
 	if got.Value(key{}) != "v" {
 		t.Error("the values of the caller are gone")
 	}

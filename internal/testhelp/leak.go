@@ -60,7 +60,8 @@ func count() resources {
 func (r resources) grown(now resources) error {
 	switch {
 	case len(now.children) > len(r.children):
-		return fmt.Errorf("child processes are left: had %d, have %d: %s", len(r.children), len(now.children), strings.Join(now.children, "; "))
+		return fmt.Errorf("child processes are left: had %d, have %d: %s",
+			len(r.children), len(now.children), strings.Join(now.children, "; "))
 	case now.goroutines > r.goroutines:
 		return fmt.Errorf("goroutines are left: had %d, have %d:\n%s", r.goroutines, now.goroutines, stacks())
 	case len(now.files) > len(r.files):

@@ -16,7 +16,7 @@ func openFiles() []string {
 	}
 	var out []string
 	for _, e := range entries {
-		to, err := os.Readlink(filepath.Join("/proc/self/fd", e.Name()))
+		to, err := os.Readlink("/proc/self/fd/" + e.Name())
 		if err == nil && !strings.HasPrefix(to, "anon_inode:[pidfd]") { // os.Process keeps those until collected
 			out = append(out, e.Name()+" "+to)
 		}

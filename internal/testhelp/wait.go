@@ -23,7 +23,7 @@ func Context(t testing.TB) context.Context {
 // is removed at the end of the test.
 func Root(t testing.TB) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "ov") //nolint:usetesting // TempDir's paths are too long for a socket
+	dir, err := os.MkdirTemp("", "ov") // TempDir's paths are too long for a socket
 	if err != nil {
 		t.Fatal(err)
 	}
