@@ -25,7 +25,7 @@ each = set -euo pipefail; for m in $(MODULES); do echo "== $$m"; (cd "$$m" && $(
 # $(call listed,Prefix): "package name" for every test function whose name starts so, in the module of the current directory.
 listed = $(GO) test -list '^$(1)' $(PKG) | awk '/^$(1)/ { names[++n] = $$1 } /^ok/ { for (i = 1; i <= n; i++) print $$2, names[i]; n = 0 }'
 
-.PHONY: help deps build test test-real xp lint lint-code lint-fmt lint-tidy lint-deps bench fuzz
+.PHONY: help deps build test test-real soak xp lint lint-code lint-fmt lint-tidy lint-deps bench scale microbench fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,11 @@ test-real: ## the same tests, also on the osqueryd that OSQUERYD=/path names
 	@test -x '$(abspath $(OSQUERYD))' || { echo 'test-real: OSQUERYD: $(abspath $(OSQUERYD)) is not executable' >&2; exit 2; }
 	@'$(abspath $(OSQUERYD))' --version
 	@export OSQUERYD='$(abspath $(OSQUERYD))'; $(call each,$(GO) test -race -count=1 -timeout=$(TEST_TIMEOUT) $(PKG))
+
+# SOAK is the number of lines; 1 stands for 100,000.
+SOAK ?= 1
+soak: ## three instances, 100,000 lines, a server that fails a third of the time, kill -9 at random
+	OSQVISOR_SOAK='$(SOAK)' $(GO) test -race -count=1 -v -timeout=30m -run '^TestPromiseSoak$$' ./internal/soak
 
 xp: ## build and vet everything, tests included, for every platform
 	@set -euo pipefail; for p in $(PLATFORMS); do \
@@ -73,7 +78,13 @@ lint-tidy: ## go.mod and go.sum are what go mod tidy would write
 lint-deps: ## runtime depends on the modules that docs/deps-allow.txt explains, and on no other
 	@GO='$(GO)' .ci/deps-allow
 
-bench: ## run every benchmark; compare two outputs with benchstat
+bench: ## ours, plain osquery-go and the floor side by side, on the fake or on OSQUERYD; ARGS as in docs/benchmarks.md
+	@$(if $(OSQUERYD),OSQUERYD='$(abspath $(OSQUERYD))') $(GO) run ./internal/bench/cmd/bench $(ARGS)
+
+scale: ## 500 instances in one host, 50 added and 50 removed a second; ARGS as in docs/benchmarks.md
+	@$(GO) run ./internal/bench/cmd/scale $(ARGS)
+
+microbench: ## run every Go benchmark; compare two outputs with benchstat
 	@$(call each,$(call listed,Benchmark) | cut -d ' ' -f 1 | uniq | while read -r pkg; do \
 		$(GO) test -run '^$$' -bench . -benchmem -benchtime=$(BENCHTIME) -count=$(BENCHCOUNT) "$$pkg" || exit 1; \
 	done)

@@ -126,11 +126,8 @@ func (q *Queue) rotate() error {
 	if err != nil {
 		return typed("create spool segment", err)
 	}
-	if q.opts.Sync.kind != syncNever {
-		_ = q.fs.SyncDir(q.dir) // not every file system can
-	}
 	w.gen++
-	q.switchTo(s, &tailFile{f: f, refs: 1})
+	q.switchTo(s, &tailFile{f: f, refs: 1, unnamed: q.opts.Sync.kind != syncNever})
 	return nil
 }
 

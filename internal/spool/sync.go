@@ -12,6 +12,9 @@ const maxYields = 32
 type tailFile struct {
 	f    file
 	refs int
+	// unnamed, guarded likewise, says that a power cut could take the file's name away. The first flush of its lines flushes
+	// the name too, and not its creation, which osqueryd waits for.
+	unnamed bool
 }
 
 // release gives up one reference; the last one closes the file.
@@ -65,11 +68,15 @@ func (q *Queue) flush() {
 	q.gather()
 	upTo, t := q.last, q.out
 	t.refs++
+	unnamed := t.unnamed
 	q.mu.Unlock()
 	err := t.f.Sync()
+	if unnamed {
+		_ = q.fs.SyncDir(q.dir) // not every file system can
+	}
 	_ = q.release(t) // the flush has said whether the lines are safe
 	q.mu.Lock()
-	q.syncing = false
+	q.syncing, t.unnamed = false, false
 	q.counter.syncs++
 	if err != nil {
 		// The kernel may have dropped the pages, and a second flush would say that all is well. So these lines stay

@@ -1,0 +1,50 @@
+package bench
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+)
+
+// hostEnv names the variable that makes this program a host to be killed.
+const hostEnv = "OSQVISOR_BENCH_HOST"
+
+// hostRole is what such a host is told.
+type hostRole struct{ Binary, Root string }
+
+// Main does what the calling program was started for by a measurement: to be a
+// fake osqueryd, or a host. It then does not return. Otherwise it does nothing. Call it
+// first in main and in TestMain.
+func Main() {
+	osquerydtest.Main()
+	text := os.Getenv(hostEnv)
+	if text == "" {
+		return
+	}
+	var role hostRole
+	err := json.Unmarshal([]byte(text), &role)
+	if err == nil {
+		err = role.run()
+	}
+	_, _ = fmt.Fprintln(os.Stderr, err)
+	os.Exit(1)
+}
+
+// run is a host that says when it is ready, and then waits for its end: that of
+// the process that reads its standard output, or its own by kill -9.
+func (h hostRole) run() error {
+	env := &Env{Binary: h.Binary}
+	s, err := env.startSet(context.Background(), setOptions{n: 1, root: h.Root, watchdog: true})
+	if err != nil {
+		return err
+	}
+	if _, err := fmt.Fprintln(os.Stdout, "ready"); err != nil {
+		return errors.Join(err, s.stop())
+	}
+	_, _ = os.Stdin.Read(make([]byte, 1))
+	return s.stop()
+}
