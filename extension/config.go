@@ -16,13 +16,14 @@ import (
 // configs is the config plugin: it hands osqueryd what the source says, or the
 // last good config when the source fails or is slow.
 type configs struct {
-	set   *settings
-	fetch *fetcher
-	say   *announcer
-	tasks *tasks
-	life  *lifetime
-	wake  func()
-	hook  slot // one late hook at a time
+	set     *settings
+	fetch   *fetcher
+	say     *announcer
+	tasks   *tasks
+	life    *lifetime
+	wake    func()
+	hook    slot // one late hook at a time
+	keeping slot // one writer of the last good config at a time
 
 	mu       sync.Mutex
 	good     *prepared       // the last good config; nil when there is none
@@ -46,7 +47,7 @@ type configFlight struct {
 
 func newConfigs(s *settings, f *fetcher, t *tasks, life *lifetime, say *announcer, wake func()) *configs {
 	return &configs{
-		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake, hook: newSlot(),
+		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake, hook: newSlot(), keeping: newSlot(),
 		known: map[string]bool{}, retrying: newBackoff(s.log.minBackoff, s.log.maxBackoff),
 	}
 }
@@ -111,11 +112,15 @@ func (c *configs) land(f *configFlight) {
 	ctx, cancel := context.WithTimeout(life, c.set.transportTimeout)
 	f.config, f.err = c.fetch.config(ctx)
 	cancel()
-	if f.err == nil && c.fresh(f.config) {
-		c.keep(f.config)
+	fresh := f.err == nil && c.fresh(f.config)
+	if fresh {
 		c.announceStripped(f.config)
 	}
-	if c.settle(f) {
+	late := c.settle(f) // before the disk is waited for: osqueryd waits for this
+	if fresh {
+		c.keep(f.config)
+	}
+	if late {
 		c.deliverLate(life, f.config)
 	}
 }

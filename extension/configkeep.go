@@ -22,8 +22,19 @@ type keptConfig struct {
 
 func (c *configs) path() string { return filepath.Join(c.set.dir, "config.json") }
 
-// keep writes the last good config to disk.
+// keep writes the last good config to disk, unless a later one has taken its place
+// meanwhile, or there is no source that could fail one day.
 func (c *configs) keep(p *prepared) {
+	if c.set.silent || c.keeping.take(c.life.current()) != nil {
+		return
+	}
+	defer c.keeping.free()
+	c.mu.Lock()
+	current := c.good
+	c.mu.Unlock()
+	if current != p {
+		return
+	}
 	data, err := json.Marshal(keptConfig{Sources: p.sources})
 	if err == nil {
 		err = writeFileAtomic(c.path(), data)

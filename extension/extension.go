@@ -48,7 +48,6 @@ func New(opts ...Option) (*Extension, error) {
 	if err != nil {
 		return nil, err
 	}
-	silent := s.silent
 	if err := os.MkdirAll(s.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("extension.WithDir: %w", err)
 	}
@@ -60,7 +59,7 @@ func New(opts ...Option) (*Extension, error) {
 		return nil, errors.Join(err, e.CloseQueues())
 	}
 	for _, q := range e.shippers {
-		q.discarding.Store(silent)
+		q.discarding.Store(s.silent)
 	}
 	return e, nil
 }

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"fmt"
+	"os"
 	"time"
 
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
@@ -139,15 +140,42 @@ func (r *run) checkOnce(ctx context.Context) error {
 	return r.in.askHostChecker(ctx)
 }
 
-// reachable opens a connection and closes it again: the ones that are open outlive the
-// socket's file, so they do not tell that osqueryd can no longer be reached. osqueryd does
-// not open its socket a second time.
+// reachable looks for the socket's file: the connections that are open outlive it, so
+// they do not tell that osqueryd can no longer be reached. osqueryd does not open its
+// socket a second time. Where there is no file to look at, a connection is opened and closed again.
 func (r *run) reachable(ctx context.Context) error {
+	if r.session.file != nil {
+		return sameSocket(r.in.paths.socket, r.session.file)
+	}
 	c, err := thriftconn.Dial(ctx, r.in.paths.socket)
 	if err != nil {
 		return err
 	}
 	return c.Close()
+}
+
+// sameSocket says whether the file of the socket is still the one we came in by.
+func sameSocket(path string, file os.FileInfo) error {
+	now, err := os.Lstat(path)
+	switch {
+	case err != nil:
+		return fmt.Errorf("osqueryd's socket is gone: %w", err)
+	case !os.SameFile(now, file):
+		return fmt.Errorf("%s is no longer osqueryd's socket: somebody put another file in its place", path)
+	}
+	return nil
+}
+
+// socketFile is what reachable compares with later; nil for a named pipe.
+func socketFile(p paths) os.FileInfo {
+	if p.socketDir == "" {
+		return nil
+	}
+	info, err := os.Lstat(p.socket)
+	if err != nil {
+		return nil
+	}
+	return info
 }
 
 func (r *run) redial(ctx context.Context) error {

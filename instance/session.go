@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/osquery/osquery-go/gen/osquery"
@@ -22,6 +23,7 @@ type session struct {
 	control  *thriftconn.Conn     // registration, health, options, config push
 	sentinel *thriftconn.Sentinel // its end is the worker's end
 	pid      int                  // of the process that serves the socket
+	file     os.FileInfo          // of the socket; nil for a named pipe
 	// The plugins osqueryd depends on and the host's tables are registered apart,
 	// so that tables can change, or collide, without taking the logger away for a
 	// moment: a result that is logged in that moment would end osqueryd.

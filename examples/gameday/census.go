@@ -60,15 +60,3 @@ func (w *world) leftAlive() []string {
 	}
 	return out
 }
-
-// listed asks the fake, where the system cannot be asked.
-func (w *world) listed() []inhabitant { //nolint:unused // not on Linux
-	if w.fake == nil {
-		return nil
-	}
-	var out []inhabitant
-	for _, p := range w.fake.Processes() {
-		out = append(out, inhabitant{pid: p.PID(), parent: p.WatcherPID()})
-	}
-	return out
-}
