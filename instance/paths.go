@@ -61,7 +61,7 @@ func (o *options) checkPaths() []error {
 		return []error{optionErrorf(option, "%q is relative; give an absolute path", base)}
 	}
 	if o.dir == "" {
-		if err := makeDir(o.root, false); err != nil {
+		if err := makeWritableDir(o.root, false); err != nil {
 			return []error{&OptionError{Option: option, Err: err}}
 		}
 	}
@@ -70,7 +70,7 @@ func (o *options) checkPaths() []error {
 	}
 	var errs []error
 	p := o.layout()
-	if err := makeDir(p.dir, true); err != nil {
+	if err := makeWritableDir(p.dir, true); err != nil {
 		errs = append(errs, &OptionError{Option: option, Err: err})
 	}
 	if err := o.checkSocket(p); err != nil {
@@ -85,7 +85,7 @@ func CheckRoot(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("%q is relative; give an absolute path", dir)
 	}
-	return makeDir(dir, false)
+	return makeWritableDir(dir, false)
 }
 
 // makeDir makes dir, 0700, or checks that it is a directory of ours that can be
@@ -111,6 +111,15 @@ func makeDir(dir string, private bool) error {
 		if err := os.Chmod(dir, 0o700); err != nil {
 			return fmt.Errorf("%s is open to others and cannot be closed: %w", dir, reason(err))
 		}
+	}
+	return nil
+}
+
+// makeWritableDir is makeDir for what is checked before the first run. At a start,
+// the first file that is made in the directory tells the same.
+func makeWritableDir(dir string, private bool) error {
+	if err := makeDir(dir, private); err != nil {
+		return err
 	}
 	return checkWritable(dir)
 }
