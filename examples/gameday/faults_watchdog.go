@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"time"
 
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/stats"
@@ -10,9 +11,10 @@ import (
 // Queries that bring a real osqueryd's watchdog down on its worker: they outgrow its
 // memory, or its share of the CPU.
 const (
-	greedyQuery = "with recursive c(x) as (select 1 union all select x + 1 from c where x < 9) " +
-		"select sum(length(randomblob(350000000))) from c as a, c as b, c as d"
-	busyQuery = "with recursive c(x) as (select 1 union all select x + 1 from c) select count(*) from c"
+	// It holds 600 MB while it sleeps, so that the watchdog, which looks every few
+	// seconds, sees them before it sees any use of the CPU.
+	greedyQuery = "select sleep(60), length(x) from (select randomblob(600000000) as x limit 1)"
+	busyQuery   = "with recursive c(x) as (select 1 union all select x + 1 from c) select count(*) from c"
 )
 
 // watchdogFaults are osqueryd's own justice.
@@ -47,6 +49,9 @@ func provoke(do osquerydtest.Kind, query string) func(context.Context, *strike) 
 		if s.w.fake != nil {
 			return s.tell(ctx, osquerydtest.Action{Do: do})
 		}
+		if err := sampled(ctx); err != nil {
+			return err
+		}
 		ctx, cancel := context.WithCancel(ctx)
 		done := make(chan struct{})
 		go func() {
@@ -55,6 +60,19 @@ func provoke(do osquerydtest.Kind, query string) func(context.Context, *strike) 
 		}()
 		s.finally(func() { cancel(); <-done })
 		return nil
+	}
+}
+
+// sampled waits until the watcher has looked at a new worker, which it does every 3 s:
+// what a worker uses at the first look is what its growth is measured from.
+func sampled(ctx context.Context) error {
+	timer := time.NewTimer(8 * time.Second)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
 	}
 }
 
