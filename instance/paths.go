@@ -88,8 +88,8 @@ func CheckRoot(dir string) error {
 	return makeWritableDir(dir, false)
 }
 
-// makeDir makes dir, 0700, or checks that it is a directory of ours that can be
-// written to. Private ones are closed to others.
+// makeDir makes dir, 0700, or checks that it is a directory of ours. Private ones are
+// closed to others.
 func makeDir(dir string, private bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("%s cannot be made: %w", dir, reason(err))
