@@ -95,6 +95,14 @@ func (f *fakes) started() []time.Time {
 	return append([]time.Time(nil), f.runs...)
 }
 
+// noteRun gives the number of a run that begins now.
+func (f *fakes) noteRun() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.runs = append(f.runs, time.Now())
+	return len(f.runs)
+}
+
 // of gives the events of type T so far.
 func of[T stats.Event](f *fakes) []T {
 	f.mu.Lock()
@@ -131,6 +139,7 @@ func (in *fake) Run(ctx context.Context) error {
 		in.mu.Unlock()
 		return instance.ErrClosed
 	}
+	n := in.fakes.noteRun() // before it is ready, or who waits for that could find no run
 	in.live = true
 	in.mu.Unlock()
 	defer func() {
@@ -138,10 +147,6 @@ func (in *fake) Run(ctx context.Context) error {
 		in.live = false
 		in.mu.Unlock()
 	}()
-	in.fakes.mu.Lock()
-	in.fakes.runs = append(in.fakes.runs, time.Now())
-	n := len(in.fakes.runs)
-	in.fakes.mu.Unlock()
 	in.Record(ctx, stats.RunStarting{Head: head(in.id)})
 	return in.fakes.live(ctx, n)
 }
