@@ -144,13 +144,16 @@ func (e *Extension) shipSettings() shipSettings {
 
 func (e *Extension) openShipper(name Queue, call string, set shipSettings, send func(context.Context, Batch) error) (*shipper, error) {
 	lost := func(l spool.Loss) { e.lost(name, l) }
-	q := &lazyQueue{open: func() (queue, error) {
-		q, found, err := openQueue(e.set.dir, name, spoolOptions(e.set.log, set.lineBytes, lost))
-		if err == nil {
-			e.recovered(name, found)
-		}
-		return q, err
-	}}
+	q := &lazyQueue{
+		fresh: func() bool { return e.set.deferred && neverQueued(e.set.dir, name) },
+		open: func() (queue, error) {
+			q, found, err := openQueue(e.set.dir, name, spoolOptions(e.set.log, set.lineBytes, lost))
+			if err == nil {
+				e.recovered(name, found)
+			}
+			return q, err
+		},
+	}
 	if !e.set.deferred {
 		if err := q.reopen(); err != nil {
 			return nil, err

@@ -1,7 +1,10 @@
 package extension
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
@@ -41,9 +44,17 @@ func (p Sync) policy() spool.SyncPolicy {
 	}
 }
 
+func queueDir(dir string, name Queue) string { return filepath.Join(dir, "queue", string(name)) }
+
+// neverQueued says that nothing was ever queued there.
+func neverQueued(dir string, name Queue) bool {
+	_, err := os.Lstat(queueDir(dir, name))
+	return errors.Is(err, fs.ErrNotExist)
+}
+
 // openQueue opens the queue called name in the instance's directory.
 func openQueue(dir string, name Queue, o spool.Options) (queue, spool.Recovery, error) {
-	q, found, err := spool.Open(filepath.Join(dir, "queue", string(name)), o)
+	q, found, err := spool.Open(queueDir(dir, name), o)
 	if err != nil {
 		return nil, found, fmt.Errorf("open the %s queue: %w", name, err)
 	}

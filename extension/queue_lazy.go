@@ -13,7 +13,8 @@ import (
 // WithDeferredQueues makes New open no queue: whoever owns the extension calls
 // [Extension.OpenQueues] before Run and CloseQueues after it, and so decides when
 // the instance's directory is in use. Two extensions for one directory can then
-// exist, as long as they take turns.
+// exist, as long as they take turns, which the owner has to see to: a queue has no
+// files, and keeps nobody out, before its first line.
 func WithDeferredQueues() Option {
 	return optionFunc(func(s *settings) { s.deferred = true })
 }
@@ -75,51 +76,97 @@ func (s *shipper) resume() error {
 }
 
 // lazyQueue is a queue that can be opened again after it was closed. Opening and
-// closing are the owner's alone; everything else is safe at any time.
+// closing are the owner's alone; everything else is safe at any time. While nothing was
+// ever queued it makes no files: most instances never use all of their queues, and files
+// are most of what a first start costs.
 type lazyQueue struct {
-	open func() (queue, error)
-	now  atomic.Pointer[queue]       // nil while closed
+	open  func() (queue, error)
+	fresh func() bool // nothing of the queue is on disk; nil stands for never
+
+	now  atomic.Pointer[queue]       // nil while closed or blank
 	last atomic.Pointer[spool.Stats] // of before the close
+
+	mu    sync.Mutex  // held to open and to close
+	blank atomic.Bool // open, and without files until the first line; changed under mu
 }
 
-func (l *lazyQueue) isOpen() bool { return l.now.Load() != nil }
+func (l *lazyQueue) isOpen() bool { return l.now.Load() != nil || l.blank.Load() }
 
 func (l *lazyQueue) reopen() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.fresh != nil && l.fresh() {
+		l.blank.Store(true)
+		return nil
+	}
+	_, err := l.openNow()
+	return err
+}
+
+// openNow opens the queue; l.mu is held.
+func (l *lazyQueue) openNow() (queue, error) {
 	q, err := l.open()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	l.now.Store(&q)
-	return nil
+	l.blank.Store(false)
+	return q, nil
+}
+
+// files gives the open queue, whose files it makes if there are none yet.
+func (l *lazyQueue) files() (queue, error) {
+	if q := l.now.Load(); q != nil {
+		return *q, nil
+	}
+	if !l.blank.Load() {
+		return nil, spool.ErrClosed
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if q := l.now.Load(); q != nil {
+		return *q, nil
+	}
+	if !l.blank.Load() {
+		return nil, spool.ErrClosed
+	}
+	return l.openNow()
 }
 
 // Append fails with spool.ErrClosed while the queue is closed, as do Read, Ack and Pin.
 func (l *lazyQueue) Append(line []byte) (uint64, error) {
-	if q := l.now.Load(); q != nil {
-		return (*q).Append(line)
+	q, err := l.files()
+	if err != nil {
+		return 0, err
 	}
-	return 0, spool.ErrClosed
+	return q.Append(line)
 }
 
+// Read finds nothing in a queue without files.
 func (l *lazyQueue) Read(after uint64, maxRecords, maxBytes int) (spool.Batch, error) {
 	if q := l.now.Load(); q != nil {
 		return (*q).Read(after, maxRecords, maxBytes)
+	}
+	if l.blank.Load() {
+		return spool.Batch{}, nil
 	}
 	return spool.Batch{}, spool.ErrClosed
 }
 
 func (l *lazyQueue) Ack(last uint64) error {
-	if q := l.now.Load(); q != nil {
-		return (*q).Ack(last)
+	q, err := l.files()
+	if err != nil {
+		return err
 	}
-	return spool.ErrClosed
+	return q.Ack(last)
 }
 
 func (l *lazyQueue) Pin(last uint64) error {
-	if q := l.now.Load(); q != nil {
-		return (*q).Pin(last)
+	q, err := l.files()
+	if err != nil {
+		return err
 	}
-	return spool.ErrClosed
+	return q.Pin(last)
 }
 
 // Stats gives the last ones while the queue is closed.
@@ -135,6 +182,9 @@ func (l *lazyQueue) Stats() spool.Stats {
 
 // Close closes the queue until it is opened again.
 func (l *lazyQueue) Close() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.blank.Store(false)
 	q := l.now.Load()
 	if q == nil {
 		return nil

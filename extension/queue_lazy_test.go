@@ -2,6 +2,9 @@ package extension
 
 import (
 	"errors"
+	"os"
+	"path/filepath"
+	"sync"
 	"testing"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
@@ -24,11 +27,11 @@ func TestDeferredQueuesTakeTurns(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := b.OpenQueues(); err == nil {
-		t.Fatal("two extensions opened the queues of one directory")
-	}
 	if err := a.shippers[0].take([]byte("line")); err != nil {
 		t.Fatal(err)
+	}
+	if err := b.OpenQueues(); err == nil {
+		t.Fatal("two extensions opened the queues of one directory")
 	}
 	if err := a.CloseQueues(); err != nil {
 		t.Fatal(err)
@@ -74,4 +77,80 @@ func TestReopenedQueuesGoOn(t *testing.T) {
 	for _, id := range s.ids()[:4] {
 		equal(t, "id", id, "a/results/1-2")
 	}
+}
+
+// A queue that never held a line has no files; the first line makes them, however many
+// goroutines bring one.
+func TestQueueWithoutLinesHasNoFiles(t *testing.T) {
+	dir := t.TempDir()
+	s := &sink{}
+	r := newRig(t, dir, logsTo(s), WithDeferredQueues())
+	files := func() (names []string) {
+		t.Helper()
+		paths, err := filepath.Glob(filepath.Join(dir, "queue", "*"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, p := range paths {
+			names = append(names, filepath.Base(p))
+		}
+		return names
+	}
+	for range 2 {
+		if err := r.OpenQueues(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "queues with files", len(files()), 0)
+		if err := r.CloseQueues(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := r.shippers[0].q.Append([]byte("late")); !errors.Is(err, spool.ErrClosed) {
+			t.Fatalf("append to a closed queue: %v", err)
+		}
+	}
+	if err := r.OpenQueues(); err != nil {
+		t.Fatal(err)
+	}
+	const writers = 8
+	var wait sync.WaitGroup
+	for range writers {
+		wait.Go(func() {
+			if err := r.shippers[0].take([]byte("line")); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wait.Wait()
+	equal(t, "queues with files", len(files()), 1)
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "lines", len(s.lines()), writers)
+}
+
+// A line that comes when the files cannot be made is lost and counted; the next one is kept.
+func TestQueueFilesCannotBeMade(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, logsTo(&sink{}), WithDeferredQueues())
+	if err := r.OpenQueues(); err != nil {
+		t.Fatal(err)
+	}
+	inTheWay := filepath.Join(dir, "queue")
+	if err := os.WriteFile(inTheWay, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.shippers[0].take([]byte("lost")); err == nil {
+		t.Fatal("a line was kept although no file could be made")
+	}
+	if err := os.Remove(inTheWay); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.shippers[0].take([]byte("kept")); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "lines that wait", r.Pending()[string(QueueResults)], 1)
+	equal(t, "lines that were lost", len(r.drops.lost), 1)
 }
