@@ -39,7 +39,7 @@ func DialUntil(ctx context.Context, path string, stop <-chan struct{}, opts ...O
 		if fail.Err = ended(ctx, stop); fail.Err != nil {
 			return nil, fail
 		}
-		nc, err := dial(ctx, path)
+		nc, err := dialThere(ctx, path)
 		if err == nil {
 			return NewConn(nc, opts...), nil
 		}
@@ -67,6 +67,15 @@ func ended(ctx context.Context, stop <-chan struct{}) error {
 // dialWait is how long to wait for the next try when waited has gone by.
 func dialWait(waited time.Duration) time.Duration {
 	return min(max(waited/dialWaitShare, minDialWait), maxDialWait)
+}
+
+// dialThere does not try a socket that is not there: to look for it costs a tenth of a
+// try, and many instances may be starting at once.
+func dialThere(ctx context.Context, path string) (net.Conn, error) {
+	if err := lookForSocket(path); err != nil {
+		return nil, err
+	}
+	return dial(ctx, path)
 }
 
 func dial(ctx context.Context, path string) (net.Conn, error) {

@@ -16,6 +16,12 @@ func dialSocket(ctx context.Context, path string) (net.Conn, error) {
 	return d.DialContext(ctx, "unix", path)
 }
 
+// lookForSocket fails while there is no file at path.
+func lookForSocket(path string) error {
+	_, err := os.Lstat(path)
+	return err
+}
+
 // Listen makes a socket at path that only the user of this process may connect
 // to (mode 0600), for [Server.Serve]. A socket that an earlier process left
 // there is removed first, whether or not somebody listens on it; any other kind
