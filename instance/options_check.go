@@ -30,11 +30,19 @@ func (o *options) durationRules() []durationRule {
 		{"WithBinaryTimeout", o.binaryTimeout, time.Millisecond, time.Hour, false},
 		{"WithHealth: interval", o.healthInterval, time.Millisecond, day, false},
 		{"WithHealth: timeout", o.healthTimeout, time.Millisecond, time.Hour, false},
-		{"WithHealthDelay", o.firstHealth(), 0, day, false},
+		{"WithHealthDelay", valueOf(o.healthDelay), 0, day, false},
 		{"WithQueryTimeout", o.queryTimeout, time.Millisecond, day, false},
 		{"WithObserverTimeout", o.observerTimeout, time.Millisecond, time.Hour, false},
 		{"WithAbandonedQueryWait", o.abandonedQueryWait, 0, time.Hour, false},
 	}
+}
+
+// valueOf gives 0 for what was not set.
+func valueOf(d *time.Duration) time.Duration {
+	if d == nil {
+		return 0
+	}
+	return *d
 }
 
 func (o *options) checkDurations() []error {

@@ -35,7 +35,8 @@ func WithBinaryTimeout(d time.Duration) Option { return func(o *options) { o.bin
 
 // WithHealth sets how often the registration is checked, how long a check may
 // take, and how many failures in a row end the run. Defaults 10 s, 5 s and 3. A
-// registration that is lost is mended at the first failure.
+// registration that is lost is mended at the first failure. Up to a tenth of the
+// interval is added to it, so that the instances of a host are checked in one go.
 func WithHealth(interval, timeout time.Duration, failures int) Option {
 	return func(o *options) {
 		o.healthInterval, o.healthTimeout, o.healthFailures = interval, timeout, failures
@@ -48,12 +49,30 @@ func WithHealthDelay(d time.Duration) Option {
 	return func(o *options) { o.healthDelay = &d }
 }
 
-// firstHealth is the time from ready to the first check.
-func (o *options) firstHealth() time.Duration {
+// healthTicks is how many times in an interval checks can be due.
+const healthTicks = 10
+
+// firstHealth is the time from ready, which is now, to the first check.
+func (o *options) firstHealth(now time.Time) time.Duration {
 	if o.healthDelay != nil {
 		return *o.healthDelay
 	}
-	return o.healthInterval
+	return o.nextHealth(now)
+}
+
+// nextHealth is the time from now to the next check. It ends at a tick that all
+// instances with the interval have in common: to wake an idle host costs more than
+// the check does.
+func (o *options) nextHealth(now time.Time) time.Duration {
+	tick := o.healthInterval / healthTicks
+	if tick <= 0 {
+		return o.healthInterval
+	}
+	due := now.Add(o.healthInterval)
+	if past := due.Sub(due.Truncate(tick)); past > 0 {
+		due = due.Add(tick - past)
+	}
+	return due.Sub(now)
 }
 
 // WithHealthChecker adds a check of the host's own to the instance's.

@@ -15,7 +15,7 @@ func (r *run) serve(ctx context.Context) error {
 	r.health = r.newHealth()
 	r.syncTables(ctx)
 	r.readBackFlags(ctx)
-	timer := time.NewTimer(r.o.firstHealth())
+	timer := time.NewTimer(r.o.firstHealth(time.Now()))
 	defer timer.Stop()
 	for {
 		if err := r.serveOne(ctx, timer); err != nil {
@@ -38,7 +38,7 @@ func (r *run) serveOne(ctx context.Context, timer *time.Timer) error {
 		return nil
 	case <-timer.C:
 		err := r.checkHealth(ctx)
-		timer.Reset(r.o.healthInterval)
+		timer.Reset(r.o.nextHealth(time.Now()))
 		return err
 	}
 }

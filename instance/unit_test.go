@@ -26,8 +26,8 @@ func TestPromise12EveryDurationIsBounded(t *testing.T) {
 	if errs := o.checkDurations(); len(errs) > 0 {
 		t.Errorf("the defaults are out of bounds: %v", errs)
 	}
-	if o.firstHealth() != DefaultHealthInterval {
-		t.Errorf("the first check of health comes after %v", o.firstHealth())
+	if first := o.firstHealth(time.Now()); first < DefaultHealthInterval || first > DefaultHealthInterval*11/10 {
+		t.Errorf("the first check of health comes after %v", first)
 	}
 	// What osqueryd's own arithmetic asks for: alarm_timeout and 5 s to leave in, and a
 	// start that waits out its wait for our extension.
@@ -129,4 +129,32 @@ func FuzzCheckFlag(f *testing.F) {
 			t.Errorf("%q=%q stands %d times on argv", name, value, own)
 		}
 	})
+}
+
+// Instances that became ready at different moments are checked at the same ones, never
+// before the interval has passed and at most a tenth of it later.
+func TestHealthChecksShareTheirMoments(t *testing.T) {
+	o := defaults("a")
+	base := time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
+	moments := map[time.Time]int{}
+	for i := range 100 {
+		now := base.Add(time.Duration(i)*7*time.Millisecond + 1)
+		wait := o.nextHealth(now)
+		if wait < o.healthInterval || wait > o.healthInterval+o.healthInterval/healthTicks {
+			t.Fatalf("it waits %v", wait)
+		}
+		moments[now.Add(wait)]++
+	}
+	if len(moments) != 1 {
+		t.Errorf("100 instances that became ready within 0.7 s are checked at %d moments", len(moments))
+	}
+	o.healthInterval = 3 // ns, too short to be divided
+	if wait := o.nextHealth(base); wait != 3 {
+		t.Errorf("it waits %v", wait)
+	}
+	exact := time.Minute
+	o.healthDelay = &exact
+	if wait := o.firstHealth(base.Add(1)); wait != exact {
+		t.Errorf("the delay that was asked for became %v", wait)
+	}
 }
