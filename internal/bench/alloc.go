@@ -14,7 +14,7 @@ import (
 // its counters attached, and a snapshot taken. The floor is the same call without.
 func allocGroup() Group {
 	return Group{
-		Name: "allocations", Rounds: 3,
+		Name: "allocations", Rounds: 3, Disk: true,
 		Rows: []Row{{
 			Work: "allocations of a log line, observed", Unit: "",
 			Goal: Goal{Kind: AtMostMore, Bound: 0.01, Of: Floor},

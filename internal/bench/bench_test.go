@@ -15,7 +15,7 @@ import (
 // Benchmark takes the samples of every group, on the osqueryd that OSQUERYD names or
 // on the fake, and reports their medians; with -short, small and few of them.
 func Benchmark(b *testing.B) {
-	env, err := NewEnv(os.Getenv("OSQUERYD"), testing.Short())
+	env, err := NewEnv(os.Getenv("OSQUERYD"), "", testing.Short())
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -64,7 +64,7 @@ func report(b *testing.B, g Group, vs []values) {
 
 func quickEnv(t *testing.T) *Env {
 	t.Helper()
-	env, err := NewEnv("", true)
+	env, err := NewEnv("", "", true)
 	if err != nil {
 		t.Skip(err) // a system on which there is nothing to measure
 	}

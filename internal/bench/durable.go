@@ -16,7 +16,7 @@ import (
 func durableGroup() Group {
 	single := Goal{Kind: AtLeastTimes, Bound: 1, Of: Other, Name: "ours, 1 instance"}
 	return Group{
-		Name: "durable lines",
+		Name: "durable lines", Disk: true,
 		Rows: []Row{
 			{Work: "durable log lines, 1 writer", Unit: "/s", Goal: Goal{Kind: AtLeastTimes, Bound: 0.8, Of: Floor}},
 			{Work: "durable log lines, 8 writers", Unit: "/s", Goal: Goal{Kind: AtLeastTimes, Bound: 0.8, Of: Floor}},

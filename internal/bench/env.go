@@ -20,7 +20,8 @@ var ErrSystem = errors.New("the benchmarks need a Unix system")
 
 // Env is where measurements happen: a directory, and the osqueryd they are of.
 type Env struct {
-	Dir    string // short, since sockets live below it
+	Dir    string // short, since sockets live below it; in memory if the system allows
+	Disk   string // a directory for what is about the disk
 	Binary string
 	Real   bool // Binary is a real osqueryd
 	Quick  bool // small numbers, for a check of the harness
@@ -29,18 +30,19 @@ type Env struct {
 	seq  *atomic.Int64
 }
 
-// NewEnv makes an environment below a temporary directory. osqueryd names a real
-// one; empty stands for the fake, which is the calling program: it must call
-// osquerydtest.Main first. Close removes it.
-func NewEnv(osqueryd string, quick bool) (*Env, error) {
+// NewEnv makes an environment below dir, or when that is empty in memory and, for what
+// is about the disk, below the temporary directory. osqueryd names a real one; empty
+// stands for the fake, which is the calling program: it must call osquerydtest.Main
+// first. Close removes it.
+func NewEnv(osqueryd, dir string, quick bool) (*Env, error) {
 	if goruntime.GOOS == "windows" {
 		return nil, ErrSystem
 	}
-	dir, err := os.MkdirTemp("", "obn")
-	if err != nil {
-		return nil, fmt.Errorf("make a directory for the measurements: %w", err)
+	e := &Env{Binary: osqueryd, Real: osqueryd != "", Quick: quick, seq: &atomic.Int64{}}
+	if err := e.makeDirs(dir); err != nil {
+		return nil, errors.Join(fmt.Errorf("make a directory for the measurements: %w", err), e.Close())
 	}
-	e := &Env{Dir: dir, Binary: osqueryd, Real: osqueryd != "", Quick: quick, seq: &atomic.Int64{}}
+	var err error
 	if e.fake, err = e.scripted(realSpeed()); err != nil {
 		return nil, errors.Join(err, e.Close())
 	}
@@ -48,6 +50,26 @@ func NewEnv(osqueryd string, quick bool) (*Env, error) {
 		e.Binary = e.fake
 	}
 	return e, nil
+}
+
+// memoryDir is Linux's file system in memory. There ext4 is not measured, which for
+// minutes takes several times as long to make a file when others were deleted, and the
+// measurements, and the go command before them, delete a lot.
+const memoryDir = "/dev/shm"
+
+func (e *Env) makeDirs(dir string) (err error) {
+	const pattern = "obn"
+	if e.Disk, err = os.MkdirTemp(dir, pattern); err != nil {
+		return err
+	}
+	e.Dir = e.Disk
+	if dir != "" {
+		return nil
+	}
+	if memory, err := os.MkdirTemp(memoryDir, pattern); err == nil {
+		e.Dir = memory
+	}
+	return nil
 }
 
 // realSpeed makes the fake take as long to open its socket and to stop as the
@@ -62,8 +84,23 @@ func realSpeed() osquerydtest.Script {
 	}}
 }
 
-// Close removes the directory.
-func (e *Env) Close() error { return os.RemoveAll(e.Dir) }
+// Close removes the directories.
+func (e *Env) Close() error {
+	var errs []error
+	for _, dir := range []string{e.Dir, e.Disk} {
+		if dir != "" {
+			errs = append(errs, os.RemoveAll(dir))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// onDisk is the environment with its directories on the disk.
+func (e *Env) onDisk() *Env {
+	d := *e
+	d.Dir = e.Disk
+	return &d
+}
 
 // onFake is the environment with the fake in the place of a real osqueryd.
 func (e *Env) onFake() *Env {

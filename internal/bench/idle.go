@@ -28,6 +28,7 @@ func idleGroup(env *Env) Group {
 			watch := env.watchTime()
 			return &Job{Steps: []Step{
 				func(ctx context.Context) ([]Sample, error) { return env.idleOurs(ctx, n, watch) },
+				func(ctx context.Context) ([]Sample, error) { return env.idleFloor(ctx, n, watch) },
 				func(ctx context.Context) ([]Sample, error) { return env.idlePlain(ctx, min(n, manyInstances)) },
 			}}, nil
 		},
@@ -102,11 +103,8 @@ func (e *Env) idleAdded(ctx context.Context, s *set, n int, watch time.Duration)
 	if err != nil {
 		return nil, err
 	}
-	if err := pause(ctx, e.firstCheck()); err != nil {
-		return nil, err
-	}
-	cpu, err := cpuShare(ctx, watch)
 	goroutines, heap := after.per(n, before)
+	cpu, err := e.settledShare(ctx, watch)
 	return []Sample{{0, Ours, goroutines}, {1, Ours, heap}, {2, Ours, cpu}}, err
 }
 
@@ -124,19 +122,14 @@ func (e *Env) idlePlain(ctx context.Context, n int) ([]Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	var hosts []*plain
-	defer func() { _ = each(hosts, (*plain).close) }()
-	for range n {
-		p, err := e.startPlain(ctx, spawnOptions{})
-		if err != nil {
-			return nil, err
-		}
-		hosts = append(hosts, p)
-	}
-	after, err := takeFootprint(ctx, e.settle())
+	hosts, err := many(n, func() (*plain, error) { return e.startPlain(ctx, spawnOptions{}) })
 	if err != nil {
 		return nil, err
 	}
+	after, err := takeFootprint(ctx, e.settle())
+	if err != nil {
+		return nil, errors.Join(err, each(hosts, (*plain).close))
+	}
 	goroutines, heap := after.per(n, before)
-	return []Sample{{0, Plain, goroutines}, {1, Plain, heap}}, nil
+	return []Sample{{0, Plain, goroutines}, {1, Plain, heap}}, each(hosts, (*plain).close)
 }

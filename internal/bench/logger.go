@@ -27,7 +27,7 @@ func logLine() string { return strings.Repeat("x", lineBytes) }
 func loggerGroup() Group {
 	goal := Goal{Kind: AtLeastTimes, Bound: 0.8, Of: Floor}
 	return Group{
-		Name: "logger calls",
+		Name: "logger calls", Disk: true,
 		Rows: []Row{
 			{Work: "logger calls, as osqueryd makes them", Unit: "/s", Goal: goal},
 			{Work: "logger calls, on one connection", Unit: "/s"},

@@ -17,15 +17,21 @@ const hostEnv = "OSQVISOR_BENCH_HOST"
 type hostRole struct{ Binary, Root string }
 
 // Main does what the calling program was started for by a measurement: to be a
-// fake osqueryd, or a host. It then does not return. Otherwise it does nothing. Call it
+// fake osqueryd, a host, or many osqueryds that ping. It then does not return. Otherwise it does nothing. Call it
 // first in main and in TestMain.
 func Main() {
 	osquerydtest.Main()
-	text := os.Getenv(hostEnv)
+	play[hostRole](hostEnv)
+	play[pingerRole](pingerEnv)
+}
+
+// play does not return when the variable gives this program a role.
+func play[R interface{ run() error }](variable string) {
+	text := os.Getenv(variable)
 	if text == "" {
 		return
 	}
-	var role hostRole
+	var role R
 	err := json.Unmarshal([]byte(text), &role)
 	if err == nil {
 		err = role.run()

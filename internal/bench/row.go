@@ -42,6 +42,8 @@ type Group struct {
 	Slow bool
 	// Fake groups are measured on the fake osqueryd, whichever is asked for.
 	Fake bool
+	// Disk groups are measured on the disk, others in memory where there is such a place.
+	Disk bool
 	// Rounds bounds how often the steps are repeated; 0 means as often as asked for.
 	Rounds int
 	Open   func(ctx context.Context, env *Env) (*Job, error)

@@ -65,6 +65,9 @@ func measure(ctx context.Context, env *Env, g Group, rounds int) ([]values, erro
 	if g.Fake {
 		env = env.onFake()
 	}
+	if g.Disk {
+		env = env.onDisk()
+	}
 	job, err := g.Open(ctx, env)
 	if err != nil {
 		return nil, err

@@ -12,7 +12,7 @@ import (
 // them at once, next to how fast an osqueryd can log them, and the CPU that takes.
 func shipGroup() Group {
 	return Group{
-		Name: "shipping",
+		Name: "shipping", Disk: true,
 		Rows: []Row{
 			{Work: "shipping", Unit: "lines/s", Goal: Goal{Kind: AtLeastTimes, Bound: 1, Of: Other, Name: "logger calls"}},
 			{Work: "shipping at the rate of logger calls", Unit: "cores", Goal: Goal{Kind: AtMost, Bound: 1}},

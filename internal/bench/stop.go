@@ -20,6 +20,7 @@ func stopGroup(n, rounds int) Group {
 		Open: func(_ context.Context, env *Env) (*Job, error) {
 			return &Job{Steps: []Step{
 				one(0, Ours, func(ctx context.Context) (float64, error) { return env.stopOurs(ctx, n) }),
+				one(0, Plain, func(ctx context.Context) (float64, error) { return env.stopPlain(ctx, n, (*bare).stop) }),
 				one(0, Floor, func(ctx context.Context) (float64, error) { return env.stopLeast(ctx, n) }),
 			}}, nil
 		},
@@ -51,22 +52,41 @@ func (e *Env) stopLeast(ctx context.Context, n int) (float64, error) {
 	return millis(took), errors.Join(errs, each(all, (*least).close))
 }
 
+// stopPlain starts n osqueryds with osquery-go, and ends its servers and the osqueryds.
+func (e *Env) stopPlain(ctx context.Context, n int, end func(*bare) error) (float64, error) {
+	all, err := many(n, func() (*plain, error) { return e.startPlain(ctx, spawnOptions{}) })
+	if err != nil {
+		return 0, err
+	}
+	began := time.Now()
+	err = each(all, func(p *plain) error {
+		_ = p.server.Shutdown(ctx) // before osqueryd ends, which it asks for its leave
+		p.client.Close()
+		return end(p.bare)
+	})
+	return millis(time.Since(began)), err
+}
+
 func (e *Env) manyLeast(ctx context.Context, n int) ([]*least, error) {
-	all := make([]*least, n)
-	var wait sync.WaitGroup
+	all, err := many(n, func() (*least, error) { return e.startLeast(ctx, spawnOptions{}) })
+	if err != nil {
+		return nil, err
+	}
+	return all, each(all, func(l *least) error {
+		_, err := l.conn.Query(ctx, "select 1")
+		return err
+	})
+}
+
+// many starts n things at the same time.
+func many[T any](n int, start func() (*T, error)) ([]*T, error) {
+	all := make([]*T, n)
 	errs := make([]error, n)
+	var wait sync.WaitGroup
 	for i := range n {
-		wait.Go(func() { all[i], errs[i] = e.startLeast(ctx, spawnOptions{}) })
+		wait.Go(func() { all[i], errs[i] = start() })
 	}
 	wait.Wait()
-	for _, l := range all {
-		if l == nil {
-			continue
-		}
-		if _, err := l.conn.Query(ctx, "select 1"); err != nil {
-			errs = append(errs, err)
-		}
-	}
 	return all, errors.Join(errs...)
 }
 
@@ -89,6 +109,7 @@ func zeroGraceGroup() Group {
 		Open: func(_ context.Context, env *Env) (*Job, error) {
 			return &Job{Steps: []Step{
 				one(0, Ours, func(ctx context.Context) (float64, error) { return env.stopOurs(ctx, 1, instance.WithStopGrace(0)) }),
+				one(0, Plain, func(ctx context.Context) (float64, error) { return env.stopPlain(ctx, 1, (*bare).kill) }),
 				one(0, Floor, env.killLeast),
 			}}, nil
 		},

@@ -33,12 +33,13 @@ func run() (err error) {
 	quick := flag.Bool("quick", false, "small numbers: a check of the harness, not a measurement")
 	asJSON := flag.Bool("json", false, "print one JSON object a row")
 	strict := flag.Bool("strict", false, "fail when a target is missed")
+	dir := flag.String("dir", "", "measure in this `directory` in place of memory, or of the disk of the temporary directory")
 	flag.Parse()
 	re, err := regexp.Compile(*match)
 	if err != nil {
 		return err
 	}
-	env, err := bench.NewEnv(os.Getenv("OSQUERYD"), *quick)
+	env, err := bench.NewEnv(os.Getenv("OSQUERYD"), *dir, *quick)
 	if err != nil {
 		return err
 	}

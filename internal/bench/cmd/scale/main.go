@@ -29,8 +29,9 @@ func run() (err error) {
 	flag.IntVar(&plan.Rate, "rate", 50, "how many are added, and as many removed, a second")
 	flag.DurationVar(&plan.Churn, "churn", time.Minute, "for how long")
 	flag.DurationVar(&plan.Watch, "watch", 20*time.Second, "how long the CPU of the idle host is sampled")
+	dir := flag.String("dir", "", "measure in this `directory` in place of memory, or of the disk of the temporary directory")
 	flag.Parse()
-	env, err := bench.NewEnv("", false)
+	env, err := bench.NewEnv("", *dir, false)
 	if err != nil {
 		return err
 	}
