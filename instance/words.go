@@ -24,6 +24,7 @@ type words struct {
 	said   verdict
 	reason string // why the watchdog stopped a worker that was not replaced yet
 	memory bool   // the newest reason was memory
+	backup string // where the corrupt database went
 }
 
 func newWords(in *Instance, log *slog.Logger, tail *glog.Tail) *words {
@@ -49,6 +50,7 @@ var (
 	cpuPattern      = regexp.MustCompile(`stopping: (?:Maximum sustainable CPU utilization limit|.*utilization).* exceeded`)
 	cpuLimitPattern = regexp.MustCompile(`limit (\d+)ms exceeded for (\d+) seconds`)
 	stopPattern     = regexp.MustCompile(`osqueryd worker \(\d+\) stopping: (.*)`)
+	backupPattern   = regexp.MustCompile(`^Backing up RocksDB database: (.+)`)
 	denyPattern     = regexp.MustCompile(`[Ss]cheduled query may have failed: (.+)`)
 )
 
@@ -61,6 +63,9 @@ func (w *words) read(msg string) {
 		if w.in.denylists() {
 			w.in.emit(stats.QueryDenylisted{Head: w.in.head(), Query: strings.TrimSpace(m[1])})
 		}
+		return
+	}
+	if w.readDatabase(msg) {
 		return
 	}
 	m := stopPattern.FindStringSubmatch(msg)
@@ -82,6 +87,30 @@ func (w *words) read(msg string) {
 	w.reason, w.memory = m[1], e.Resource == "memory"
 	w.mu.Unlock()
 	w.in.emit(e)
+}
+
+// corruptText is what osqueryd says when it gives a database up.
+const corruptText = "Destroying RocksDB database due to corruption"
+
+// readDatabase says whether msg is of a corrupt database.
+func (w *words) readDatabase(msg string) bool {
+	if m := backupPattern.FindStringSubmatch(msg); m != nil {
+		w.setBackup(m[1])
+		return true
+	}
+	if !strings.HasPrefix(msg, corruptText) {
+		return false
+	}
+	w.in.emit(stats.DatabaseReplaced{Head: w.in.head(), Backup: w.setBackup("")})
+	return true
+}
+
+// setBackup gives what was set before.
+func (w *words) setBackup(path string) (before string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	before, w.backup = w.backup, path
+	return before
 }
 
 // denylists says whether osqueryd bars a scheduled query that it died in: without

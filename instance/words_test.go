@@ -65,6 +65,8 @@ func TestWordsBecomeEvents(t *testing.T) {
 			stats.WatchdogKilled{Resource: "memory", Used: 1, Limit: 2 << 20, Message: "Memory limits exceeded: 1 bytes (limit is 2MB)"},
 		},
 		"denylisted": {lost + "Scheduled query may have failed: pack_it_usb devices", stats.QueryDenylisted{Query: "pack_it_usb devices"}},
+		"corrupt":    {lost + "Destroying RocksDB database due to corruption", stats.DatabaseReplaced{}},
+		"backup":     {lost + "Backing up RocksDB database: /var/x.db.backup", nil},
 		"said again": {lost + "Skipping execution of denied scheduled query: x", nil},
 		"nothing":    {lost + "Refreshing configuration state", nil},
 		"no line":    {"", nil},
@@ -84,6 +86,17 @@ func TestWordsBecomeEvents(t *testing.T) {
 				t.Errorf("events (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+func TestBackupOfACorruptDatabaseIsNamedOnce(t *testing.T) {
+	const head = "W1121 02:00:00.000000  42 rocksdb.cpp:288] "
+	_, got := heard(t, defaults("a"), "5.23.0",
+		head+"Backing up RocksDB database: /v/osquery.db.backup", head+"Destroying RocksDB database due to corruption",
+		head+"Destroying RocksDB database due to corruption")
+	want := []stats.Event{stats.DatabaseReplaced{Backup: "/v/osquery.db.backup"}, stats.DatabaseReplaced{}}
+	if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(stats.Head{})); diff != "" {
+		t.Errorf("events (-want +got):\n%s", diff)
 	}
 }
 

@@ -212,6 +212,15 @@ type QueryDenylisted struct {
 	Distributed bool
 }
 
+// DatabaseReplaced says that osqueryd found its database corrupt and began a new one:
+// its list of denied queries is gone, differential queries give all their rows once more,
+// and RunReady names another InstanceID. Host tables, queues and node key are not in it.
+type DatabaseReplaced struct {
+	Head
+	// Backup is where osqueryd put the old one; empty when it could not.
+	Backup string
+}
+
 // DiscoveryFailed says that a discovery query could not be asked, so that a
 // distributed query was not run.
 type DiscoveryFailed struct {

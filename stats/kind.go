@@ -32,6 +32,7 @@ var (
 	_ Event = TransportFailed{}
 	_ Event = Enrolled{}
 	_ Event = QueryDenylisted{}
+	_ Event = DatabaseReplaced{}
 	_ Event = DiscoveryFailed{}
 	_ Event = FlagIneffective{}
 	_ Event = RateAlarm{}
@@ -129,6 +130,9 @@ func (Enrolled) Kind() string { return "enrolled" }
 
 // Kind is "query denylisted".
 func (QueryDenylisted) Kind() string { return "query denylisted" }
+
+// Kind is "database replaced".
+func (DatabaseReplaced) Kind() string { return "database replaced" }
 
 // Kind is "flag ineffective".
 func (FlagIneffective) Kind() string { return "flag ineffective" }

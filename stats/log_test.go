@@ -25,7 +25,7 @@ func TestLogToFields(t *testing.T) {
 		"option stripped": "option source", "discovery failed": "error query",
 		"logs shipped": "batch bytes lines queue", "logs dropped": "bytes lines queue reason",
 		"transport failed": "call error retry", "enrolled": "again",
-		"query denylisted": "distributed query", "flag ineffective": "flag got want",
+		"query denylisted": "distributed query", "database replaced": "backup", "flag ineffective": "flag got want",
 		"rate alarm": "count what window", "leftover cleaned": "pids took",
 		"suspended": "for", "panic caught": "stack value where",
 	}
@@ -65,7 +65,7 @@ func TestLogToLevels(t *testing.T) {
 		slog.LevelError: {"instance parked", "run ended", "panic caught"},
 		slog.LevelWarn: {"restart scheduled", "worker lost", "watchdog killed", "registration lost",
 			"table parked", "health failed", "config refused", "option stripped", "logs dropped", "transport failed",
-			"query denylisted", "discovery failed", "flag ineffective", "rate alarm"},
+			"query denylisted", "database replaced", "discovery failed", "flag ineffective", "rate alarm"},
 	}
 	for level, kinds := range want {
 		if !reflect.DeepEqual(got[level], kinds) {

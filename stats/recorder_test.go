@@ -209,7 +209,7 @@ func TestRecorderTotals(t *testing.T) {
 	c.Dropped(4, 40)
 	c.Config()
 	want := Totals{Runs: 1, Failures: 1, WorkersReplaced: 1, Mended: 1, HealthFailures: 1,
-		WatchdogKills: 1, Denylisted: 1, Panics: 1, TransportErrors: 1, ConfigsServed: 1, ConfigsRefused: 1,
+		WatchdogKills: 1, Denylisted: 1, Databases: 1, Panics: 1, TransportErrors: 1, ConfigsServed: 1, ConfigsRefused: 1,
 		Queries: 2, QueriesFailed: 1, Distributed: 3, LinesIn: 1, BytesIn: 10, LinesOut: 2, BytesOut: 20,
 		LinesDropped: 4, BytesDropped: 40}
 	if got := r.Snapshot().Totals; got != want {

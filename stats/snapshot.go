@@ -60,6 +60,7 @@ type Totals struct {
 	HealthFailures  uint64 `json:"health_failures"`
 	WatchdogKills   uint64 `json:"watchdog_kills"`
 	Denylisted      uint64 `json:"queries_denylisted"`
+	Databases       uint64 `json:"databases_replaced"`
 	Panics          uint64 `json:"panics"`
 	TransportErrors uint64 `json:"transport_errors"`
 	ConfigsServed   uint64 `json:"configs_served"`

@@ -13,6 +13,8 @@ func (r *Recorder) tally(e Event) {
 		r.totals.WatchdogKills++
 	case QueryDenylisted:
 		r.totals.Denylisted++
+	case DatabaseReplaced:
+		r.totals.Databases++
 	case PanicCaught:
 		r.totals.Panics++
 	case TransportFailed:

@@ -24,10 +24,10 @@ func fileFaults() []fault {
 			sees: endsBy(stats.CauseDatabaseLocked), inject: seize("osquery.db/LOCK"), mend: letGo,
 		},
 		{
-			name: "database corrupt", notice: kinds(stats.RunReady{}), inject: corruptDatabase,
-			sees: func(s *strike, e stats.Event) bool {
-				ready, ok := e.(stats.RunReady)
-				return ok && ready.InstanceID != s.w.instanceID(s.from, s.id)
+			name: "database corrupt", notice: kinds(stats.DatabaseReplaced{}), inject: corruptDatabase,
+			sees: func(_ *strike, e stats.Event) bool {
+				replaced, ok := e.(stats.DatabaseReplaced)
+				return ok && replaced.Backup != ""
 			},
 		},
 		{
@@ -103,17 +103,6 @@ func corruptDatabase(ctx context.Context, s *strike) error {
 	}
 	s.now()
 	return s.w.add(s.id)
-}
-
-// instanceID is osquery's own id of a database, which its first ready run told.
-func (w *world) instanceID(before int, id string) string {
-	last := ""
-	for _, e := range w.journal.since(0)[:before] {
-		if ready, ok := e.(stats.RunReady); ok && ready.Instance == id {
-			last = ready.InstanceID
-		}
-	}
-	return last
 }
 
 // fillDisk leaves not a byte of room, logs lines, which must not bring osqueryd down, and
