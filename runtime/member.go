@@ -142,17 +142,19 @@ func (r *Runner) settle(m *member, where place) error {
 	}
 	m.place = where // before the others are looked at, so that one of two at a time is told
 	r.mu.Unlock()
+	there := statOrNil(where.dir) // once, and not for each of the others
 	for id, theirs := range others {
-		if err := where.conflict(theirs); err != nil {
+		if err := where.conflict(there, theirs); err != nil {
 			return fmt.Errorf("instance %q: %w: it is instance %q's", m.id, err, id)
 		}
 	}
 	return nil
 }
 
-// conflict says what two places share.
-func (p place) conflict(other place) error {
-	if sameFile(p.dir, other.dir) {
+// conflict says what two places share. there is p's directory, or nil when nothing is
+// there yet, which cannot be another's by another name.
+func (p place) conflict(there os.FileInfo, other place) error {
+	if p.dir != "" && (p.dir == other.dir || sameFile(there, other.dir)) {
 		return fmt.Errorf("%w: %s", ErrSharedDirectory, p.dir)
 	}
 	// osqueryd deletes whatever begins with its socket's path and a dot.
@@ -164,16 +166,20 @@ func (p place) conflict(other place) error {
 }
 
 // sameFile looks through links, and at file systems that ignore case.
-func sameFile(a, b string) bool {
-	if a == "" || b == "" {
+func sameFile(there os.FileInfo, path string) bool {
+	if there == nil || path == "" {
 		return false
 	}
-	if a == b {
-		return true
+	other := statOrNil(path)
+	return other != nil && os.SameFile(there, other)
+}
+
+func statOrNil(path string) os.FileInfo {
+	info, err := os.Stat(path)
+	if err != nil {
+		return nil
 	}
-	ai, aerr := os.Stat(a)
-	bi, berr := os.Stat(b)
-	return aerr == nil && berr == nil && os.SameFile(ai, bi)
+	return info
 }
 
 // watch is the observer of the Runner's own, or nil.
