@@ -23,7 +23,7 @@ type HealthChecker func(ctx context.Context, in *Instance) error
 
 // Gate bounds how many instances start at once. It is called before a process is
 // spawned and blocks until the start may go on, or ctx ends; release is called
-// once, when the instance is ready or its start has failed.
+// once, when osqueryd has the extension, which is just before ready, or the start has failed.
 type Gate func(ctx context.Context) (release func(), err error)
 
 type options struct {

@@ -14,17 +14,21 @@ import (
 func (r *run) serve(ctx context.Context) error {
 	r.health = r.newHealth()
 	r.syncTables(ctx)
-	r.readBackFlags(ctx)
-	timer := time.NewTimer(r.o.firstHealth(time.Now()))
-	defer timer.Stop()
+	health, flags := time.NewTimer(r.o.firstHealth(time.Now())), time.NewTimer(readBackDelay)
+	defer health.Stop()
+	defer flags.Stop()
 	for {
-		if err := r.serveOne(ctx, timer); err != nil {
+		if err := r.serveOne(ctx, health, flags); err != nil {
 			return err
 		}
 	}
 }
 
-func (r *run) serveOne(ctx context.Context, timer *time.Timer) error {
+// readBackDelay keeps some hundred rows a run, which nobody waits for, out of the moments
+// in which many instances start.
+const readBackDelay = time.Second
+
+func (r *run) serveOne(ctx context.Context, health, flags *time.Timer) error {
 	select {
 	case <-ctx.Done():
 		return ctx.Err()
@@ -36,9 +40,12 @@ func (r *run) serveOne(ctx context.Context, timer *time.Timer) error {
 		err := ask.do(ctx, r)
 		ask.done <- err
 		return nil
-	case <-timer.C:
+	case <-flags.C:
+		r.readBackFlags(ctx)
+		return nil
+	case <-health.C:
 		err := r.checkHealth(ctx)
-		timer.Reset(r.o.nextHealth(time.Now()))
+		health.Reset(r.o.nextHealth(time.Now()))
 		return err
 	}
 }

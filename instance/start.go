@@ -23,11 +23,11 @@ func (r *run) start(ctx context.Context) error {
 	if err := r.openSession(startCtx); err != nil {
 		return r.startError(startCtx, err)
 	}
+	r.releaseGate() // osqueryd's start is over; what is left is ours
 	r.words.ready()
 	info := r.info(startCtx) // before ready, so that a stop right after it costs the record nothing
 	r.phase = stats.PhaseServe
 	r.setReady(true)
-	r.releaseGate()
 	r.in.emit(stats.RunReady{
 		Head: r.in.head(), PID: r.proc.PID(), Took: time.Since(r.started),
 		Version: info["version"], InstanceID: info["instance_id"],

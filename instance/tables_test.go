@@ -160,9 +160,18 @@ func TestPushConfig(t *testing.T) {
 func TestFlagsAreReadBack(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, binary string) {
-		r := start(t, binary, instance.WithFlag("verbose", "1"), instance.WithFlag("schedule_max_drift", "61"))
-		if err := r.SetTables(patient(t)); err != nil { // the run's goroutine answers after it has read the flags
-			t.Fatal(err)
+		// The run's goroutine checks health after it has read the flags, a second after ready.
+		checked := make(chan struct{}, 1)
+		r := start(t, binary, instance.WithFlag("verbose", "1"), instance.WithFlag("schedule_max_drift", "61"),
+			instance.WithHealthDelay(1500*time.Millisecond),
+			instance.WithHealthChecker(func(context.Context, *instance.Instance) error {
+				checked <- struct{}{}
+				return nil
+			}))
+		select {
+		case <-checked:
+		case <-patient(t).Done():
+			t.Fatal("health is not checked")
 		}
 		for {
 			select {

@@ -88,9 +88,9 @@ func WithInstanceDefaults(opts ...instance.Option) Option {
 // WithRestart sets when instances are started again.
 func WithRestart(p RestartPolicy) Option { return func(o *options) { o.policy = p } }
 
-// WithStartLimit bounds how many instances are between spawn and ready at the same
-// time, so that a large set does not starve itself. At least 1; the default is
-// twice the number of CPUs, at least 4.
+// WithStartLimit bounds how many instances are between their spawn and the registration
+// of their extension, which is just before ready, at the same time, so that a large set
+// does not starve itself. At least 1; the default is twice the number of CPUs, at least 4.
 func WithStartLimit(n int) Option { return func(o *options) { o.startLimit = n } }
 
 // WithStartTurn bounds how long one start counts against the start limit, so that
