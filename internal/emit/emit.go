@@ -37,6 +37,7 @@ type Emitter struct {
 	abandoned  bool // nothing more is delivered
 	waiters    []waiter
 	dropped    uint64
+	untold     uint64 // of those, for want of room, and Settle has not said so
 	panics     uint64
 }
 
@@ -78,8 +79,8 @@ func New(ctx context.Context, capacity int, first stats.Observer, others ...stat
 
 // Emit hands an event to the first observer, and queues it for the others, for whom
 // it does not wait. When the queue is full, the oldest event in it is dropped and
-// counted; after Close, the event itself is. Of ctx, observers see the values
-// only. A nil event is ignored.
+// counted, which the next Settle tells; after Close, the event itself is. Of ctx,
+// observers see the values only. A nil event is ignored.
 func (e *Emitter) Emit(ctx context.Context, ev stats.Event) {
 	if ev == nil || !e.accepts() {
 		return

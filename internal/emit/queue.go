@@ -33,9 +33,7 @@ func (e *Emitter) enqueue(it item) bool {
 
 // push is called under the lock.
 func (e *Emitter) push(it item) {
-	if len(e.queue) >= e.capacity {
-		e.pop()
-		e.dropped++
+	if e.makeRoom() {
 		e.progress()
 	}
 	e.pushed++
@@ -46,11 +44,19 @@ func (e *Emitter) push(it item) {
 // pushNext is called under the lock. It puts what belongs to the event that is being
 // delivered right behind it, so that who waits for the one waits for the other.
 func (e *Emitter) pushNext(it item) {
-	if len(e.queue) >= e.capacity {
-		e.pop()
-		e.dropped++
-	}
+	e.makeRoom()
 	e.queue = append([]item{it}, e.queue...)
+}
+
+// makeRoom is called under the lock. It drops the oldest event of a full queue.
+func (e *Emitter) makeRoom() (dropped bool) {
+	if len(e.queue) < e.capacity {
+		return false
+	}
+	e.pop()
+	e.dropped++
+	e.untold++
+	return true
 }
 
 // pop is called under the lock, with something in the queue.

@@ -3,6 +3,7 @@ package emit
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -76,6 +77,24 @@ func TestCloseDoesNotWaitForWhoWasGivenUp(t *testing.T) {
 		if err := e.Close(t.Context()); !errors.Is(err, errStuck) || time.Since(began) > 0 {
 			t.Errorf("Close: %v after %v, want %v at once", err, time.Since(began), errStuck)
 		}
+	})
+}
+
+// Events that a slow observer never saw are told of, once.
+func TestSettleTellsWhatWasDroppedForWantOfRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		gate := make(chan struct{})
+		e := New(t.Context(), 2, nil, stats.ObserverFunc(func(context.Context, stats.Event) { <-gate }))
+		e.Emit(t.Context(), shipped(1))
+		synctest.Wait()
+		for n := 2; n <= 6; n++ {
+			e.Emit(t.Context(), shipped(n))
+		}
+		close(gate)
+		if err := e.Settle(t.Context(), time.Minute); !errors.Is(err, errFull) || !strings.Contains(err.Error(), "3 events") {
+			t.Errorf("Settle: %v, want %v: 3 events", err, errFull)
+		}
+		settle(t, e)
 	})
 }
 
