@@ -29,6 +29,9 @@ type alarm struct {
 	rates map[string]*rate
 }
 
+// maxTimes bounds what is kept, and told, of a rate far beyond its limit.
+const maxTimes = 1000
+
 // rate is the times of one kind of event, within the window, oldest first.
 type rate struct {
 	times []time.Time
@@ -79,8 +82,9 @@ func (a *alarm) count(what string, at time.Time) (say func(context.Context, stat
 	}
 	r.times = r.times[old:]
 	n = len(r.times)
-	if n > a.limit+1 { // more are never looked at
-		r.times = r.times[n-a.limit-1:]
+	if most := max(a.limit+1, maxTimes); n > most {
+		r.times = r.times[n-most:]
+		n = most
 	}
 	if n <= a.limit || !r.rang.IsZero() && at.Sub(r.rang) < a.window {
 		return nil, 0

@@ -26,8 +26,12 @@ func TestRateAlarmOncePerWindow(t *testing.T) {
 		if n := len(of[stats.RateAlarm](f)); n != 1 {
 			t.Fatalf("%d alarms within the window, want 1", n)
 		}
+		after(20 * every)
+		if alarms := of[stats.RateAlarm](f); len(alarms) != 2 || alarms[1].Count != 60 {
+			t.Errorf("alarms %+v, want a second one, of the 60 restarts within the hour", alarms)
+		}
 		after(day)
-		if n := len(of[stats.RateAlarm](f)); n < 20 || n > 25 {
+		if n := len(of[stats.RateAlarm](f)); n < 20 || n > 27 {
 			t.Errorf("%d alarms in a day, want about one an hour", n)
 		}
 	}, WithRateAlarm(3, time.Hour), WithRestart(RestartPolicy{Budget: -1}))

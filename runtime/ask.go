@@ -103,7 +103,8 @@ func pause(ctx context.Context, changed <-chan struct{}) error {
 }
 
 // Query asks an instance's osqueryd; see instance.Query for how queries wait and
-// fail. It fails with ErrNotFound too. A query that is asked during an Update waits for it.
+// fail. It fails with ErrNotFound too. Between two runs, so also while Update or Restart
+// goes from one to the next, it fails with instance.ErrNotRunning; see WaitReady.
 func (r *Runner) Query(ctx context.Context, id, sql string) (rows instance.Rows, err error) {
 	err = r.ask(ctx, id, func(in subject) error {
 		var err error

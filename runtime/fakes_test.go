@@ -57,6 +57,7 @@ func failing(cause stats.Cause) life {
 type fakes struct {
 	live   life
 	refuse error // of make
+	unsent int   // how many calls of Ship fail
 
 	mu     sync.Mutex
 	made   []*fake
@@ -86,6 +87,13 @@ func (f *fakes) setRefuse(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.refuse = err
+}
+
+func (f *fakes) failsToShip() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.unsent--
+	return f.unsent >= 0
 }
 
 // started gives how many runs there were, and when they began.
@@ -152,6 +160,9 @@ func (in *fake) Run(ctx context.Context) error {
 }
 
 func (in *fake) Ship(ctx context.Context) error {
+	if in.fakes.failsToShip() {
+		return errors.New("no room")
+	}
 	in.ship.Store(true)
 	defer in.ship.Store(false)
 	<-ctx.Done()

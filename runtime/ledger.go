@@ -30,7 +30,7 @@ type verdict struct {
 	park     bool
 	delay    time.Duration
 	attempt  int // failures in a row
-	failures int // within the window
+	failures int // within the window; 1 when the cause alone parks
 }
 
 func newLedger(p RestartPolicy) *ledger {
@@ -57,7 +57,11 @@ func (l *ledger) judge(f failure) verdict {
 	}
 	l.forget(f.at)
 	v := verdict{attempt: l.inARow, failures: len(l.failures)}
-	if cp.Park || l.policy.Budget > 0 && len(l.failures) >= l.policy.Budget {
+	switch {
+	case cp.Park:
+		v.park, v.failures = true, 1
+		return v
+	case l.policy.Budget > 0 && len(l.failures) >= l.policy.Budget:
 		v.park = true
 		return v
 	}
@@ -70,7 +74,11 @@ func (l *ledger) wait(f failure) time.Duration {
 	if l.inARow == 1 && f.ready {
 		return 0
 	}
-	return min(l.waits.NextBackOff(), l.policy.Max)
+	d := l.waits.NextBackOff()
+	if d < 0 || d > l.policy.Max { // jitter takes it past the maximum, even of a Duration
+		return l.policy.Max
+	}
+	return d
 }
 
 // calm starts the waits over. Failures within the window still count.

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -55,6 +56,17 @@ func TestJitterStaysWithinItsBounds(t *testing.T) {
 	}
 }
 
+// The longest Duration is a natural way to say never.
+func TestWaitsDoNotOverflow(t *testing.T) {
+	const never = time.Duration(math.MaxInt64)
+	for range 100 {
+		l := newLedger(RestartPolicy{Initial: never, Max: never, Jitter: 1})
+		if d := l.judge(fail(time.Unix(0, 0), stats.CauseExit)).delay; d < time.Hour {
+			t.Fatalf("wait of %v, want a very long one", d)
+		}
+	}
+}
+
 func TestHealthyWhileStartsTheWaitsOver(t *testing.T) {
 	l := newLedger(steady)
 	at := time.Unix(0, 0)
@@ -76,6 +88,14 @@ func TestHealthyWhileStartsTheWaitsOver(t *testing.T) {
 	}
 	if v.failures != 6 {
 		t.Errorf("%d failures in the window, want 6: a healthy while does not give the budget back", v.failures)
+	}
+}
+
+// What a run spends before its spawn, such as the wait for its turn, is not a healthy while.
+func TestHealthyWhileIsOsquerydsOwn(t *testing.T) {
+	exit := &instance.ExitError{Phase: stats.PhaseServe, Cause: stats.CauseExit, Uptime: time.Second}
+	if f := failureOf(exit, time.Hour); f.lasted != time.Second || !f.ready {
+		t.Errorf("failure %+v, want one after a second", f)
 	}
 }
 
@@ -138,6 +158,19 @@ func TestHostOverridesCauses(t *testing.T) {
 	}
 	if v := l.judge(fail(time.Unix(0, 0), stats.CauseExit)); !v.park {
 		t.Errorf("overridden cause: %+v, want parked", v)
+	}
+}
+
+// The host may go on using its map while supervisors read the policy.
+func TestPolicyIsACopy(t *testing.T) {
+	causes := map[stats.Cause]CausePolicy{stats.CauseExit: {Park: true}}
+	r, err := New(WithRestart(RestartPolicy{Causes: causes}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	delete(causes, stats.CauseExit)
+	if !r.o.policy.of(stats.CauseExit).Park {
+		t.Error("a change of the host's map changed the policy")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	goruntime "runtime"
 	"time"
 
@@ -86,7 +87,10 @@ func WithInstanceDefaults(opts ...instance.Option) Option {
 }
 
 // WithRestart sets when instances are started again.
-func WithRestart(p RestartPolicy) Option { return func(o *options) { o.policy = p } }
+func WithRestart(p RestartPolicy) Option {
+	p.Causes = maps.Clone(p.Causes) // which supervisors read while the host may change its own
+	return func(o *options) { o.policy = p }
+}
 
 // WithStartLimit bounds how many instances are between their spawn and the registration
 // of their extension, which is just before ready, at the same time, so that a large set
@@ -98,7 +102,8 @@ func WithStartLimit(n int) Option { return func(o *options) { o.startLimit = n }
 func WithStartTurn(d time.Duration) Option { return func(o *options) { o.startTurn = d } }
 
 // WithCloseTimeout bounds the wait for an instance's observers to return when the
-// instance is closed: at its removal, its update and the end of Run. The default is 10 s.
+// instance is closed, at its removal and its update, after they have had what
+// instance.WithObserverTimeout gives them. The default is 10 s.
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
 
 // WithRateAlarm emits a stats.RateAlarm when an instance is restarted after
@@ -168,6 +173,7 @@ func (o *options) check() {
 	if o.rootSet {
 		if err := instance.CheckRoot(o.root); err != nil {
 			o.problem("WithRoot", "%w", err)
+			o.root = "" // no instance is to try it again
 		}
 	}
 }

@@ -25,7 +25,8 @@ type RestartPolicy struct {
 	// Jitter spreads each wait by up to that part of it, up and down, from 0 to 1.
 	// Default 0.2. A negative value means none.
 	Jitter float64
-	// HealthyAfter is how long a run has to last for the waits to start over.
+	// HealthyAfter is how long an osqueryd that was ready has to live for the waits to
+	// start over.
 	// Default 1 min.
 	HealthyAfter time.Duration
 	// Budget is how many failures within Window park the instance. Default 10;

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -17,7 +16,8 @@ import (
 // Runner supervises a set of instances. All methods are safe for concurrent use,
 // before, during and after Run. From an observer, a transport or a table of an
 // instance, every method may be called except those that wait for that same
-// instance: Remove, Restart, Update and WaitReady.
+// instance: Remove, Restart, Update and WaitReady, and from a table Query, which waits for
+// the query that asks the table.
 type Runner struct {
 	o      *options
 	log    *slog.Logger
@@ -47,29 +47,42 @@ func New(opts ...Option) (*Runner, error) {
 	}
 	maker := &realMaker{root: o.root, defaults: o.defaults, gate: r.gate}
 	if o.binarySet {
-		b, err := instance.CheckBinary(context.Background(), o.binary)
-		if err != nil {
+		switch b, err := instance.CheckBinary(context.Background(), o.binary); {
+		case err != nil: // and no instance is to try it again
 			errs = append(errs, &instance.OptionError{Option: "WithBinary", Err: err})
+		default:
+			maker.binary = b
 		}
-		maker.binary = b
 	}
 	r.maker = maker
-	known := errors.Join(errs...)
-	for _, spec := range o.members {
-		errs = append(errs, without(spec.id, r.Add(spec.id, spec.opts...), known))
-	}
-	if err := errors.Join(errs...); err != nil {
+	if err := errors.Join(append(errs, r.addAll(maker)...)...); err != nil {
 		return nil, err
 	}
 	return r, nil
 }
 
-// Run starts every instance of the set, and every one that is added meanwhile, and
-// keeps them alive until ctx ends. It returns nil after that, and only when every
-// process, goroutine, socket, pidfile and open file of all instances is gone; no
-// callback of the host runs afterwards, unless the host calls a method that has
-// one. No failure of an instance ends it. A second call at the same time fails
-// with ErrRunning; after it returned, it may be called again.
+// addAll adds the instances that New was given, and gives every mistake that is not told
+// already.
+func (r *Runner) addAll(k *realMaker) []error {
+	var errs []error
+	seen := map[string]bool{}
+	for _, spec := range r.o.members {
+		err := r.Add(spec.id, spec.opts...)
+		errs = append(errs, r.o.without(k, spec, err))
+		if seen[spec.id] && !errors.Is(err, ErrExists) { // the first of them was refused
+			errs = append(errs, fmt.Errorf("instance %q: %w", spec.id, ErrExists))
+		}
+		seen[spec.id] = true
+	}
+	return errs
+}
+
+// Run starts every instance of the set, parked ones too, and every one that is added
+// meanwhile, and keeps them alive until ctx ends. It returns nil after that, and only
+// when every process, goroutine, socket, pidfile and open file of all instances is gone;
+// no callback of the host runs afterwards, unless the host calls a method that has one.
+// No failure of an instance ends it. A second call at the same time fails with
+// ErrRunning; after it returned, it may be called again.
 //
 // How long it takes to return is bounded by what bounds the stop of an instance
 // (instance.WithStopGrace, WithKillTimeout, WithDrain, WithObserverTimeout, and
@@ -186,49 +199,4 @@ func (r *Runner) gate(ctx context.Context) (func(), error) {
 		timer.Stop()
 		release()
 	}, nil
-}
-
-// without takes those mistakes out of an instance's that are the Runner's and told
-// already: of the binary and of the root.
-func without(id string, err, known error) error {
-	joined, ok := errors.AsType[interface {
-		error
-		Unwrap() []error
-	}](err)
-	if !ok || known == nil {
-		return err
-	}
-	told := optionsIn(known)
-	var left []error
-	for _, e := range joined.Unwrap() {
-		oe, ok := errors.AsType[*instance.OptionError](e)
-		if !ok || !slices.Contains(told, oe.Option) {
-			left = append(left, e)
-		}
-	}
-	if len(left) == len(joined.Unwrap()) {
-		return err
-	}
-	if len(left) == 0 {
-		return nil
-	}
-	return fmt.Errorf("instance %q: %w", id, errors.Join(left...))
-}
-
-// optionsIn gives the names of the options that are wrong.
-func optionsIn(err error) []string {
-	switch e := err.(type) { //nolint:errorlint // each level is looked at
-	case *instance.OptionError:
-		return []string{e.Option}
-	case interface{ Unwrap() []error }:
-		var names []string
-		for _, one := range e.Unwrap() {
-			names = append(names, optionsIn(one)...)
-		}
-		return names
-	case interface{ Unwrap() error }:
-		return optionsIn(e.Unwrap())
-	default:
-		return nil
-	}
 }

@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -61,13 +62,32 @@ func (s *supervisor) shipping(ctx context.Context, wait func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := s.in.Ship(ctx); err != nil {
-			s.log.Warn("logs are not delivered between runs", "err", err)
-		}
+		s.ship(ctx)
 	}()
 	wait()
 	cancel()
 	<-done
+}
+
+// shipAgain is the wait after a Ship that failed: for want of room, or because another
+// host has the directory, both of which pass while an instance is parked for days.
+const shipAgain = 30 * time.Second
+
+// ship is told of once by the log, however often it fails.
+func (s *supervisor) ship(ctx context.Context) {
+	for level := slog.LevelWarn; ctx.Err() == nil; level = slog.LevelDebug {
+		err := s.in.Ship(ctx)
+		if err == nil {
+			return
+		}
+		s.log.Log(ctx, level, "logs are not delivered between runs", "err", err)
+		timer := time.NewTimer(shipAgain)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		timer.Stop()
+	}
 }
 
 // runOnce is one run, which Restart can end.
@@ -147,7 +167,7 @@ func (s *supervisor) park(ctx context.Context, f failure, v verdict, err error) 
 	defer s.setParked(false)
 	s.log.Error("osqueryd is not started again until it is resumed", "cause", f.cause, "failures", v.failures, "err", err)
 	s.in.Record(ctx, stats.InstanceParked{
-		Head: head(s.m.id), Cause: f.cause, Failures: max(v.failures, 1), Window: s.ledger.policy.Window, Err: err,
+		Head: head(s.m.id), Cause: f.cause, Failures: v.failures, Window: s.ledger.policy.Window, Err: err,
 	})
 	s.shipping(ctx, func() { s.wait(ctx, forever) })
 	if ctx.Err() == nil {
@@ -167,6 +187,7 @@ func failureOf(err error, lasted time.Duration) failure {
 	f := failure{at: time.Now(), cause: stats.CauseUnknown, lasted: lasted}
 	if exit, ok := errors.AsType[*instance.ExitError](err); ok {
 		f.cause, f.ready = exit.Cause, exit.Phase == stats.PhaseServe
+		f.lasted = cmp.Or(exit.Uptime, lasted) // to wait for its turn to start is no sign of health
 	}
 	return f
 }

@@ -162,7 +162,42 @@ func TestShipsWhileWaiting(t *testing.T) {
 	}
 }
 
-// Run must not return before a removal that its caller has stopped waiting for.
+// What kept Ship from its work may pass while the instance is parked.
+func TestShipIsTriedAgainWhileParked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, f := newFakeRunner(t, failing(stats.CauseFlagRefused))
+		f.unsent = 2
+		if err := r.Add("vendor"); err != nil {
+			t.Fatal(err)
+		}
+		stop := running(t, r)
+		synctest.Wait()
+		for n, want := range []bool{false, false, true} {
+			if got := f.made[0].ships(); got != want {
+				t.Errorf("after %d waits it ships: %t, want %t", n, got, want)
+			}
+			after(shipAgain)
+		}
+		wantRuns(t, f, 1)
+		stop()
+	})
+}
+
+func TestParkedByACauseTellsOneFailure(t *testing.T) {
+	live := func(ctx context.Context, n int) error {
+		if n < 3 {
+			return failing(stats.CauseExit)(ctx, n)
+		}
+		return failing(stats.CauseFlagRefused)(ctx, n)
+	}
+	bubble(t, live, func(t *testing.T, _ *Runner, f *fakes) {
+		after(time.Minute)
+		if parked := of[stats.InstanceParked](f); len(parked) != 1 || parked[0].Failures != 1 {
+			t.Errorf("parked: %+v, want once, for the one failure that was enough", parked)
+		}
+	})
+}
+
 func TestStartThatHangsGivesItsTurnUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r, err := New(WithStartLimit(1), WithStartTurn(15*time.Second))

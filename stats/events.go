@@ -124,7 +124,8 @@ type HealthFailed struct {
 // HealthRecovered says that a health check passed again.
 type HealthRecovered struct{ Head }
 
-// RunStopping says that the run was asked to stop.
+// RunStopping says that osqueryd is being ended, because that was asked for or because
+// the run cannot go on; RunEnded tells which. There is none when osqueryd ended by itself.
 type RunStopping struct{ Head }
 
 // RunEnded says that a run is over and nothing of it is left.
@@ -238,7 +239,8 @@ type FlagIneffective struct {
 // RateAlarm says that something happened more often than the host wants.
 type RateAlarm struct {
 	Head
-	What   string
+	What string
+	// Count is how many there were within Window. A thousand may stand for more.
 	Count  int
 	Window time.Duration
 }

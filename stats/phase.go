@@ -16,7 +16,7 @@ const (
 	PhaseRegister Phase = "register"
 	// PhaseServe is everything from ready to the request to stop.
 	PhaseServe Phase = "serve"
-	// PhaseStop is from the request to stop until nothing is left.
+	// PhaseStop is from the decision to end the run until nothing is left.
 	PhaseStop Phase = "stop"
 )
 
@@ -34,12 +34,13 @@ const (
 	// StateUnhealthy runs, but its registration or a health check is failing
 	// and is being mended.
 	StateUnhealthy State = "unhealthy"
-	// StateStopping was asked to stop and is not gone yet.
+	// StateStopping is being ended, asked or not, and not gone yet.
 	StateStopping State = "stopping"
 	// StateBackoff waits to be started again.
 	StateBackoff State = "backoff"
 	// StateParked failed too often, or in a way that starting again cannot
-	// help; it stays down until it is resumed, restarted or updated.
+	// help; it stays down until it is resumed, restarted or updated, or the
+	// Runner runs anew.
 	StateParked State = "parked"
 	// StateStopped is down: it ended because it was asked to, or a run failed
 	// and what follows is not decided yet; Snapshot.LastError tells them apart.
