@@ -26,6 +26,7 @@ type host struct {
 	runner   *runtime.Runner
 	listener net.Listener
 	say      func(format string, args ...any)
+	patience time.Duration // for an answer to the worker
 
 	answered sync.Map // the ids of instances that answered the worker
 }
@@ -60,15 +61,15 @@ func (h *host) work(ctx context.Context) error {
 }
 
 func (h *host) ask(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	bounded, cancel := context.WithTimeout(ctx, h.patience)
 	defer cancel()
-	rows, err := h.runner.Query(ctx, id, "select version from osquery_info")
+	rows, err := h.runner.Query(bounded, id, "select version from osquery_info")
 	switch {
 	case err == nil:
 		version, _ := rows.Value(0, "version")
 		h.say("worker: %s answers, it is osquery %s", id, version)
 		h.answered.Store(id, true)
-	case ctx.Err() == nil:
+	case ctx.Err() == nil: // the host is not about to end
 		h.say("worker: %s does not answer: %v", id, err)
 	}
 }

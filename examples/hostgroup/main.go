@@ -99,7 +99,7 @@ func start(ctx context.Context, s settings, out io.Writer) (err error) {
 	if err != nil {
 		return errors.Join(err, listener.Close())
 	}
-	return play(ctx, s, &host{runner: runner, listener: listener, say: sayer(out)})
+	return play(ctx, s, &host{runner: runner, listener: listener, say: sayer(out), patience: askTimeout})
 }
 
 // play runs the host, in one way or the other, while it looks at the health endpoint.
@@ -109,9 +109,14 @@ func play(ctx context.Context, s settings, h *host) error {
 	}
 	runCtx, stop := context.WithCancel(ctx)
 	defer stop()
+	looking, ended := context.WithCancel(ctx) // no longer than there is something to see
+	defer ended()
 	ran := make(chan error, 1)
-	go func() { ran <- h.run(runCtx) }()
-	err := look(ctx, s.length, h)
+	go func() {
+		ran <- h.run(runCtx)
+		ended()
+	}()
+	err := look(looking, s.length, h)
 	h.say("host: stopping")
 	stop()
 	return errors.Join(err, <-ran)
@@ -122,7 +127,13 @@ func playService(ctx context.Context, s settings, h *host) error {
 	if err := service.Start(ctx); err != nil {
 		return errors.Join(err, h.listener.Close())
 	}
-	err := look(ctx, s.length, h)
+	looking, ended := context.WithCancel(ctx) // no longer than there is something to see
+	defer ended()
+	go func(over <-chan struct{}) {
+		<-over
+		ended()
+	}(service.Done())
+	err := look(looking, s.length, h)
 	h.say("host: stopping the service")
 	// Whatever ended ctx, the stop has a time of its own.
 	bounded, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -179,7 +180,42 @@ func newHost(t *testing.T) *host {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &host{runner: runner, listener: listener, say: t.Logf}
+	return &host{runner: runner, listener: listener, say: t.Logf, patience: askTimeout}
+}
+
+// An instance that does not answer in time is told of, as one that refuses is.
+func TestWorkerTellsOfAnAnswerThatIsLate(t *testing.T) {
+	h := newHost(t)
+	defer h.listener.Close()
+	h.patience = time.Nanosecond
+	var said []string
+	h.say = func(format string, args ...any) { said = append(said, fmt.Sprintf(format, args...)) }
+	h.ask(t.Context(), "vendor")
+	if len(said) != 1 || !strings.Contains(said[0], "vendor does not answer") {
+		t.Errorf("the worker said %q, want that vendor does not answer", said)
+	}
+}
+
+// The program does not go on without its parts.
+func TestProgramEndsWithItsParts(t *testing.T) {
+	for _, service := range []bool{false, true} {
+		t.Run(fmt.Sprintf("service=%t", service), func(t *testing.T) {
+			t.Parallel()
+			h := newHost(t)
+			h.say = func(format string, args ...any) {
+				t.Logf(format, args...)
+				if strings.Contains(format, "all is well") {
+					_ = h.listener.Close() // the endpoint fails
+				}
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			err := play(ctx, settings{length: time.Hour, service: service}, h)
+			if !errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
+				t.Errorf("play gave %v, want at once that the listener is closed", err)
+			}
+		})
+	}
 }
 
 func TestHealthFollowsTheRunner(t *testing.T) {
