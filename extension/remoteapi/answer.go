@@ -45,7 +45,7 @@ func wrongType(c call, detail string) error {
 // nodeInvalid reads the one field that ends a node key's life.
 func (f fields) nodeInvalid(c call) (bool, error) {
 	raw, found := f["node_invalid"]
-	if !found {
+	if !found || string(raw) == `"false"` { // SGT hands queries out with this string
 		return false, nil
 	}
 	var invalid bool

@@ -29,6 +29,9 @@ func (c call) acknowledges() bool {
 	return c == callLog || c == callWrite || c == callCarveBlock
 }
 
+// carves says that the call is a part of a file carve.
+func (c call) carves() bool { return c == callCarveBegin || c == callCarveBlock }
+
 const maxFailureBody = 64 << 10 // bytes read of an answer that is not 2xx
 
 // request is one call, ready to be sent.
@@ -47,8 +50,8 @@ type answer struct {
 	raw    []byte
 }
 
-// post sends a request and judges the answer. It returns within the timeout, and
-// by then nothing reads the body's parts any more.
+// post sends a request and judges the answer. It returns within its bound, and by
+// then nothing reads the body's parts any more.
 func (c *Client) post(parent context.Context, req request) (answer, error) {
 	defer req.body.release()
 	endpoint := c.paths[req.call]
@@ -59,7 +62,7 @@ func (c *Client) post(parent context.Context, req request) (answer, error) {
 	if req.node.Key != "" {
 		req.secrets = append(req.secrets, req.node.Key)
 	}
-	ctx, cancel := context.WithTimeoutCause(parent, c.timeout, errTooSlow)
+	ctx, cancel := c.bound(parent)
 	defer cancel()
 	hreq, err := c.newRequest(ctx, endpoint, req)
 	if err != nil {
@@ -80,6 +83,18 @@ func (c *Client) post(parent context.Context, req request) (answer, error) {
 		return answer{}, err
 	}
 	return c.judge(resp, data, req)
+}
+
+// bound gives a call the time that WithTimeout says, else what its caller says.
+func (c *Client) bound(parent context.Context) (context.Context, context.CancelFunc) {
+	timeout := c.timeout
+	if timeout == 0 {
+		if _, bounded := parent.Deadline(); bounded {
+			return context.WithCancel(parent)
+		}
+		timeout = defaultTimeout
+	}
+	return context.WithTimeoutCause(parent, timeout, errTooSlow)
 }
 
 func (c *Client) newRequest(ctx context.Context, endpoint string, req request) (*http.Request, error) {

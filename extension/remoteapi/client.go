@@ -56,7 +56,7 @@ func New(server string, opts ...Option) (*Client, error) {
 	}
 	c.secrets = append(c.secrets, s.fixedSecret)
 	for _, values := range s.header {
-		c.secrets = append(c.secrets, values...)
+		c.secrets = c.secrets.withHeader(values)
 	}
 	return c, nil
 }

@@ -49,7 +49,7 @@ func TestTrust(t *testing.T) {
 		"other name":      {[]remoteapi.Option{roots, remoteapi.WithServerName("fleet.example")}, false, nil},
 	} {
 		client := dial(t, server.URL(), append(c.opts, remoteapi.WithEnrollSecret(server.EnrollSecret()))...)
-		_, err := client.Enroll(within(t, 10*time.Second), extension.EnrollRequest{Node: extension.Node{Instance: "a"}})
+		_, err := client.Enroll(within(t, 10*time.Second), ofHost("a"))
 		if (err == nil) != c.ok || c.is != nil && !errors.Is(err, c.is) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -74,7 +74,7 @@ func TestClientCertificate(t *testing.T) {
 	roots, secret := remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret())
 	enrolled(t, dial(t, server.URL(), roots, secret, remoteapi.WithClientCertificate(own)), "a")
 	without := dial(t, server.URL(), roots, secret)
-	if _, err := without.Enroll(within(t, 10*time.Second), extension.EnrollRequest{Node: extension.Node{Instance: "a"}}); err == nil {
+	if _, err := without.Enroll(within(t, 10*time.Second), ofHost("a")); err == nil {
 		t.Error("enrolled without a client certificate")
 	}
 }
@@ -202,5 +202,17 @@ func TestCarve(t *testing.T) {
 	var status *remoteapi.StatusError
 	if !errors.As(err, &status) {
 		t.Errorf("unknown session: %v", err)
+	}
+	// osctrl says so under 200; what it gives as a session is of no use then.
+	no := remoteapitest.Answer(http.StatusOK, `{"success":false,"session_id":"unknown"}`)
+	server.FailNext(remoteapitest.CallCarveBegin, 1, no)
+	server.FailNext(remoteapitest.CallCarveBlock, 1, no)
+	_, beginErr := client.StartCarve(within(t, 10*time.Second), node, req)
+	blockErr := client.CarveBlock(within(t, 10*time.Second), node, extension.CarveBlock{Session: session, RequestID: "request"})
+	for _, err := range []error{beginErr, blockErr} {
+		var answer *remoteapi.AnswerError
+		if !errors.As(err, &answer) || answer.Reason != remoteapi.ReasonRefused {
+			t.Errorf("success false: %v", err)
+		}
 	}
 }

@@ -6,6 +6,13 @@
 //	client, err := remoteapi.New("https://fleet.example.com",
 //		remoteapi.WithEnrollSecretFile("/etc/agent/enroll-secret"))
 //
+// # Who enrols
+//
+// Servers know a node by the name that it enrols with, and take two of one name for
+// one node: each enrolment then makes the other's key invalid, and both go on
+// enrolling. So the name has to be another one on each host and for each instance; see
+// [WithHostIdentifier] for what it is by default.
+//
 // # What counts as success
 //
 // osqueryd never looks at the HTTP status. This client does: whatever is not 2xx,
@@ -39,7 +46,8 @@
 // cannot stand in JSON and become U+FFFD.
 //
 // The API has no field for a batch's identity, so it travels in headers, which
-// servers that do not know them ignore: Idempotency-Key is the batch's ID,
+// servers that do not know them ignore: Idempotency-Key is the batch's ID, which
+// other nodes use as well, so that it means something only beside the node key;
 // Osqvisor-Batch its queue and sequence numbers, Osqvisor-Signature the detached
 // signature when there is one. [WithoutBatchHeaders] leaves them out.
 //

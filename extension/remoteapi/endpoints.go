@@ -1,14 +1,17 @@
 package remoteapi
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"net/url"
+	"slices"
 	"strings"
 )
 
 // Endpoints are the paths of the API, each beginning with a slash and appended to
 // the server's URL. An empty one is not offered by the server: its call returns
-// extension.ErrUnsupported without asking.
+// extension.ErrUnsupported without asking. Only Enroll must be there.
 type Endpoints struct {
 	Enroll     string
 	Config     string
@@ -71,15 +74,21 @@ func (e Endpoints) byCall() map[call]string {
 
 // check refuses paths that would not end up below the server's URL.
 func (e Endpoints) check() error {
-	for name, path := range e.byCall() {
+	var errs []error
+	if e.Enroll == "" {
+		errs = append(errs, errors.New("endpoint enroll is missing: the extension asks for a node key first and does nothing without"))
+	}
+	paths := e.byCall()
+	for _, name := range slices.Sorted(maps.Keys(paths)) {
+		path := paths[name]
 		if path == "" {
 			continue
 		}
 		if u, err := url.Parse(path); err != nil || !strings.HasPrefix(path, "/") || u.Host != "" || u.Fragment != "" {
-			return fmt.Errorf("endpoint %s %q must be a path that begins with one slash, such as /api/osquery/log", name, path)
+			errs = append(errs, fmt.Errorf("endpoint %s %q must be a path that begins with one slash, such as /osquery/log", name, path))
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // parseServer accepts a URL or osquery's tls_hostname form, host[:port].

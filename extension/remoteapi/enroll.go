@@ -1,6 +1,7 @@
 package remoteapi
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -20,14 +21,17 @@ func (c *Client) Enroll(ctx context.Context, req extension.EnrollRequest) (strin
 	if err != nil {
 		return "", fmt.Errorf("remoteapi: %s: %w", callEnroll, err)
 	}
-	node := req.Node
-	node.Key = "" // an old key is no credential for a new one
 	hidden := secrets{secret, req.Node.Key}
-	b, err := enrollBody(secret, c.hostIdentifier(node), req)
+	req.Node.Key = "" // an old key is no credential for a new one
+	host, err := c.identify(req)
+	if err != nil {
+		return "", fmt.Errorf("remoteapi: %s: %w", callEnroll, err)
+	}
+	b, err := enrollBody(secret, host, req)
 	if err != nil {
 		return "", fmt.Errorf("remoteapi: %s: encode: %w", callEnroll, err)
 	}
-	got, err := c.post(ctx, request{call: callEnroll, node: node, body: b, secrets: hidden})
+	got, err := c.post(ctx, request{call: callEnroll, node: req.Node, body: b, secrets: hidden})
 	if err != nil {
 		return "", err
 	}
@@ -46,11 +50,21 @@ func (c *Client) enrollSecret(ctx context.Context, node extension.Node) (string,
 	return c.secret(ctx, node)
 }
 
-func defaultHostIdentifier(node extension.Node) string {
-	if node.HostIdentifier != "" {
-		return node.HostIdentifier
+// identify says what to enrol as. It is never a guess: nodes of one name take each
+// other's node keys away, and enrol again and again.
+func (c *Client) identify(req extension.EnrollRequest) (string, error) {
+	node := req.Node
+	if c.hostIdentifier != nil {
+		if name := c.hostIdentifier(node); name != "" {
+			return name, nil
+		}
+		return "", fmt.Errorf("the function of WithHostIdentifier gave instance %q no name", node.Instance)
 	}
-	return node.Instance
+	if name := cmp.Or(node.HostIdentifier, req.HostDetails["osquery_info"]["instance_id"]); name != "" {
+		return name, nil
+	}
+	return "", fmt.Errorf("no host identifier for instance %q: osqueryd could not be asked for its instance_id; "+
+		"set instance.WithHostIdentifier or remoteapi.WithHostIdentifier, or try again when osqueryd runs", node.Instance)
 }
 
 // secretFile reads the file anew each time: secrets are rotated.

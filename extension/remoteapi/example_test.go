@@ -24,7 +24,7 @@ func Example() {
 	defer client.CloseIdleConnections()
 
 	// The extension does this for every instance.
-	ctx, node := context.Background(), extension.Node{Instance: "tenant-7"}
+	ctx, node := context.Background(), extension.Node{Instance: "tenant-7", HostIdentifier: "host-1-tenant-7"}
 	if node.Key, err = client.Enroll(ctx, extension.EnrollRequest{Node: node}); err != nil {
 		fmt.Println(err)
 		return
@@ -33,6 +33,6 @@ func Example() {
 		ID: "tenant-7/results/1-1", Queue: extension.QueueResults, First: 1, Last: 1,
 		Lines: [][]byte{[]byte(`{"name":"uptime","columns":{"days":"3"}}`)},
 	})
-	fmt.Println(err, string(server.Batches("tenant-7")[0].Lines[0]))
+	fmt.Println(err, string(server.Batches("host-1-tenant-7")[0].Lines[0]))
 	// Output: <nil> {"name":"uptime","columns":{"days":"3"}}
 }

@@ -47,6 +47,10 @@ func within(t *testing.T, d time.Duration) context.Context {
 	return ctx
 }
 
+func ofHost(name string) extension.EnrollRequest {
+	return extension.EnrollRequest{Node: extension.Node{Instance: name, HostIdentifier: name}}
+}
+
 func enrolled(t *testing.T, client *remoteapi.Client, instance string) extension.Node {
 	t.Helper()
 	node := extension.Node{Instance: instance, HostIdentifier: instance, OsqueryVersion: "5.23.0"}
@@ -76,6 +80,7 @@ type apiCall struct {
 func apiCalls() []apiCall {
 	return []apiCall{
 		{remoteapitest.CallEnroll, func(ctx context.Context, c *remoteapi.Client, n extension.Node) error {
+			n.HostIdentifier = "a"
 			_, err := c.Enroll(ctx, extension.EnrollRequest{Node: n})
 			return err
 		}},

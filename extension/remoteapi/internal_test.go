@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -98,6 +99,18 @@ func TestMessage(t *testing.T) {
 	}
 	if got := s.message(strings.Repeat("ž", 1000)); len(got) > maxMessage+len("…") || !utf8.ValidString(got) {
 		t.Errorf("%d bytes: %q", len(got), got)
+	}
+}
+
+// TestScrubbedErrors: hiding a secret does not hide what went wrong.
+func TestScrubbedErrors(t *testing.T) {
+	s := secrets{}.withHeader([]string{"1", "Bearer very-secret"})
+	clean := s.err(fmt.Errorf("dial 10.0.0.1 with very-secret: %w", ErrPin))
+	if text := fmt.Sprintf("%v %#v", clean, clean); strings.Contains(text, "very-secret") {
+		t.Errorf("a secret in %s", text)
+	}
+	if !errors.Is(clean, ErrPin) || errors.Is(clean, errTooSlow) {
+		t.Errorf("%v is not what it was", clean)
 	}
 }
 

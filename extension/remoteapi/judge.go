@@ -18,7 +18,7 @@ func (c *Client) judge(resp *http.Response, data []byte, req request) (answer, e
 		return answer{}, c.failure(resp, f, req)
 	}
 	if err != nil {
-		if c.emptyAck && req.call.acknowledges() && len(bytes.TrimSpace(data)) == 0 {
+		if c.emptyAck[req.call] && len(bytes.TrimSpace(data)) == 0 {
 			return answer{}, nil
 		}
 		return answer{}, err
@@ -40,6 +40,8 @@ func refusal(f fields, req request) error {
 	_, failed := f["error"]
 	// SGT, for one, says it so.
 	failed = failed || req.call.acknowledges() && f.text("status") == "error"
+	// And osctrl so, to a carve that it does not know.
+	failed = failed || req.call.carves() && string(f["success"]) == "false"
 	if !invalid && !failed {
 		return nil
 	}

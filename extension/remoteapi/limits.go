@@ -6,8 +6,17 @@ import (
 	"time"
 )
 
-// WithTimeout bounds a whole call, from dialling to the answer's last byte;
-// default 1 minute, from 1 ms to 1 hour.
+// defaultTimeout is for calls whose context has no deadline.
+const defaultTimeout = time.Minute
+
+// WithTimeout bounds a whole call, from dialling to the answer's last byte; from
+// 1 ms to 1 hour. By default a call has the time that its context gives it, as each
+// call of the extension has, and 1 minute when its context has no deadline.
+//
+// The extension gives a batch of logs that ran into extension.WithTransportTimeout
+// up to eight times as much at its next tries, because what was sent once is not cut
+// smaller. A timeout from here takes that time away: on a link that is too slow for
+// it, a batch is sent again and again and never arrives.
 func WithTimeout(d time.Duration) Option {
 	return func(s *settings) error {
 		if d < time.Millisecond || d > time.Hour {

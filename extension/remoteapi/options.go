@@ -29,15 +29,15 @@ type settings struct {
 	nodeKeyHeader  bool
 	batchHeaders   bool
 	gzip           bool
-	emptyAck       bool
+	emptyAck       map[call]bool
 	stringStatuses bool
 	configSource   string
-	hostIdentifier func(extension.Node) string
+	hostIdentifier func(extension.Node) string // nil: as identify says
 	secret         secretFunc
 	secretOption   string
 	fixedSecret    string
 
-	timeout       time.Duration
+	timeout       time.Duration // 0: the caller's deadline, else defaultTimeout
 	maxRetryAfter time.Duration
 	maxAnswer     int64 // bytes
 	maxConfig     int64 // bytes
@@ -58,19 +58,18 @@ type settings struct {
 
 func defaults() settings {
 	return settings{
-		endpoints:      FleetEndpoints(),
-		header:         http.Header{},
-		nodeKeyHeader:  true,
-		batchHeaders:   true,
-		configSource:   "tls_plugin",
-		hostIdentifier: defaultHostIdentifier,
-		timeout:        time.Minute,
-		maxRetryAfter:  time.Hour,
-		maxAnswer:      8 << 20,
-		maxConfig:      16 << 20,
-		permanent:      map[int]bool{http.StatusRequestEntityTooLarge: true, http.StatusUnprocessableEntity: true},
-		proxy:          http.ProxyFromEnvironment,
-		pins:           map[[sha256.Size]byte]bool{},
+		endpoints:     FleetEndpoints(),
+		header:        http.Header{},
+		nodeKeyHeader: true,
+		batchHeaders:  true,
+		configSource:  "tls_plugin",
+		maxRetryAfter: time.Hour,
+		maxAnswer:     8 << 20,
+		maxConfig:     16 << 20,
+		permanent:     map[int]bool{http.StatusRequestEntityTooLarge: true, http.StatusUnprocessableEntity: true},
+		proxy:         http.ProxyFromEnvironment,
+		pins:          map[[sha256.Size]byte]bool{},
+		emptyAck:      map[call]bool{},
 	}
 }
 
@@ -113,10 +112,11 @@ func ForOsctrl(environment string) Option {
 }
 
 // ForSGT is for an SGT server: [SGTEndpoints], statuses of results as strings, and
-// [WithEmptyAck], because it answers results with an empty body.
+// what [WithEmptyAck] does for results alone: it has no other words for having taken
+// them, but answers nothing to a carve block that it could not store.
 func ForSGT() Option {
 	return func(s *settings) error {
-		s.endpoints, s.stringStatuses, s.emptyAck = SGTEndpoints(), true, true
+		s.endpoints, s.stringStatuses, s.emptyAck[callWrite] = SGTEndpoints(), true, true
 		return nil
 	}
 }
@@ -129,7 +129,7 @@ func WithHeader(name, value string) Option {
 		name := textproto.CanonicalMIMEHeaderKey(name)
 		switch name {
 		case "", "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Accept",
-			"Accept-Encoding", "User-Agent", "Connection":
+			"Accept-Encoding", "User-Agent", "Connection", HeaderBatchID, HeaderBatch, HeaderSignature:
 			return fmt.Errorf("WithHeader: %q cannot be set this way", name)
 		}
 		if strings.ContainsAny(name, " \t\r\n:") || strings.ContainsAny(value, "\r\n\x00") {
@@ -174,7 +174,10 @@ func WithGzip() Option {
 // success, for servers that answer nothing. Without it such an answer, which a
 // proxy may give as well, is an [*AnswerError].
 func WithEmptyAck() Option {
-	return func(s *settings) error { s.emptyAck = true; return nil }
+	return func(s *settings) error {
+		s.emptyAck[callLog], s.emptyAck[callWrite], s.emptyAck[callCarveBlock] = true, true, true
+		return nil
+	}
 }
 
 // WithConfigSource names the one source that a config comes as; default
@@ -189,9 +192,11 @@ func WithConfigSource(name string) Option {
 	}
 }
 
-// WithHostIdentifier says what to enrol as; default is Node.HostIdentifier, else
-// Node.Instance. Servers know nodes by it: two instances on one host must differ.
-// The function may be called from several goroutines at once.
+// WithHostIdentifier says what to enrol as. Servers know nodes by it: two hosts must
+// differ, and two instances on one host. Default is Node.HostIdentifier, else the
+// instance_id of osqueryd's osquery_info, which is another one in each database;
+// until osqueryd can be asked for it, enrolling fails. The function may be called
+// from several goroutines at once; "" from it fails the enrolment.
 func WithHostIdentifier(f func(extension.Node) string) Option {
 	return func(s *settings) error {
 		if f == nil {

@@ -23,8 +23,11 @@ func TestMisuseIsRefusedByName(t *testing.T) {
 		"WithEndpoints":              remoteapi.WithEndpoints(remoteapi.Endpoints{}),
 		"endpoint log":               remoteapi.WithEndpoints(remoteapi.Endpoints{Log: "//evil.example/log"}),
 		"endpoint config":            remoteapi.WithEndpoints(remoteapi.Endpoints{Config: "api/config"}),
+		"endpoint enroll is missing": remoteapi.WithEndpoints(remoteapi.Endpoints{Config: "/config", Log: "/log"}),
 		"ForOsctrl":                  remoteapi.ForOsctrl("a/../b"),
 		"WithHeader":                 remoteapi.WithHeader("Content-Length", "5"),
+		"\"Idempotency-Key\" cannot": remoteapi.WithHeader("idempotency-key", "x"),
+		"\"Osqvisor-Batch\" cannot":  remoteapi.WithHeader(remoteapi.HeaderBatch, "x"),
 		"WithHeader: \"X-A\"":        remoteapi.WithHeader("X-A", "b\r\nX-C: d"),
 		"WithUserAgent":              remoteapi.WithUserAgent(""),
 		"WithConfigSource":           remoteapi.WithConfigSource(""),
@@ -172,7 +175,7 @@ func TestSecrets(t *testing.T) {
 	server := start(t)
 	path := filepath.Join(t.TempDir(), "secret")
 	byFile := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecretFile(path))
-	req := extension.EnrollRequest{Node: extension.Node{Instance: "a"}}
+	req := ofHost("a")
 	for _, step := range []struct {
 		content string
 		ok      bool
@@ -264,5 +267,14 @@ func TestInjection(t *testing.T) {
 	_, err := proxied.Config(within(t, 10*time.Second), extension.Node{Key: "key"})
 	if err == nil || !strings.Contains(err.Error(), "asked the proxy function") {
 		t.Errorf("proxy: %v", err)
+	}
+}
+
+// TestAllBadEndpointsAreReported: not one after the other, and in one order.
+func TestAllBadEndpointsAreReported(t *testing.T) {
+	bad := remoteapi.Endpoints{Enroll: "e", Config: "c", Log: "l", Read: "r", Write: "w", CarveBegin: "b", CarveBlock: "d"}
+	_, err := remoteapi.New("https://fleet.example", remoteapi.WithEndpoints(bad))
+	if got := strings.Count(err.Error(), "must be a path"); got != 7 {
+		t.Errorf("%d of 7: %v", got, err)
 	}
 }

@@ -16,6 +16,18 @@ const (
 // secrets are the values that must not show in an error of one call.
 type secrets []string
 
+// withHeader adds a header's values and, where a scheme such as Bearer stands before
+// it, the credential alone: a server may echo it without the scheme.
+func (s secrets) withHeader(values []string) secrets {
+	for _, value := range values {
+		s = append(s, value)
+		if _, credential, found := strings.Cut(value, " "); found {
+			s = append(s, strings.TrimSpace(credential))
+		}
+	}
+	return s
+}
+
 // scrub takes the longest first: a short one may be a part of it.
 func (s secrets) scrub(text string) string {
 	longestFirst := slices.SortedFunc(slices.Values(s), func(a, b string) int { return len(b) - len(a) })
@@ -52,7 +64,17 @@ func (s secrets) message(text string) string {
 func (s secrets) err(err error) error {
 	text := err.Error()
 	if clean := s.scrub(text); clean != text {
-		return errors.New(clean)
+		return &scrubbedError{clean, func(target error) bool { return errors.Is(err, target) }}
 	}
 	return err
 }
+
+// scrubbedError is still what the error was by errors.Is, but does not give it away:
+// a header's value may be as short as a number, and then stands in many a text.
+type scrubbedError struct {
+	text string
+	is   func(target error) bool
+}
+
+func (e *scrubbedError) Error() string        { return e.text }
+func (e *scrubbedError) Is(target error) bool { return e.is(target) }

@@ -106,16 +106,35 @@ func huge(s *suite) {
 	for left := total; left > 0; left -= line {
 		lines = append(lines, jsonLine(min(left, line)))
 	}
-	var small []string
-	for i := range 20_000 {
-		small = append(small, fmt.Sprintf(`{"n":"%d"}`, i))
-	}
 	sent := []extension.Batch{newBatch("huge", extension.QueueResults, 1, lines...)}
-	sent = append(sent, newBatch("huge", extension.QueueResults, sent[0].Last+1, small...))
+	sent = append(sent, newBatch("huge", extension.QueueResults, sent[0].Last+1, smallLines(20_000, total)...))
 	for _, b := range sent {
 		s.publish(node, clone(b))
 	}
 	s.same("huge", s.received("huge", extension.QueueResults), sent)
+}
+
+// smallLines gives n lines, or fewer when they would be more than limit bytes.
+func smallLines(n, limit int) (lines []string) {
+	for i := range n {
+		line := fmt.Sprintf(`{"n":"%d"}`, i)
+		if limit -= len(line); limit < 0 {
+			break
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// longLine gives a line of size bytes, or of what the harness allows beside others.
+func (s *suite) longLine(size int) string {
+	if s.limits.MaxLine > 0 {
+		size = min(size, s.limits.MaxLine)
+	}
+	if s.limits.MaxBatch > 0 {
+		size = min(size, s.limits.MaxBatch/2)
+	}
+	return jsonLine(size)
 }
 
 // emptyLogs: nothing, and next to nothing, are no reason to fail.
@@ -153,7 +172,7 @@ func bytesOfLines(s *suite) {
 // ownership: lines are not changed, and not used after the call returned.
 func ownership(s *suite) {
 	node := s.node("ownership")
-	b := newBatch("ownership", extension.QueueResults, 1, `{"a":"1"}`, `not JSON`, jsonLine(64<<10))
+	b := newBatch("ownership", extension.QueueResults, 1, `{"a":"1"}`, `not JSON`, s.longLine(64<<10))
 	want := clone(b)
 	s.publish(node, b)
 	s.unchanged(b, want)
@@ -167,7 +186,7 @@ func ownership(s *suite) {
 	}
 	// After a call that was given up, too: -race sees a transport still reading.
 	s.h.FailNext(Failure{Kind: Hang}, 1)
-	third := newBatch("ownership", extension.QueueResults, 5, jsonLine(1<<20), `{"b":"2"}`)
+	third := newBatch("ownership", extension.QueueResults, 5, s.longLine(1<<20), `{"b":"2"}`)
 	want = clone(third)
 	_ = s.within("PublishLogs", shortWait, func(ctx context.Context) error {
 		return s.h.Transport().PublishLogs(ctx, node, third)

@@ -180,3 +180,24 @@ func TestLimits(t *testing.T) {
 		t.Error("a single source without a name was accepted")
 	}
 }
+
+// TestDeclaredSizesAreKept: a transport that takes no more than it declares conforms.
+func TestDeclaredSizesAreKept(t *testing.T) {
+	limits := Limits{MaxLine: 4 << 10, MaxBatch: 16 << 10}
+	for _, c := range cases() {
+		h := &hooked{memory: newMemory(), limits: limits}
+		h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
+			longest := 0
+			for _, line := range b.Lines {
+				longest = max(longest, len(line))
+			}
+			if longest > limits.MaxLine || b.Bytes > limits.MaxBatch {
+				t.Errorf("%s: batch %s has %d bytes and a line of %d", c.name, b.ID, b.Bytes, longest)
+			}
+			return h.memory.PublishLogs(ctx, n, b)
+		}
+		if got := watch(c, h); len(got.failed) > 0 {
+			t.Errorf("%s: %q", c.name, got.failed)
+		}
+	}
+}
