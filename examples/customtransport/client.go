@@ -123,12 +123,23 @@ func (c *Client) do(req *http.Request, answer any) error {
 	}
 	if answer == nil {
 		_, _ = io.Copy(io.Discard, body) // so that the connection can be used again
-		return nil
+		return acknowledged(resp)
 	}
 	if err := json.NewDecoder(body).Decode(answer); err != nil {
 		return fmt.Errorf("%s %s: %w", req.Method, req.URL.Path, err)
 	}
 	return nil
+}
+
+// acknowledged takes one status alone for the server's word that it has the data, which
+// is deleted then. A sign-in page of a gateway, to which a POST may have been redirected,
+// comes as 200.
+func acknowledged(resp *http.Response) error {
+	if resp.StatusCode == http.StatusNoContent {
+		return nil
+	}
+	return fmt.Errorf("%s %s: %s is no acknowledgement; something on the way may have answered in the server's place",
+		resp.Request.Method, resp.Request.URL.Path, resp.Status)
 }
 
 // verdict says in osqvisor's words what a status means. All that it does not know is

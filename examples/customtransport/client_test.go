@@ -100,6 +100,7 @@ func (h *harness) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 			return
 		}
 		h.batches[id] = append(h.batches[id], batch)
+		w.WriteHeader(http.StatusNoContent)
 	case "results":
 		var results []result
 		if err := json.Unmarshal(body, &results); err != nil {
@@ -111,6 +112,7 @@ func (h *harness) answer(w http.ResponseWriter, r *http.Request, body []byte) {
 				ID: r.ID, Status: r.Status, Message: r.Message, Rows: json.RawMessage(r.Rows), Stats: r.Stats,
 			})
 		}
+		w.WriteHeader(http.StatusNoContent)
 	}
 }
 
@@ -150,4 +152,25 @@ func (h *harness) Limits() transporttest.Limits {
 	return transporttest.Limits{Cannot: map[transporttest.Feature]string{
 		transporttest.NodeInvalids: "the example does not enrol",
 	}}
+}
+
+// TestGatewayIsNoServer: what a gateway answers acknowledges nothing, wherever it sends
+// the client first.
+func TestGatewayIsNoServer(t *testing.T) {
+	mux := http.NewServeMux()
+	mux.HandleFunc("/sign-in", func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "<html>Please sign in") })
+	mux.Handle("/", http.RedirectHandler("/sign-in", http.StatusFound))
+	server := httptest.NewServer(mux)
+	defer server.Close()
+	client := &Client{base: server.URL, http: server.Client()}
+	node := extension.Node{Instance: "vendor"}
+	if err := client.PublishLogs(t.Context(), node, extension.Batch{ID: "b", Lines: [][]byte{[]byte("{}")}}); err == nil {
+		t.Error("logs: nil")
+	}
+	if err := client.WriteResults(t.Context(), node, []extension.Result{{ID: "q"}}); err == nil {
+		t.Error("results: nil")
+	}
+	if got, err := client.Config(t.Context(), node); err == nil {
+		t.Errorf("config: %v", got)
+	}
 }

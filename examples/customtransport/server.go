@@ -119,6 +119,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request, id string, c *clie
 		return
 	}
 	s.say("server: %s sends batch %s of %d lines: taken", id, batch.ID, len(batch.Lines))
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // scheduledNames gives the name of the scheduled query of each line, "" where there is
@@ -161,6 +162,7 @@ func (s *Server) results(w http.ResponseWriter, r *http.Request, id string, c *c
 			s.mu.Unlock()
 		}
 	}
+	w.WriteHeader(http.StatusNoContent)
 }
 
 // isOwn says whether an answer names a database in the instance's own directory.

@@ -75,8 +75,8 @@ func supervise(ctx context.Context, s settings, view *screen, binary, root strin
 	return err
 }
 
-// watch tells the reader what happens, and remembers every process. Observers are
-// called while the instance waits, so they must be quick.
+// watch tells the reader what happens, and remembers every process. Nothing waits for an
+// observer but the instance's other observers and, for a bounded while, the end of a run.
 func watch(view *screen, seen *processes) stats.Observer {
 	return stats.ObserverFunc(func(_ context.Context, e stats.Event) {
 		id := e.Meta().Instance

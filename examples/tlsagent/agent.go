@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
@@ -37,6 +38,10 @@ func hostIdentifier(instance string) string {
 // agentMain gives the exit code of the agent. It stops when its stdin ends.
 func agentMain(stdin io.Reader, stdout, stderr io.Writer) int {
 	signal.Ignore(os.Interrupt) // Ctrl-C reaches both processes; the other one decides
+	// When the other one is killed, nobody reads stdout, and the agent still has osqueryd
+	// to stop: what cannot be said is an error then, and not the end. Not Ignore, which
+	// osqueryd would inherit.
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
 	if err := runAgent(stdin, &teller{w: stdout}, log); err != nil {
 		fmt.Fprintln(stderr, "tlsagent agent:", err)
