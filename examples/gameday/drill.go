@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"time"
 )
@@ -107,6 +108,11 @@ func pause(ctx context.Context, d time.Duration) {
 	case <-timer.C:
 	case <-ctx.Done():
 	}
+}
+
+// repeatable are the faults that are quick enough to be injected at random.
+func (w *world) repeatable(faults []fault) []fault {
+	return slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return w.fake == nil && f.slow })
 }
 
 // leavesOut says why a fault cannot be injected into this world; empty when it can.

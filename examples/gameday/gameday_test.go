@@ -5,13 +5,16 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
+	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -202,6 +205,40 @@ func TestLostLinesAreCounted(t *testing.T) {
 		if m, d := lost(c.acked, c.arrived); m != c.missing || d != c.disordered {
 			t.Errorf("%s: %d missing, %d out of order; want %d, %d", name, m, d, c.missing, c.disordered)
 		}
+	}
+}
+
+// What takes a minute on a real osqueryd is not thrown the dice for: where nothing else is
+// left, a game would spend its time looking.
+func TestSlowFaultsAreNotRepeated(t *testing.T) {
+	quick, slow := fault{name: "quick"}, fault{name: "slow", slow: true}
+	both := []fault{slow, quick}
+	for name, tt := range map[string]struct {
+		w    *world
+		in   []fault
+		want int
+	}{
+		"real":           {&world{}, both, 1},
+		"real, all slow": {&world{}, []fault{slow}, 0},
+		"fake":           {&world{fake: &osquerydtest.Fake{}}, both, 2},
+	} {
+		if got := tt.w.repeatable(tt.in); len(got) != tt.want {
+			t.Errorf("%s: %d faults are repeated, want %d", name, len(got), tt.want)
+		}
+	}
+	if both[0].name != "slow" || both[1].name != "quick" {
+		t.Errorf("the list itself was changed: %v, %v", both[0].name, both[1].name)
+	}
+}
+
+// The README says in how many ways a running set is broken.
+func TestReadmeCountsTheFaults(t *testing.T) {
+	readme, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := fmt.Sprintf(" in %d ways", len(catalogue())); !strings.Contains(string(readme), want) {
+		t.Errorf("the README does not say %q", want)
 	}
 }
 

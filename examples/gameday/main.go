@@ -15,7 +15,7 @@
 //
 // It runs on a built-in fake osqueryd: real processes that speak osquery's protocol.
 // With -osqueryd PATH it runs those faults that can be done to a real one, and says
-// which are left out and why. With -json the last line of stdout is for programs.
+// which are left out and why. To fill a disk it has to be root, on Linux. With -json the last line of stdout is for programs.
 //
 // The exit code is 0 when everything held, 1 when it did not, 2 for wrong flags.
 package main
@@ -139,7 +139,7 @@ func gameday(ctx context.Context, s settings, out, stderr io.Writer) (*report, e
 func play(ctx context.Context, w *world, s settings, rep *report) error {
 	faults := selectFaults(w, s.only, rep)
 	if len(faults) == 0 {
-		return fmt.Errorf("no fault is left to inject; look at -only %q", s.only)
+		return fmt.Errorf("no fault is left to inject: none has %q in its name (-only), or it is left out, as said below", s.only)
 	}
 	dice := rand.New(rand.NewPCG(s.seed, 0)) //nolint:gosec // a run is to be repeatable
 	if err := w.waitCalm(ctx); err != nil {
@@ -151,16 +151,14 @@ func play(ctx context.Context, w *world, s settings, rep *report) error {
 		}
 		rep.add(w.drill(ctx, f, w.pick(dice, f)))
 	}
-	if s.random == 0 {
+	faults = w.repeatable(faults)
+	if s.random == 0 || len(faults) == 0 {
 		return nil
 	}
 	rep.say("at random for %v, seed %d", s.random, s.seed)
 	w.set.rare, w.set.flood = 12, 10<<20 // what takes long comes often now
 	for end := time.Now().Add(s.random); time.Now().Before(end) && ctx.Err() == nil; {
 		f := faults[dice.IntN(len(faults))]
-		if w.fake == nil && f.slow {
-			continue
-		}
 		rep.add(w.drill(ctx, f, w.pick(dice, f)))
 	}
 	return ctx.Err()
