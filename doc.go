@@ -6,6 +6,10 @@
 //
 // # The shortest program
 //
+// The package runtime in it is the one of this module, not Go's own. myClient is an
+// extension.Transport; without one, osqueryd runs with an empty config and its logs are
+// discarded.
+//
 //	runner, err := runtime.New(
 //		runtime.WithBinary("/usr/local/bin/osqueryd"),
 //		runtime.WithRoot("/var/lib/agent/osquery"),
@@ -35,6 +39,11 @@
 // implements. Package [github.com/osqvisor/osqvisor/stats] is what the host is told:
 // events, snapshots and health. Imports point down this list and never up.
 //
+// A Transport over osquery's own remote API, which Fleet, osctrl, SGT and others speak,
+// is package [github.com/osqvisor/osqvisor/extension/remoteapi]. Package
+// [github.com/osqvisor/osqvisor/extension/transporttest] tests a Transport of the
+// host's own.
+//
 // Package [github.com/osqvisor/osqvisor/instance/osquerydtest] is an osqueryd to
 // test against that needs nothing installed: real processes, the real protocol,
 // and a script for misbehaviour.
@@ -42,5 +51,8 @@
 // # Where to begin
 //
 // Run examples/quickstart, then read examples/customtransport for a transport of
-// one's own and examples/hostgroup for a Runner among a host's other parts.
+// one's own, examples/tlsagent for one over the remote API, and examples/hostgroup
+// for a Runner among a host's other parts. What osqueryd is started with, and what is
+// off by default, is said by package instance; when an instance is given up, by
+// package runtime.
 package osqvisor
