@@ -12,7 +12,7 @@ const maxPatience = 8
 // way may take. A batch that was sent is never cut smaller, because its id must
 // stay the same; so it gets more time, and the ones after it are smaller.
 type pace struct {
-	max      int // bytes of a batch
+	max      int // bytes of a batch, as far as the server takes them
 	target   int // bytes of the next batch
 	timeout  time.Duration
 	patience int // multiple of timeout for the batch under way
@@ -40,6 +40,13 @@ func (p *pace) delivered(d time.Duration) {
 func (p *pace) timedOut() {
 	p.patience = min(maxPatience, p.patience*2)
 	p.shrink()
+}
+
+// tooLarge learns from a batch of so many bytes that the server did not take because of its
+// size: no later one is as big.
+func (p *pace) tooLarge(bytes int) {
+	p.max = max(min(p.max, minBatchBytes), min(p.max, bytes/2))
+	p.target = min(p.target, p.max)
 }
 
 func (p *pace) shrink() { p.target = max(min(p.max, minBatchBytes), p.target/2) }

@@ -58,6 +58,13 @@ var (
 	errClosed   = errors.New("the extension is closed")
 )
 
+// ended tells whether ctx, which comes from a lifetime, is over because that is: what fails
+// then is nobody's failure.
+func ended(ctx context.Context) bool {
+	cause := context.Cause(ctx)
+	return errors.Is(cause, errRunEnded) || errors.Is(cause, errClosed)
+}
+
 func newLifetime() *lifetime {
 	l := &lifetime{}
 	l.ctx, l.cancel = context.WithCancelCause(context.Background())

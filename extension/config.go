@@ -28,6 +28,7 @@ type configs struct {
 	mu       sync.Mutex
 	good     *prepared       // the last good config; nil when there is none
 	loaded   bool            // good was looked for on disk
+	kept     string          // hash of what is on disk, as far as we know
 	handed   string          // hash of what osqueryd has, as far as we know
 	served   string          // hash that the last event was about
 	known    map[string]bool // sources that osqueryd was handed
@@ -112,12 +113,12 @@ func (c *configs) land(f *configFlight) {
 	ctx, cancel := context.WithTimeout(life, c.set.transportTimeout)
 	f.config, f.err = c.fetch.config(ctx)
 	cancel()
-	fresh := f.err == nil && c.fresh(f.config)
-	if fresh {
+	if f.err == nil && c.fresh(f.config) {
 		c.announceStripped(f.config)
 	}
 	late := c.settle(f) // before the disk is waited for: osqueryd waits for this
-	if fresh {
+	c.wake()            // while it lasted, nobody waited for the time of the next one
+	if f.err == nil {
 		c.keep(f.config)
 	}
 	if late {

@@ -300,3 +300,106 @@ func TestPacksAreResolved(t *testing.T) {
 		t.Errorf("genPack gave %v", resp.Response)
 	}
 }
+
+// osqueryd takes the members of an inline pack called "*" for packs of their own.
+func TestOwnedOptionsInAMultiPackAreStripped(t *testing.T) {
+	text := `{"packs":{"*":{"p":{"options":{"db_path":"/x","verbose":true},"queries":{}},"options":{"options":{"socket":"/s"}}}}}`
+	src := &source{config: map[string]string{"main": text}}
+	r := newRig(t, t.TempDir(), configFrom(src))
+	got, _ := r.config()
+	want := `{"packs":{"*":{"p":{"options":{"verbose":true},"queries":{}},"options":{"options":{}}}}}`
+	equal(t, "config", got["main"], want)
+	equal(t, "events", len(eventsOf[stats.OptionStripped](r)), 2)
+}
+
+// The host may name an option as it would on the command line, and its aliases go with it.
+func TestHostsOwnedOptionsInEverySpelling(t *testing.T) {
+	src := &source{config: map[string]string{"main": `{"options":{"enable_file_events":true,"log_numerics_as_numbers":true}}`}}
+	r := newRig(t, t.TempDir(), configFrom(src), WithOwnedOptions("enable-file-events", "logger_numerics"))
+	got, _ := r.config()
+	equal(t, "config", got["main"], `{"options":{}}`)
+}
+
+// A source that was slow, and failed in the end, is asked again although nothing else happens.
+func TestSlowSourceThatFailsIsAskedAgain(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		src := &source{config: map[string]string{"main": goodConfig}}
+		late := make(chan map[string]string, 10)
+		r := newRig(t, t.TempDir(), configFrom(src), WithLateConfig(func(c map[string]string) { late <- c }))
+		r.start()
+		r.config()
+		r.Registry()
+		src.mu.Lock()
+		src.delay = 30 * time.Second
+		src.mu.Unlock()
+		src.change(nil, errDown)
+		r.config()
+		src.change(map[string]string{"main": otherConfig}, nil)
+		pass(2 * time.Minute)
+		synctest.Wait()
+		equal(t, "late configs", len(late), 1)
+	})
+}
+
+// A config that could not be written to disk is written at the next fetch, although it is the same.
+func TestConfigThatWasNotKeptIsKeptLater(t *testing.T) {
+	dir := t.TempDir()
+	path := filepath.Join(dir, "config.json")
+	if err := os.Mkdir(path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}))
+	if _, _, err := r.FetchConfig(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.tasks.wait(t.Context())
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := r.FetchConfig(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.shut()
+	if _, err := os.Stat(path); err != nil {
+		t.Error(err)
+	}
+}
+
+// The policy is not given its own work again when the last good config comes from the disk.
+func TestPolicyIsAppliedOnceToTheLastGoodConfig(t *testing.T) {
+	dir := t.TempDir()
+	rename := WithConfigPolicy(func(_ context.Context, _ Node, c map[string]string) (map[string]string, error) {
+		for name, text := range c {
+			c[name] = strings.ReplaceAll(text, `{"q":`, `{"q":{"query":"select 0","interval":9},"own_q":`)
+		}
+		return c, nil
+	})
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}), rename)
+	want, _ := r.config()
+	r.shut()
+	r = newRig(t, dir, configFrom(&source{err: errDown}), rename)
+	got, status := r.config()
+	equal(t, "status", status.Message, "OK")
+	equal(t, "config", got["main"], want["main"])
+}
+
+// A policy that failed for the moment does not cost the last good config for good.
+func TestLastGoodConfigIsLookedAtAgain(t *testing.T) {
+	dir := t.TempDir()
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}))
+	r.config()
+	r.shut()
+	down := true
+	r = newRig(t, dir, configFrom(&source{err: errDown}),
+		WithConfigPolicy(func(_ context.Context, _ Node, c map[string]string) (map[string]string, error) {
+			if down {
+				return nil, errDown
+			}
+			return c, nil
+		}))
+	_, status := r.config()
+	equal(t, "status while the policy fails", status.Code, 1)
+	down = false
+	got, _ := r.config()
+	equal(t, "config", got["main"], goodConfig)
+}

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 
 	"github.com/osqvisor/osqvisor/stats"
@@ -17,6 +18,7 @@ type prepared struct {
 	sources  map[string]string
 	hash     string
 	stripped []strippedOption
+	before   *prepared // without the policy's changes, which is what is kept on disk
 }
 
 // fetcher gets a config from the source to where osqueryd may have it: fetch,
@@ -39,6 +41,9 @@ func (f *fetcher) config(ctx context.Context) (*prepared, error) {
 	if errors.Is(err, ErrUnsupported) {
 		raw, err = nil, nil
 	}
+	if err != nil && ended(ctx) {
+		return nil, fmt.Errorf("fetch the config: %w", context.Cause(ctx))
+	}
 	if err != nil {
 		f.say.say(func(h stats.Head) stats.Event {
 			return stats.TransportFailed{Head: h, Call: callConfig, Err: err, Retry: retryAfter(err)}
@@ -52,6 +57,9 @@ func (f *fetcher) config(ctx context.Context) (*prepared, error) {
 // prepare checks a config and announces a refusal.
 func (f *fetcher) prepare(ctx context.Context, raw map[string]string) (*prepared, error) {
 	p, err := f.check(ctx, raw)
+	if err != nil && ended(ctx) {
+		return nil, fmt.Errorf("check the config: %w", context.Cause(ctx))
+	}
 	if err != nil {
 		source := ""
 		var bad *ConfigError
@@ -71,9 +79,14 @@ func (f *fetcher) check(ctx context.Context, raw map[string]string) (*prepared, 
 	if err != nil || f.set.policy == nil {
 		return p, err
 	}
-	node := f.set.node()
+	node, err := f.set.askNode()
+	if err != nil {
+		f.say.caught(err)
+		return nil, err
+	}
+	theirs := maps.Clone(p.sources) // they may change it
 	changed, err := bounded(ctx, f.client.tasks, f.policy, "config policy", func(ctx context.Context) (map[string]string, error) {
-		return f.set.policy(ctx, node, p.sources)
+		return f.set.policy(ctx, node, theirs)
 	})
 	f.say.caught(err)
 	if err != nil {
@@ -81,7 +94,7 @@ func (f *fetcher) check(ctx context.Context, raw map[string]string) (*prepared, 
 	}
 	after, err := f.parse(ctx, changed)
 	if err == nil {
-		after.stripped = append(p.stripped, after.stripped...)
+		after.stripped, after.before = append(p.stripped, after.stripped...), p
 	}
 	return after, err
 }
@@ -93,6 +106,7 @@ func (f *fetcher) parse(ctx context.Context, raw map[string]string) (*prepared, 
 		return nil, err
 	}
 	p := &prepared{sources: make(map[string]string, len(docs))}
+	p.before = p
 	for _, d := range docs {
 		d, err := f.putPacks(ctx, d)
 		if err != nil {

@@ -22,30 +22,35 @@ type keptConfig struct {
 
 func (c *configs) path() string { return filepath.Join(c.set.dir, "config.json") }
 
-// keep writes the last good config to disk, unless a later one has taken its place
-// meanwhile, or there is no source that could fail one day.
+// keep writes the last good config to disk, as it was before the policy, unless it is
+// there, a later one has taken its place meanwhile, or there is no source that could
+// fail one day.
 func (c *configs) keep(p *prepared) {
 	if c.set.silent || c.keeping.take(c.life.current()) != nil {
 		return
 	}
 	defer c.keeping.free()
 	c.mu.Lock()
-	current := c.good
+	wanted := c.good == p && c.kept != p.before.hash
 	c.mu.Unlock()
-	if current != p {
+	if !wanted {
 		return
 	}
-	data, err := json.Marshal(keptConfig{Sources: p.sources})
+	data, err := json.Marshal(keptConfig{Sources: p.before.sources})
 	if err == nil {
 		err = writeFileAtomic(c.path(), data)
 	}
 	if err != nil {
-		c.say.warn("the last good config could not be kept", "error", err)
+		c.say.warn("the last good config could not be kept; the next fetch tries again", "error", err)
+		return
 	}
+	c.mu.Lock()
+	c.kept = p.before.hash
+	c.mu.Unlock()
 }
 
 // lastGood gives the last good config; nil when there is none. What is on disk is
-// checked again, for the policy may be another one now.
+// checked again, and goes through the policy, which may be another one now.
 func (c *configs) lastGood(ctx context.Context) *prepared {
 	c.mu.Lock()
 	good, loaded := c.good, c.loaded
@@ -59,8 +64,11 @@ func (c *configs) lastGood(ctx context.Context) *prepared {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.loaded && ctx.Err() == nil {
+	if !c.loaded && err == nil { // what failed now may be good at the next look
 		c.good, c.loaded = good, true
+		if good != nil {
+			c.kept = good.before.hash
+		}
 	}
 	if c.good == nil {
 		return good

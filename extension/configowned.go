@@ -25,19 +25,29 @@ var ownedOptions = []string{
 var ownedPrefixes = []string{"distributed_tls_", "config_tls_", "logger_tls_", "enroll_", "watchdog_", "aws_", "carver_"}
 
 // OwnedOptions gives the osqueryd options that the extension removes from every
-// config, at its top level and in packs, and announces as stats.OptionStripped.
+// config, at its top level and in packs, those of "*" included, and announces as stats.OptionStripped.
 // Beside these it removes the families that begin with "distributed_tls_",
 // "config_tls_", "logger_tls_", "enroll_", "watchdog_", "aws_" and "carver_".
 func OwnedOptions() []string { return slices.Clone(ownedOptions) }
 
-// owned tells whether a config may not set the option called name. osqueryd's
-// flag library reads '-' as '_'.
+// owned tells whether a config may not set the option called name.
 func owned(name string, more []string) bool {
-	name = strings.ReplaceAll(name, "-", "_")
-	if slices.Contains(ownedOptions, name) || slices.Contains(more, name) {
+	name = flagName(name)
+	same := func(other string) bool { return flagName(other) == name }
+	if slices.Contains(ownedOptions, name) || slices.ContainsFunc(more, same) {
 		return true
 	}
 	return slices.ContainsFunc(ownedPrefixes, func(p string) bool { return strings.HasPrefix(name, p) })
+}
+
+// flagName gives the one name of a flag: osqueryd's flag library reads '-' as '_', and
+// osqueryd itself has aliases. The others of those are owned already.
+func flagName(name string) string {
+	name = strings.ReplaceAll(name, "-", "_")
+	if name == "log_numerics_as_numbers" {
+		return "logger_numerics"
+	}
+	return name
 }
 
 // stripped is an option that was removed.
@@ -47,12 +57,28 @@ type strippedOption struct{ source, option string }
 func (d *document) strip(more []string) []strippedOption {
 	found := d.stripFrom(d.tree, more)
 	if packs := d.tree.get("packs"); packs != nil {
-		for _, pack := range packs.members {
+		for _, pack := range singlePacks(packs.members) {
 			found = append(found, d.stripFrom(pack.value, more)...)
 		}
 	}
 	return found
 }
+
+// singlePacks gives packs as osqueryd counts them: an object called "*" is not one but
+// holds several.
+func singlePacks(packs []member) []member {
+	var out []member
+	for _, m := range packs {
+		if isMultiPack(m) {
+			out = append(out, m.value.members...)
+		} else {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func isMultiPack(m member) bool { return m.key == "*" && m.value.kind == '{' }
 
 func (d *document) stripFrom(n *node, more []string) []strippedOption {
 	options := n.get("options")

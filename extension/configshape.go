@@ -85,10 +85,15 @@ func (s *shape) packs(packs *node) {
 		return
 	}
 	for _, m := range packs.members {
-		if m.value.kind == '"' {
-			continue // the name of a pack that the transport resolves
+		switch {
+		case m.value.kind == '"': // the name of a pack that the transport resolves
+		case isMultiPack(m):
+			for _, pack := range m.value.members {
+				s.pack(pack.value, "packs.*."+pack.key)
+			}
+		default:
+			s.pack(m.value, "packs."+m.key)
 		}
-		s.pack(m.value, "packs."+m.key)
 	}
 }
 

@@ -21,24 +21,7 @@ func TestDamagedQueueIsMendedAndAnnounced(t *testing.T) {
 	r := newRig(t, dir, logsTo(s))
 	want := r.logLines(30)
 	r.shut()
-	files, err := filepath.Glob(filepath.Join(dir, "queue", "results", "*"))
-	if err != nil || len(files) == 0 {
-		t.Fatal(files, err)
-	}
-	flipped := false
-	for _, path := range files {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if at := bytes.Index(data, []byte(want[10])); at >= 0 {
-			data[at] ^= 1
-			flipped = os.WriteFile(path, data, 0o600) == nil
-		}
-	}
-	if !flipped {
-		t.Fatalf("line 10 is in none of %v", files)
-	}
+	damageLine(t, dir, want[10])
 	r = newRig(t, dir, logsTo(s))
 	if err := r.Flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -53,6 +36,79 @@ func TestDamagedQueueIsMendedAndAnnounced(t *testing.T) {
 	if len(lost) != 1 || lost[0].Lines != 1 || lost[0].Reason != "damaged" || lost[0].Queue != "results" {
 		t.Errorf("announced: %+v", lost)
 	}
+}
+
+// damageLine changes a bit of a line in the queue of results.
+func damageLine(t *testing.T, dir, line string) {
+	t.Helper()
+	files, err := filepath.Glob(filepath.Join(dir, "queue", "results", "*"))
+	if err != nil || len(files) == 0 {
+		t.Fatal(files, err)
+	}
+	for _, path := range files {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		at := bytes.Index(data, []byte(line))
+		if at < 0 {
+			continue
+		}
+		data[at] ^= 1
+		if err := os.WriteFile(path, data, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	t.Fatalf("the line %s is in none of %v", line, files)
+}
+
+// TestDamageIsAnnouncedOnce: the queues are opened for each run, and find the same
+// damage each time until the server took what is around it.
+func TestDamageIsAnnouncedOnce(t *testing.T) {
+	dir := t.TempDir()
+	s := &sink{}
+	s.set(func(Batch) error { return errDown })
+	r := newRig(t, dir, logsTo(s), WithDeferredQueues())
+	reopen := func() {
+		t.Helper()
+		if err := r.CloseQueues(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.OpenQueues(); err != nil {
+			t.Fatal(err)
+		}
+		_ = r.Flush(t.Context()) // it fails, having read
+		r.drops.announce(r.say)
+	}
+	lost := func() (n uint64) {
+		for _, e := range eventsOf[stats.LogsDropped](r) {
+			n += e.Lines
+		}
+		return n
+	}
+	if err := r.OpenQueues(); err != nil {
+		t.Fatal(err)
+	}
+	lines := r.logLines(9)
+	for i, bad := range []int{3, 5} {
+		if err := r.CloseQueues(); err != nil {
+			t.Fatal(err)
+		}
+		damageLine(t, dir, lines[bad])
+		for range 3 {
+			reopen()
+		}
+		equal(t, "announced", lost(), uint64(i+1))
+	}
+	damageLine(t, dir, lines[4]) // while the queue is open: the next read finds it
+	s.set(nil)
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	reopen()
+	equal(t, "delivered", len(s.lines()), 6)
+	equal(t, "announced", lost(), 3)
 }
 
 type brokenWriter struct{ left int }
@@ -84,5 +140,34 @@ func TestBatchAsLinesAndCompressed(t *testing.T) {
 	}
 	if got, err := io.ReadAll(z); err != nil || string(got) != want {
 		t.Errorf("%q, %v", got, err)
+	}
+}
+
+// A host that was killed while it wrote a dead letter leaves half a line: the next letter
+// begins a new one.
+func TestDeadLetterAfterATornOne(t *testing.T) {
+	dir := t.TempDir()
+	d := newDeadLetters(dir, QueueResults, 1<<20)
+	if err := os.MkdirAll(filepath.Dir(d.path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(d.path, []byte(`{"batch":"torn`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if err := d.keep(Batch{ID: "b", Lines: [][]byte{[]byte("x")}, Bytes: 1}, errDown); err != nil {
+			t.Fatal(err)
+		}
+	}
+	text, err := os.ReadFile(d.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := strings.Split(string(text), "\n")
+	equal(t, "lines", len(lines), 6)
+	for _, i := range []int{1, 3} {
+		if !strings.HasPrefix(lines[i], `{"batch":"b"`) || lines[i+1] != "x" {
+			t.Errorf("the letter at line %d is %q", i, lines[i:])
+		}
 	}
 }

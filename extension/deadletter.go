@@ -62,10 +62,25 @@ func (d *deadLetters) turn(size int64) error {
 	return os.Rename(d.path, d.path+".1")
 }
 
+// torn tells whether the last letter does not end its line: the disk was full, or the
+// host was killed.
+func torn(f *os.File) bool {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return false
+	}
+	var last [1]byte
+	_, err = f.ReadAt(last[:], info.Size()-1)
+	return err == nil && last[0] != '\n'
+}
+
 func (d *deadLetters) write(header []byte, b Batch) error {
-	f, err := os.OpenFile(d.path, os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
+	f, err := os.OpenFile(d.path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("dead letter %s: %w", b.ID, err)
+	}
+	if torn(f) {
+		header = append([]byte{'\n'}, header...)
 	}
 	_, err = f.Write(header)
 	if err == nil {

@@ -21,6 +21,7 @@ type distributed struct {
 	say     *announcer
 	results *shipper
 	gate    gate
+	asking  slot // one discovery query at a time
 }
 
 // call answers osqueryd.
@@ -111,10 +112,10 @@ func (d *distributed) check(ctx context.Context, set QuerySet) (out questions, a
 
 // discover asks a discovery query.
 func (d *distributed) discover(ctx context.Context, sql string) (rows int, err error) {
-	err = d.say.guard("discovery", func() error {
-		rows, err = d.set.discover(ctx, sql)
-		return err
+	rows, err = bounded(ctx, d.client.tasks, d.asking, "discovery", func(ctx context.Context) (int, error) {
+		return d.set.discover(ctx, sql)
 	})
+	d.say.caught(err)
 	return rows, err
 }
 
@@ -169,7 +170,23 @@ func (d *distributed) keep(ctx context.Context, text []byte) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.set.answerTimeout)
 	defer cancel()
-	return d.deliver(ctx, Batch{Lines: [][]byte{text}})
+	return d.dropRefused(d.deliver(ctx, Batch{Lines: [][]byte{text}}), len(text))
+}
+
+// dropRefused takes results for dealt with that nobody will ever take. osqueryd would
+// send them again for ever, together with everything that it answers later, which would
+// be refused with them.
+func (d *distributed) dropRefused(err error, size int) error {
+	switch {
+	case errors.Is(err, ErrUnsupported):
+		return nil
+	case errors.Is(err, ErrPermanent), errors.Is(err, ErrTooLarge):
+		d.say.warn("the server refused distributed results for good", "error", err)
+		d.results.lose("refused for good by the server", 1, uint64(size))
+		return nil
+	default:
+		return err
+	}
 }
 
 func (d *distributed) announceDenied(results []Result) {

@@ -289,3 +289,35 @@ func TestDistributedWaits(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// What the server refuses for good must not stay with osqueryd, which would send it
+// again with everything that it answers later.
+func TestResultsWithoutADiskThatAreRefusedAreDropped(t *testing.T) {
+	for _, c := range []struct {
+		err  error
+		lost int
+	}{{ErrPermanent, 1}, {ErrTooLarge, 1}, {ErrUnsupported, 0}} {
+		b := &broker{write: func() error { return c.err }}
+		r := newRig(t, t.TempDir(), queriesFrom(b))
+		r.dist.results.q = &fullDisk{queue: r.dist.results.q, full: true}
+		equal(t, "answer after "+c.err.Error(), r.writeResults(written), 0)
+		r.shut()
+		equal(t, "announcements after "+c.err.Error(), len(eventsOf[stats.LogsDropped](r)), c.lost)
+	}
+}
+
+func TestHangingDiscoveryIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		hang := make(chan struct{})
+		b := &broker{set: QuerySet{Queries: map[string]string{"a": "x"}, Discovery: map[string]string{"a": "y"}}}
+		r := newRig(t, t.TempDir(), queriesFrom(b), WithAnswerTimeout(5*time.Second),
+			WithDiscovery(func(context.Context, string) (int, error) { <-hang; return 1, nil }))
+		time.AfterFunc(time.Minute, func() { close(hang) })
+		start := time.Now()
+		equal(t, "queries", r.getQueries(), `{"queries":{}}`)
+		if took := time.Since(start); took > 6*time.Second {
+			t.Errorf("osqueryd waited %v", took)
+		}
+		pass(2 * time.Minute)
+	})
+}

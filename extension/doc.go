@@ -25,7 +25,10 @@
 // ends itself when a result is refused. Results, snapshots and status lines have a
 // queue each. [Extension.Run] ships them in batches, in order, each queue on its
 // own. A batch has an id that is the same at every try and after every restart, so
-// that a server can drop what it has. What cannot be kept is counted and announced.
+// that a server can drop what it has. The id is made of the instance's and of line
+// numbers: it is the instance's own and no other's on this host, but another host has
+// the same ones, so a server has to look at it together with who sent it. What
+// cannot be kept is counted and announced.
 //
 // # Distributed queries
 //

@@ -28,7 +28,7 @@ type identity struct {
 	busy     slot
 
 	mu      sync.Mutex
-	loaded  bool
+	loaded  bool // the store was read, or is behind
 	current string
 	stale   string // a key that the server refused
 	flight  *enrolFlight
@@ -117,34 +117,42 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 	defer cancel()
 	fromStore := false
 	if !loaded {
-		f.key = i.load(ctx)
+		f.key, loaded = i.load(ctx)
 		fromStore = f.key != "" && f.key != stale
 	}
 	if !fromStore {
 		f.key, f.err = i.enrol(ctx)
 	}
-	wait := i.settle(f)
-	if f.err != nil {
+	cutOff := f.err != nil && ended(ctx)
+	wait := i.settle(f, loaded, cutOff)
+	switch {
+	case cutOff:
+	case f.err != nil:
 		i.say.say(func(h stats.Head) stats.Event {
 			return stats.TransportFailed{Head: h, Call: callEnroll, Err: f.err, Retry: wait}
 		})
-	} else if !fromStore {
+	case !fromStore:
 		i.save(ctx, f.key)
 		i.say.say(func(h stats.Head) stats.Event { return stats.Enrolled{Head: h, Again: stale != ""} })
 	}
 	close(f.done)
 }
 
-// settle notes how the flight ended and gives the wait before the next one.
-func (i *identity) settle(f *enrolFlight) time.Duration {
+// settle notes how the flight ended and gives the wait before the next one. One that was
+// cut off by the end of a run asks for no wait.
+func (i *identity) settle(f *enrolFlight, loaded, cutOff bool) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.flight, i.loaded = nil, true
-	if f.err == nil {
+	i.flight, i.loaded = nil, loaded || f.err == nil
+	switch {
+	case f.err == nil:
 		i.current = f.key
 		return 0
+	case cutOff:
+		return 0
+	default:
+		return i.block(f.err)
 	}
-	return i.block(f.err)
 }
 
 // block holds up the next enrolment; i.mu is held.
@@ -175,14 +183,15 @@ func (i *identity) accepted() {
 	i.backoff.Reset()
 }
 
-func (i *identity) load(ctx context.Context) string {
+// load gives the key that is kept, and whether the store could be read.
+func (i *identity) load(ctx context.Context) (key string, read bool) {
 	key, err := bounded(ctx, i.tasks, i.busy, "node key store", i.store.Load)
 	i.say.caught(err)
 	if err != nil {
 		i.say.warn("the node key could not be read; enrolling again", "error", err)
-		return ""
+		return "", false
 	}
-	return key
+	return key, true
 }
 
 func (i *identity) save(ctx context.Context, key string) {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/osqvisor/osqvisor/stats"
@@ -260,3 +261,78 @@ type enrolling struct {
 }
 
 func (e enrolling) Enroll(_ context.Context, req EnrollRequest) (string, error) { return e.enroll(req) }
+
+// slowEnroller takes its time, unless its context ends.
+type slowEnroller struct {
+	Funcs
+	takes time.Duration
+}
+
+func (e *slowEnroller) Enroll(ctx context.Context, _ EnrollRequest) (string, error) {
+	select {
+	case <-time.After(e.takes):
+		return "k", nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
+}
+
+// The end of a run is no failure of the server: it is not told of, and the next run
+// neither waits nor is refused because of it.
+func TestEndOfARunIsNoFailureOfTheServer(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		src := &source{config: map[string]string{"main": goodConfig}}
+		tr := &slowEnroller{Funcs: Funcs{ConfigFunc: src.get}, takes: 5 * time.Second}
+		var weighs time.Duration
+		policy := func(ctx context.Context, _ Node, c map[string]string) (map[string]string, error) {
+			select {
+			case <-time.After(weighs):
+				return c, nil
+			case <-ctx.Done():
+				return nil, ctx.Err()
+			}
+		}
+		r := newRig(t, t.TempDir(), WithTransport(tr), WithConfigPolicy(policy))
+		interrupt := func() {
+			stop := r.start()
+			go r.config()
+			pass(time.Second)
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			synctest.Wait()
+		}
+		interrupt() // while it enrols
+		tr.takes = 0
+		src.delay = 5 * time.Second
+		interrupt() // while it fetches
+		src.delay, weighs = 0, 5*time.Second
+		interrupt() // while the policy looks at it
+		weighs = 0
+		got, status := r.config()
+		equal(t, "status", status.Message, "OK")
+		equal(t, "config", got["main"], goodConfig)
+		if failed := eventsOf[stats.TransportFailed](r); len(failed) > 0 {
+			t.Errorf("failures: %v", failed)
+		}
+		equal(t, "refusals", len(eventsOf[stats.ConfigRefused](r)), 0)
+	})
+}
+
+// A store that could not be read is asked again before the server is asked for another key.
+func TestKeyStoreIsAskedAgainAfterAFailure(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		store := &keyStore{key: "kept", fail: errors.New("locked")}
+		asked := 0
+		tr := enrolling{enroll: func(EnrollRequest) (string, error) { asked++; return "", errDown }}
+		r := newRig(t, t.TempDir(), WithTransport(tr), WithNodeKeyStore(store))
+		_, status := r.config()
+		equal(t, "status", status.Code, 1)
+		store.fail = nil
+		pass(time.Hour)
+		if _, status = r.config(); status.Code != 0 {
+			t.Error(status.Message)
+		}
+		equal(t, "enrolments tried", asked, 1)
+	})
+}

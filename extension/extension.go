@@ -95,7 +95,7 @@ func assemble(s *settings) *Extension {
 	e.client.identity.life = e.life
 	f := &fetcher{set: s, client: e.client, say: e.say, policy: newSlot()}
 	e.configs = newConfigs(s, f, e.tasks, e.life, e.say, e.wake)
-	e.dist = &distributed{set: s, client: e.client, say: e.say}
+	e.dist = &distributed{set: s, client: e.client, say: e.say, asking: newSlot()}
 	return e
 }
 
@@ -138,18 +138,22 @@ func (e *Extension) shipSettings() shipSettings {
 	return shipSettings{
 		lines: l.lines, bytes: l.bytes, age: l.age, lineBytes: l.lineBytes, backfill: l.backfill,
 		timeout: e.set.transportTimeout, first: l.minBackoff, longest: l.maxBackoff, signer: e.set.signer,
-		instance: func() string { return e.set.node().Instance },
+		node: e.set.askNode,
 	}
 }
 
 func (e *Extension) openShipper(name Queue, call string, set shipSettings, send func(context.Context, Batch) error) (*shipper, error) {
-	lost := func(l spool.Loss) { e.lost(name, l) }
+	known := &damages{}
+	lost := func(l spool.Loss) {
+		known.noted(l)
+		e.lost(name, l)
+	}
 	q := &lazyQueue{
 		fresh: func() bool { return e.set.deferred && neverQueued(e.set.dir, name) },
 		open: func() (queue, error) {
 			q, found, err := openQueue(e.set.dir, name, spoolOptions(e.set.log, set.lineBytes, lost))
 			if err == nil {
-				e.recovered(name, found)
+				e.recovered(name, found, known)
 			}
 			return q, err
 		},
@@ -160,19 +164,19 @@ func (e *Extension) openShipper(name Queue, call string, set shipSettings, send 
 		}
 	}
 	s := newShipper(name, call, q, set, send)
-	s.drops, s.wake = e.drops, e.wake
+	s.drops, s.wake, s.tasks = e.drops, e.wake, e.tasks
 	s.says = &shipVoice{announcer: e.say, counters: e.set.counters, shipped: func(Batch) {}}
 	e.shippers = append(e.shippers, s)
 	return s, nil
 }
 
 // recovered tells of what the opening of a queue found.
-func (e *Extension) recovered(name Queue, found spool.Recovery) {
+func (e *Extension) recovered(name Queue, found spool.Recovery, known *damages) {
 	if !found.Clean() {
 		e.set.logger.Warn("a queue was damaged and is mended", "queue", string(name), "missing", found.Missing,
 			"cut_bytes", found.CutBytes, "damaged_bytes", found.DamagedBytes, "cursor_lost", found.CursorLost)
 	}
-	e.lost(name, spool.Loss{Reason: spool.Damaged, Records: found.Missing})
+	e.lost(name, spool.Loss{Reason: spool.Damaged, Records: known.news(found)})
 }
 
 // lost notes lines that a queue lost after they were stored.

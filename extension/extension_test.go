@@ -5,6 +5,7 @@ import (
 	"errors"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -254,5 +255,37 @@ func TestHangingTableIsBounded(t *testing.T) {
 		close(hang)
 		synctest.Wait()
 		equal(t, "after it returned", r.Call(t.Context(), "table", "t", generate).Status.Code, 0)
+	})
+}
+
+func TestPromise09APanicInWithNodeNeverEndsTheHost(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var broken atomic.Bool
+		s := &sink{}
+		r := newRig(t, t.TempDir(), WithLogBatch(1, 1<<20, 0), WithHead(func() stats.Head { return stats.Head{} }),
+			WithConfigPolicy(func(_ context.Context, _ Node, c map[string]string) (map[string]string, error) {
+				broken.Store(true)
+				return c, nil
+			}),
+			WithNode(func() Node {
+				if broken.Load() {
+					panic("boom")
+				}
+				return testNode()
+			}),
+			WithTransport(Funcs{
+				ConfigFunc: func(context.Context, Node) (map[string]string, error) { broken.Store(true); return nil, nil },
+				LogsFunc:   s.publish,
+			}))
+		r.start()
+		_, status := r.config()
+		equal(t, "config", status.Message, "error getting config: the config is refused: node panicked: boom")
+		r.logLines(1)
+		synctest.Wait()
+		equal(t, "tries", len(s.ids()), 0)
+		broken.Store(false)
+		pass(time.Minute)
+		synctest.Wait()
+		sameLines(t, s.ids(), []string{"a/results/1-1"})
 	})
 }

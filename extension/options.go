@@ -58,7 +58,8 @@ type settings struct {
 
 // ConfigPolicy may change a config or refuse it, after it was fetched and
 // parsed and before osqueryd sees it. What it returns is parsed again. An error
-// leaves the last good config in force. It must return when its context ends;
+// leaves the last good config in force. What is kept on disk goes through it at its
+// first use after a start. It must return when its context ends;
 // it is never called twice at the same time for one instance, and a panic in it
 // is a refusal. It must not call back into the instance.
 type ConfigPolicy func(ctx context.Context, node Node, config map[string]string) (map[string]string, error)
@@ -129,6 +130,15 @@ func (s *settings) fill() {
 func (s *settings) headFromNode() stats.Head {
 	n := s.node()
 	return stats.Head{Time: time.Now(), Instance: n.Instance, Run: n.Run}
+}
+
+// askNode asks the host's function who is asking; a panic in it is an error.
+func (s *settings) askNode() (n Node, err error) {
+	err = contain("node", func() error {
+		n = s.node()
+		return nil
+	})
+	return n, err
 }
 
 // isNil tells whether v is nil or holds a nil pointer, map or function.

@@ -96,6 +96,7 @@ func (l *lazyQueue) reopen() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.fresh != nil && l.fresh() {
+		l.last.Store(nil) // of files that are gone, if there were any
 		l.blank.Store(true)
 		return nil
 	}

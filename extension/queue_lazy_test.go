@@ -154,3 +154,32 @@ func TestQueueFilesCannotBeMade(t *testing.T) {
 	equal(t, "lines that wait", r.Pending()[string(QueueResults)], 1)
 	equal(t, "lines that were lost", len(r.drops.lost), 1)
 }
+
+// A queue whose files somebody took away between two runs begins anew, and is not
+// asked for lines that it had.
+func TestReopenedWithoutFilesIsEmpty(t *testing.T) {
+	dir := t.TempDir()
+	s := &sink{}
+	s.set(func(Batch) error { return errDown })
+	r := newRig(t, dir, logsTo(s), WithDeferredQueues())
+	if err := r.OpenQueues(); err != nil {
+		t.Fatal(err)
+	}
+	r.logLines(3)
+	if err := r.Flush(t.Context()); err == nil {
+		t.Fatal("delivered")
+	}
+	if err := r.CloseQueues(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.RemoveAll(filepath.Join(dir, "queue")); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.OpenQueues(); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "lines that wait", r.Pending()[string(QueueResults)], 0)
+	if err := r.Flush(t.Context()); err != nil {
+		t.Error(err)
+	}
+}

@@ -21,8 +21,11 @@ type shipVoice struct {
 // attempt tries to deliver the batch under way, or the next one. The caller holds
 // s.busy.
 func (s *shipper) attempt(ctx context.Context) error {
-	if err := s.load(); err != nil {
-		return s.postpone(fmt.Errorf("read the %s queue: %w", s.name, err))
+	if err := s.load(ctx); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return s.postpone(fmt.Errorf("prepare a batch of the %s queue: %w", s.name, err))
 	}
 	b := s.step.flight
 	if b == nil {
@@ -45,7 +48,7 @@ func (s *shipper) attempt(ctx context.Context) error {
 	case errors.Is(err, ErrUnsupported):
 		return s.discard()
 	case errors.Is(err, ErrTooLarge) && len(b.Lines) > 1:
-		return s.split()
+		return s.split(ctx)
 	case errors.Is(err, ErrPermanent), errors.Is(err, ErrTooLarge):
 		return s.bury(err)
 	case late:
@@ -56,12 +59,13 @@ func (s *shipper) attempt(ctx context.Context) error {
 
 // load makes the next batch the one under way: its end is written down before it
 // is sent, so that it is the same batch after a restart.
-func (s *shipper) load() error {
+func (s *shipper) load(ctx context.Context) error {
 	if s.step.flight != nil {
 		return nil
 	}
 	lines, bytes := s.set.lines, s.step.pace.target
-	if st := s.q.Stats(); st.Pinned > st.Acked {
+	before := s.q.Stats()
+	if before.Pinned > before.Acked {
 		lines, bytes = 0, 0 // the batch that was under way, whatever its size
 	}
 	r, err := s.q.Read(0, lines, bytes)
@@ -74,10 +78,11 @@ func (s *shipper) load() error {
 	if err := s.q.Pin(r.Last); err != nil {
 		return err
 	}
-	b, err := s.batch(r)
+	b, err := s.batch(ctx, r)
 	if err != nil {
 		return err
 	}
+	s.step.covers = covers(before, r)
 	s.step.flight, s.step.settled = b, false
 	s.flying.Store(true)
 	return nil
@@ -97,24 +102,35 @@ func (s *shipper) loadNothing(last uint64) error {
 
 var errNothingRead = errors.New("lines are waiting, and none can be read")
 
-func (s *shipper) batch(r spool.Batch) (*Batch, error) {
+func (s *shipper) batch(ctx context.Context, r spool.Batch) (*Batch, error) {
+	node, err := s.set.node()
+	if err != nil {
+		s.says.caught(err)
+		return nil, err
+	}
 	b := &Batch{
-		ID:    batchID(s.set.instance(), s.name, r.First, r.Last),
+		ID:    batchID(node.Instance, s.name, r.First, r.Last),
 		Queue: s.name, First: r.First, Last: r.Last, Lines: r.Lines, Bytes: r.Bytes,
 	}
-	return b, s.sign(b)
+	return b, s.sign(ctx, b)
 }
 
-func (s *shipper) sign(b *Batch) error {
+// sign waits for the signer as long as for the transport: it may be a device that hangs.
+func (s *shipper) sign(ctx context.Context, b *Batch) (err error) {
 	if s.set.signer == nil {
 		return nil
 	}
-	return s.says.guard("signer", func() (err error) {
-		if b.Signature, err = sign(s.set.signer, *b); err != nil {
-			err = fmt.Errorf("sign batch %s: %w", b.ID, err)
-		}
-		return err
+	ctx, cancel := context.WithTimeout(ctx, s.set.timeout)
+	defer cancel()
+	unsigned := *b
+	b.Signature, err = bounded(ctx, s.tasks, s.signing, "signer", func(context.Context) ([]byte, error) {
+		return sign(s.set.signer, unsigned)
 	})
+	s.says.caught(err)
+	if err != nil {
+		return fmt.Errorf("sign batch %s: %w", b.ID, err)
+	}
+	return nil
 }
 
 // delivered is a batch that the transport took.
@@ -135,13 +151,40 @@ func (s *shipper) settle() error {
 	}
 	s.step.flight = nil
 	s.flying.Store(false)
-	s.lines.Store(int64(s.pending()))
-	if s.bytes.Add(-int64(b.Bytes)) < 0 || s.lines.Load() == 0 {
-		s.bytes.Store(0)
-	}
+	s.recount(b.Bytes)
 	s.told.Store(false)
 	s.rest(b.Bytes)
 	return nil
+}
+
+// recount notes what waits after a batch of so many bytes was acknowledged. The sum of
+// bytes is not exact: what a queue loses stays in it, and what a start finds is the size
+// of files. A batch that took all there was puts it right.
+func (s *shipper) recount(sent int) {
+	st := s.q.Stats()
+	s.lines.Store(int64(st.Records))
+	switch left := s.bytes.Add(-int64(sent)); {
+	case st.Records == 0 || left < 0:
+		s.bytes.Store(0)
+	case s.step.covers > 0 && s.step.covers <= st.AppendedBytes:
+		s.bytes.Store(int64(st.AppendedBytes - s.step.covers))
+	}
+}
+
+// covers gives how many bytes had been appended since the queue was opened when the last
+// line of r was, provided that r reaches to the last line of before; else 0, which says
+// nothing.
+func covers(before spool.Stats, r spool.Batch) uint64 {
+	if r.Last < before.Last {
+		return 0
+	}
+	sum := before.AppendedBytes
+	for i, line := range r.Lines {
+		if r.First+uint64(i) > before.Last {
+			sum += uint64(len(line))
+		}
+	}
+	return sum
 }
 
 // rest sets when the next batch may go: at once, unless there is a backlog and
@@ -176,10 +219,10 @@ func (s *shipper) postpone(err error) error {
 
 // split halves a batch that the server said it did not take because of its size:
 // only then is it safe to give its lines another id.
-func (s *shipper) split() error {
+func (s *shipper) split(ctx context.Context) error {
 	b := s.step.flight
 	half := len(b.Lines) / 2
-	s.step.pace.shrink()
+	s.step.pace.tooLarge(b.Bytes)
 	r := spool.Batch{First: b.First, Last: b.First + uint64(half) - 1, Lines: b.Lines[:half]}
 	for _, line := range r.Lines {
 		r.Bytes += len(line)
@@ -187,11 +230,11 @@ func (s *shipper) split() error {
 	if err := s.q.Pin(r.Last); err != nil {
 		return s.postpone(fmt.Errorf("split batch %s: %w", b.ID, err))
 	}
-	smaller, err := s.batch(r)
+	smaller, err := s.batch(ctx, r)
 	if err != nil {
 		return s.postpone(err)
 	}
-	s.step.flight = smaller
+	s.step.flight, s.step.covers = smaller, 0
 	return nil
 }
 

@@ -151,3 +151,52 @@ func TestWithoutSinkLinesAreCountedAndDiscarded(t *testing.T) {
 		}
 	})
 }
+
+// A queue that is never empty, because lines come while others are sent, goes back to
+// whole batches after an outage in which it lost lines, or a restart.
+func TestBatchesFillUpAgainAfterAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &sink{}
+		s.set(func(Batch) error { return errDown })
+		tr := Funcs{LogsFunc: func(ctx context.Context, n Node, b Batch) error {
+			pass(100 * time.Millisecond)
+			return s.publish(ctx, n, b)
+		}}
+		r := newRig(t, t.TempDir(), WithTransport(tr), WithQueueLimit(1<<20), WithLogBatch(1000, 200<<10, 2*time.Second))
+		r.start()
+		for range 4 << 10 {
+			r.log("string", strings.Repeat("x", 1<<10))
+		}
+		s.set(nil)
+		for range 100 * 60 {
+			r.log("string", "x")
+			pass(10 * time.Millisecond)
+		}
+		synctest.Wait()
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if last := s.taken[len(s.taken)-1]; len(last.Lines) < 150 {
+			t.Errorf("a batch of lines that come every 10 ms has %d of them, not those of 2 s", len(last.Lines))
+		}
+	})
+}
+
+// What a server finds too large is learnt: the batches after it are not sent for nothing first.
+func TestTooLargeIsLearnt(t *testing.T) {
+	s := &sink{}
+	s.set(func(b Batch) error {
+		if b.Bytes > 300<<10 {
+			return ErrTooLarge
+		}
+		return nil
+	})
+	r := newRig(t, t.TempDir(), logsTo(s), WithLogBatch(10000, 1<<20, 0), WithTransportTimeout(time.Hour))
+	for range 10 << 10 {
+		r.log("string", strings.Repeat("x", 1<<10))
+	}
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "lines", len(s.lines()), 10<<10)
+	equal(t, "refused batches", len(s.tries)-len(s.taken), 2)
+}

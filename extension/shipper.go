@@ -23,6 +23,9 @@ type shipper struct {
 	dead  *deadLetters // nil: nothing is kept
 	drops *drops
 	wake  func()
+	tasks *tasks
+
+	signing slot // one call of the signer at a time
 
 	// Hot path: how much waits, and when to wake the dispatcher.
 	lines, bytes atomic.Int64
@@ -34,7 +37,8 @@ type shipper struct {
 	busy slot // who has it owns the fields below
 	step struct {
 		flight  *Batch
-		settled bool // flight is dealt with and only has to be acknowledged
+		settled bool   // flight is dealt with and only has to be acknowledged
+		covers  uint64 // see covers; of flight
 		pace    pace
 		backoff *backoff.ExponentialBackOff
 	}
@@ -56,13 +60,16 @@ type shipSettings struct {
 	first     time.Duration // of the backoff
 	longest   time.Duration
 	signer    crypto.Signer
-	instance  func() string
+	node      func() (Node, error)
 }
 
 var errLineTooLong = errors.New("it is longer than the limit of a line")
 
 func newShipper(name Queue, call string, q queue, set shipSettings, send func(context.Context, Batch) error) *shipper {
-	s := &shipper{name: name, call: call, q: q, set: set, send: send, busy: newSlot(), drops: &drops{}, wake: func() {}}
+	s := &shipper{
+		name: name, call: call, q: q, set: set, send: send, busy: newSlot(), signing: newSlot(),
+		drops: &drops{}, wake: func() {}, tasks: &tasks{},
+	}
 	s.step.pace = newPace(set.bytes, set.timeout)
 	s.step.backoff = newBackoff(set.first, set.longest)
 	st := q.Stats()

@@ -10,6 +10,8 @@ import (
 	"errors"
 	"io"
 	"testing"
+	"testing/synctest"
+	"time"
 )
 
 // plainSigner hides what a key is beside a signer.
@@ -75,4 +77,49 @@ func (f *flakySigner) Sign(rand io.Reader, digest []byte, opts crypto.SignerOpts
 		panic("the token is gone")
 	}
 	return f.Signer.Sign(rand, digest, opts)
+}
+
+// slowSigner does not return before it is told to.
+type slowSigner struct {
+	crypto.Signer
+	hang chan struct{}
+}
+
+func (s slowSigner) Sign(r io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	<-s.hang
+	return s.Signer.Sign(r, digest, opts)
+}
+
+// A signer that hangs holds up deliveries and nothing else: neither the end of a run nor the next one.
+func TestHangingSignerIsBounded(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			t.Fatal(err)
+		}
+		hang := make(chan struct{})
+		s := &sink{}
+		r := newRig(t, t.TempDir(), logsTo(s), WithDeferredQueues(), WithSigner(slowSigner{key, hang}), WithLogBatch(1, 1<<20, 0))
+		if err := r.OpenQueues(); err != nil {
+			t.Fatal(err)
+		}
+		stop := r.start()
+		r.logLines(1)
+		pass(time.Second)
+		if err := stop(); !errors.Is(err, errNotReturned) {
+			t.Errorf("a goroutine is left, and Run says %v", err)
+		}
+		if err := r.CloseQueues(); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.OpenQueues(); err != nil {
+			t.Fatal(err)
+		}
+		close(hang)
+		synctest.Wait()
+		if err := r.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		equal(t, "lines", len(s.lines()), 1)
+	})
 }
