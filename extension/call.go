@@ -170,20 +170,33 @@ func invoke[T any](ctx context.Context, c *client, kind string, f func(context.C
 	var none T
 	key, err := c.identity.key(ctx)
 	if err != nil {
-		return none, err
+		return none, ofEnrolment(err)
 	}
 	v, err := try(key)
 	if !c.identity.canRenew(err) {
 		return v, err
 	}
 	if key, err = c.identity.renew(ctx, key); err != nil {
-		return none, err
+		return none, ofEnrolment(err)
 	}
 	v, err = try(key)
 	if c.identity.canRenew(err) {
 		c.identity.refused(key)
 	}
 	return v, err
+}
+
+// ofEnrolment keeps what was said of an enrolment from being taken for a verdict on the
+// call that needed it: logs are not refused for good because an enrolment is.
+func ofEnrolment(err error) error {
+	if !errors.Is(err, ErrPermanent) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrUnsupported) {
+		return err
+	}
+	said := errors.New(err.Error())
+	if d := retryAfter(err); d > 0 {
+		return RetryAfter(d, said)
+	}
+	return said
 }
 
 // maxRetryAfter bounds what a server can ask for.

@@ -29,6 +29,7 @@ type identity struct {
 
 	mu      sync.Mutex
 	loaded  bool // the store was read, or is behind
+	keyless bool // the transport enrols nobody, and takes calls without a key
 	current string
 	stale   string // a key that the server refused
 	flight  *enrolFlight
@@ -62,7 +63,12 @@ func newBackoff(first, longest time.Duration) *backoff.ExponentialBackOff {
 
 // canRenew tells whether err asks for a new key that can be had.
 func (i *identity) canRenew(err error) bool {
-	return i.enroller != nil && errors.Is(err, ErrNodeInvalid)
+	if i.enroller == nil || !errors.Is(err, ErrNodeInvalid) {
+		return false
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	return !i.keyless
 }
 
 // key gives the node key, enrolling if there is none.
@@ -79,7 +85,7 @@ func (i *identity) renew(ctx context.Context, bad string) (string, error) {
 	if bad != "" && i.current == bad {
 		i.current, i.stale = "", bad
 	}
-	if i.current != "" {
+	if i.current != "" || i.keyless {
 		defer i.mu.Unlock()
 		return i.current, nil
 	}
@@ -123,6 +129,10 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 	if !fromStore {
 		f.key, f.err = i.enrol(ctx)
 	}
+	if errors.Is(f.err, ErrUnsupported) {
+		f.err = nil
+		i.goKeyless()
+	}
 	cutOff := f.err != nil && ended(ctx)
 	wait := i.settle(f, loaded, cutOff)
 	switch {
@@ -131,11 +141,17 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 		i.say.say(func(h stats.Head) stats.Event {
 			return stats.TransportFailed{Head: h, Call: callEnroll, Err: f.err, Retry: wait}
 		})
-	case !fromStore:
+	case !fromStore && f.key != "":
 		i.save(ctx, f.key)
 		i.say.say(func(h stats.Head) stats.Event { return stats.Enrolled{Head: h, Again: stale != ""} })
 	}
 	close(f.done)
+}
+
+func (i *identity) goKeyless() {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.keyless = true
 }
 
 // settle notes how the flight ended and gives the wait before the next one. One that was

@@ -49,7 +49,9 @@ type QueryBroker interface {
 
 // Enroller gives an instance its node key. A Transport that also is an Enroller
 // is asked before its first other call, and again after ErrNodeInvalid; at most
-// one call an instance is under way, however many wait for it.
+// one call an instance is under way, however many wait for it. ErrUnsupported says
+// that there are no keys: the other calls are made without. After any other error they
+// wait, and nothing that waits with them is given up, whatever the error.
 type Enroller interface {
 	Enroll(ctx context.Context, req EnrollRequest) (nodeKey string, err error)
 }
