@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"crypto/rand"
 	"encoding/binary"
 	"errors"
@@ -92,6 +93,9 @@ func (q *Queue) commit(seq uint64, size int64, length int) {
 	q.total += size
 	q.counter.appended++
 	q.counter.appendedBytes += uint64(length)
+	if q.seal { // a flush failed while it was being written
+		q.failed.last, q.synced = seq, seq
+	}
 	q.arm()
 }
 
@@ -100,17 +104,19 @@ func (q *Queue) makeRoom(size int64) ([]Loss, error) {
 	q.mu.Lock()
 	broken := q.w.broken || q.w.seg == nil || q.seal
 	over := q.total+size > q.opts.MaxBytes
+	full := q.unread || q.w.off+size > q.opts.SegmentBytes
 	q.mu.Unlock()
-	if broken || q.w.off+size > q.opts.SegmentBytes {
+	var stuck error
+	if broken || full {
 		// If the disk refuses a new segment, the old one may grow: within MaxBytes, that loses less than refusing the line.
-		if err := q.rotate(); err != nil && broken {
-			return nil, err
+		if stuck = q.rotate(); stuck != nil && broken {
+			return nil, stuck
 		}
 	}
 	if !over {
 		return nil, nil
 	}
-	return q.evict(size)
+	return q.evict(size, stuck)
 }
 
 // rotate starts a new segment.
@@ -142,7 +148,7 @@ func (q *Queue) switchTo(s *segment, t *tailFile) {
 		q.segs = q.segs[:n-1]
 	}
 	q.segs = append(q.segs, s)
-	q.out, q.seal = t, false
+	q.out, q.seal, q.unread = t, false, false
 	q.mu.Unlock()
 	q.w.seg, q.w.t, q.w.off, q.w.broken = s, t, 0, false
 	if old != nil {
@@ -153,8 +159,8 @@ func (q *Queue) switchTo(s *segment, t *tailFile) {
 	}
 }
 
-// evict deletes the oldest segments until size bytes fit.
-func (q *Queue) evict(size int64) ([]Loss, error) {
+// evict deletes the oldest segments until size bytes fit. If the last one is in the way, stuck says why no other could be made.
+func (q *Queue) evict(size int64, stuck error) ([]Loss, error) {
 	var losses []Loss
 	var names []string
 	q.mu.Lock()
@@ -173,7 +179,7 @@ func (q *Queue) evict(size int64) ([]Loss, error) {
 		q.discard(names)
 	}
 	if full {
-		return losses, fmt.Errorf("append line: %w: no new segment can be made, and the last one is full", ErrIO)
+		return losses, fmt.Errorf("append line: the last segment is full: %w", cmp.Or(stuck, ErrIO))
 	}
 	return losses, nil
 }

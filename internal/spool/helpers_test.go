@@ -99,6 +99,7 @@ type badDisk struct {
 	failSync     bool
 	failCreate   bool
 	failRead     bool
+	failOpen     error // of an open that makes no file
 	failRemove   bool
 	writes       int
 	open         int
@@ -122,6 +123,10 @@ func (d *badDisk) get(what func(*badDisk) bool) bool {
 func (d *badDisk) Open(name string, flag int) (file, error) {
 	if flag&os.O_CREATE != 0 && d.get(func(d *badDisk) bool { return d.failCreate }) {
 		return nil, syscall.EMFILE
+	}
+	var refused error
+	if d.set(func(d *badDisk) { refused = d.failOpen }); refused != nil && flag&os.O_CREATE == 0 {
+		return nil, refused
 	}
 	f, err := d.osFS.Open(name, flag)
 	if err != nil {

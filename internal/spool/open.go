@@ -11,7 +11,8 @@ import (
 
 // Open opens the queue in dir, creates it if it is not there, and repairs it if it is damaged. It reads everything that is not
 // acknowledged once, at about the speed of the disk. It fails when the options are wrong, when the directory cannot be made
-// or locked (ErrLocked), or when the cursor cannot be opened; never because of what the files hold.
+// or locked (ErrLocked), when the cursor cannot be opened, or when the host is out of descriptors or memory, since what cannot be
+// looked at now is not damaged; never because of what the files hold.
 func Open(dir string, o Options) (*Queue, Recovery, error) {
 	o, err := o.withDefaults()
 	if err != nil {
@@ -64,7 +65,10 @@ func (q *Queue) load(lock file) (Recovery, error) {
 		c.begin(segs)
 	}
 	q.cursor, q.marks = c, c.marks
-	rep := q.recover(segs)
+	rep, err := q.recover(segs)
+	if err != nil {
+		return Recovery{}, err
+	}
 	rep.CursorLost = lost
 	return rep, nil
 }
@@ -91,9 +95,9 @@ func segmentsOf(names []string) []*segment {
 	return segs
 }
 
-func (q *Queue) recover(segs []*segment) Recovery {
+func (q *Queue) recover(segs []*segment) (Recovery, error) {
 	floor := q.marks.floor()
-	r := newRecovery(q.fs, q.dir, floor)
+	r := newRecovery(q.fs, q.dir, floor, q.opts.SegmentBytes)
 	var old []string
 	for i, s := range segs {
 		q.w.gen = max(q.w.gen, s.gen)
@@ -102,7 +106,10 @@ func (q *Queue) recover(segs []*segment) Recovery {
 			old = append(old, s.name)
 			continue
 		}
-		whole := r.scan(s, before)
+		whole, err := r.scan(s, before)
+		if err != nil {
+			return Recovery{}, err
+		}
 		if i == len(segs)-1 {
 			q.continueIn(r, s, whole)
 		}
@@ -116,7 +123,7 @@ func (q *Queue) recover(segs []*segment) Recovery {
 	}
 	q.synced = q.last
 	q.discard(old)
-	return r.rep
+	return r.rep, nil
 }
 
 // firstOf returns the sequence number that bounds what comes before segs.
@@ -132,6 +139,7 @@ func firstOf(segs []*segment) uint64 {
 // next line starts a new one.
 func (q *Queue) continueIn(r *recovery, s *segment, whole bool) {
 	if !whole {
+		r.reserve(s)
 		return
 	}
 	r.cutTail(s)

@@ -36,6 +36,7 @@ type Queue struct {
 	holes   []span   // missing sequence numbers above the floor
 	spots   [2]spot  // where the last batch began and ended
 	trash   []string // files that could not be deleted yet
+	unread  bool     // the newest segment cannot be read: go on in another, so that what comes can be
 	counter counters
 	syncState
 }
@@ -203,7 +204,7 @@ type syncState struct {
 	seal     bool      // a flush failed: go on in another segment
 	syncDone sync.Cond // a flush ended
 	group    [2]uint64 // lines that the last two flushes served
-	failed   span      // lines of the last flush that failed
+	failed   span      // lines of the last flush that failed, and of those right before it that did
 	failure  error
 	armed    bool // the interval timer runs
 	timer    *time.Timer

@@ -55,7 +55,8 @@ type limits struct {
 // ends at a gap, at a pin and at the end of a segment, so it holds at most SegmentBytes. Nothing is consumed: the same call
 // returns the same lines while they are not acknowledged or evicted, and more if there was room for them.
 //
-// The error is ErrClosed or ErrIO; after five of the latter for one segment in a row, its rest counts as damaged.
+// The error is ErrClosed or ErrIO; after five of the latter for one segment in a row, its rest counts as damaged (the newest
+// one's when the next line has begun another). That the host is out of descriptors or memory does not count.
 func (q *Queue) Read(after uint64, maxRecords, maxBytes int) (Batch, error) {
 	start, lim := q.begin(after, maxRecords, maxBytes)
 	for at := start; ; {
@@ -96,7 +97,7 @@ func (q *Queue) look(at uint64) view {
 		if v.sealed {
 			v.upper = q.segs[i+1].first - 1
 		}
-		if v.upper > at && s.last > at {
+		if s.end > 0 && v.upper > at && s.last > at {
 			v.seg, v.end = s, s.end
 			break
 		}
@@ -186,10 +187,15 @@ func (q *Queue) readFailed(v view, err error) error {
 	if !listed {
 		return nil // it was evicted or acknowledged meanwhile
 	}
-	v.seg.failures++
-	if v.sealed && v.seg.failures >= maxFailures {
-		v.seg.last, v.seg.end = v.seg.first-1, 0
-		return nil
+	if !isPassing(err) {
+		v.seg.failures++
+	}
+	if v.seg.failures >= maxFailures {
+		if v.sealed {
+			v.seg.last, v.seg.end = v.seg.first-1, 0
+			return nil
+		}
+		q.unread = true
 	}
 	return typed(fmt.Sprintf("read spool segment %s", v.seg.name), err)
 }

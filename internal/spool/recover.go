@@ -1,6 +1,7 @@
 package spool
 
 import (
+	"cmp"
 	"errors"
 	"io"
 	"os"
@@ -27,7 +28,7 @@ type Recovery struct {
 	Pinned       uint64   // last sequence number of the pinned batch; 0 if none
 	Next         uint64   // sequence number that the next line gets
 	CutBytes     int64    // bytes cut off the end of the log: lines that were being written, or damage
-	Missing      uint64   // unacknowledged sequence numbers that were given out and whose lines are gone
+	Missing      uint64   // unacknowledged sequence numbers whose lines are gone; at most so many, if the disk hid the end of the log
 	DamagedBytes int64    // bytes that were skipped, not counting CutBytes
 	Damages      int      // number of damaged ranges
 	Damaged      []Damage // the first 128 of them
@@ -44,6 +45,7 @@ type recovery struct {
 	fs       fileSystem
 	dir      string
 	rep      Recovery
+	segBytes int64    // what a segment holds at most
 	floor    uint64   // nobody wants lines up to here any more
 	expected uint64   // the sequence number that should come next
 	highest  uint64   // highest number seen, even of a damaged line
@@ -51,35 +53,49 @@ type recovery struct {
 	pending  []Damage // it shows later which lines these cost
 }
 
-func newRecovery(fsys fileSystem, dir string, floor uint64) *recovery {
-	return &recovery{fs: fsys, dir: dir, floor: floor, expected: floor + 1}
+func newRecovery(fsys fileSystem, dir string, floor uint64, segBytes int64) *recovery {
+	return &recovery{fs: fsys, dir: dir, floor: floor, segBytes: segBytes, expected: floor + 1}
 }
 
-// scan reads s, whose numbers end before before, fills in what s holds, and reports whether it could be read to the end.
-func (r *recovery) scan(s *segment, before uint64) bool {
+// scan reads s, whose numbers end before before, fills in what s holds, and reports whether it could be read to the end. The
+// error says that this is no time to find out.
+func (r *recovery) scan(s *segment, before uint64) (whole bool, err error) {
 	r.found(s.name, s.first, s.first)
 	f, err := r.fs.Open(filepath.Join(r.dir, s.name), os.O_RDONLY)
 	if err != nil {
-		r.pending = append(r.pending, Damage{Segment: s.name, Err: err})
-		return false
+		return false, r.refused(Damage{Segment: s.name, Err: err})
 	}
 	defer f.Close()
 	if s.bytes, err = f.Size(); err != nil {
-		r.pending = append(r.pending, Damage{Segment: s.name, Err: err})
-		return false
+		return false, r.refused(Damage{Segment: s.name, Err: err})
 	}
 	return r.scanItems(&scanner{src: f, salt: s.salt, end: s.bytes, after: s.first - 1, before: before}, s)
 }
 
-func (r *recovery) scanItems(sc *scanner, s *segment) bool {
+// refused notes what the disk does not let us read, unless that says nothing about the disk: then the lines may well be there.
+func (r *recovery) refused(d Damage) error {
+	if isPassing(d.Err) {
+		return typed("read spool segment "+d.Segment, d.Err)
+	}
+	r.pending = append(r.pending, d)
+	return nil
+}
+
+// reserve keeps the numbers of all lines that the unread end of the last segment can hold: another disk, or the same one
+// tomorrow, may read them.
+func (r *recovery) reserve(s *segment) {
+	unread := cmp.Or(s.bytes, r.segBytes) - s.end // without a size, it could not even be opened
+	r.highest = max(r.highest, s.last+uint64(unread/headerSize))
+}
+
+func (r *recovery) scanItems(sc *scanner, s *segment) (whole bool, err error) {
 	for {
 		it, err := sc.next()
 		if errors.Is(err, io.EOF) {
-			return true
+			return true, nil
 		}
 		if err != nil {
-			r.pending = append(r.pending, Damage{Segment: s.name, Offset: sc.off, Bytes: s.bytes - sc.off, Err: err})
-			return false
+			return false, r.refused(Damage{Segment: s.name, Offset: sc.off, Bytes: s.bytes - sc.off, Err: err})
 		}
 		if !it.ok {
 			r.highest = max(r.highest, it.seq)

@@ -80,13 +80,23 @@ func (q *Queue) flush() {
 	q.counter.syncs++
 	if err != nil {
 		// The kernel may have dropped the pages, and a second flush would say that all is well. So these lines stay
-		// unflushed for good, and the file is not written to again.
+		// unflushed for good, and the file is not written to again. So do those that were written meanwhile: they may be in
+		// the same pages.
 		q.counter.syncErrors++
-		q.failed, q.failure = span{q.synced + 1, upTo}, err
+		upTo = q.last
+		q.noteFailed(span{q.synced + 1, upTo}, err)
 		q.seal = true
 	}
 	q.group, q.synced = [2]uint64{q.group[1], upTo - min(upTo, q.synced)}, max(q.synced, upTo)
 	q.syncDone.Broadcast()
+}
+
+// noteFailed goes on with the lines of the flush before if that failed too: who waits for them may not have looked yet.
+func (q *Queue) noteFailed(lines span, err error) {
+	if q.failure != nil && q.failed.last+1 == lines.first {
+		lines.first = q.failed.first
+	}
+	q.failed, q.failure = lines, err
 }
 
 // gather lets the writers that the flush before has set free write their next lines first. Without it they fall into two

@@ -98,6 +98,44 @@ func TestGroupCommit(t *testing.T) {
 	d.set(func(d *badDisk) { d.onSync = nil })
 }
 
+// A flush that fails says nothing good of a line that was written while it was under way, whatever the next flush says.
+func TestLineWrittenDuringAFailingFlush(t *testing.T) {
+	started, release := make(chan struct{}, 3), make(chan struct{})
+	q, d, _, _ := badQueue(t, func(o *Options) { o.Sync = SyncEach() })
+	d.set(func(d *badDisk) { d.failSync, d.onSync = true, func() { started <- struct{}{}; <-release } })
+	var errs [2]error
+	var wg sync.WaitGroup
+	wg.Go(func() { _, errs[0] = q.Append([]byte("one")) })
+	<-q.Notify()
+	<-started
+	d.set(func(d *badDisk) { d.failSync = false })
+	wg.Go(func() { _, errs[1] = q.Append([]byte("two")) })
+	<-q.Notify()
+	close(release)
+	wg.Wait()
+	if !errors.Is(errs[0], ErrNotSynced) || !errors.Is(errs[1], ErrNotSynced) {
+		t.Fatalf("%v; %v", errs[0], errs[1])
+	}
+	d.set(func(d *badDisk) { d.onSync = nil })
+	mustAppend(t, q, 1) // in another segment
+}
+
+// Who waited for a flush that failed may come to look only after the next one failed too.
+func TestFailedFlushIsNotForgotten(t *testing.T) {
+	q, d, _, _ := badQueue(t, func(o *Options) { o.Sync = SyncInterval(time.Hour) })
+	d.set(func(d *badDisk) { d.failSync = true })
+	for range 2 {
+		mustAppend(t, q, 1)
+		if err := q.Sync(); !errors.Is(err, ErrNotSynced) {
+			t.Fatal(err)
+		}
+	}
+	if err := q.syncTo(1); !errors.Is(err, ErrNotSynced) {
+		t.Fatalf("line 1: %v", err)
+	}
+	d.set(func(d *badDisk) { d.failSync = false })
+}
+
 func TestNoAllocations(t *testing.T) {
 	if raceEnabled {
 		t.Skip("the race detector allocates")

@@ -1,0 +1,7 @@
+//go:build !windows
+
+package spool
+
+import "syscall"
+
+const errShort = syscall.EMFILE

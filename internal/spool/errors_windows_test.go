@@ -1,0 +1,3 @@
+package spool
+
+const errShort = errorTooManyOpenFiles
