@@ -145,7 +145,7 @@ func (c *Conn) call(ctx context.Context, method string, ex exchange) error {
 	}()
 	var err error
 	ph, err = c.exchange(ctx, method, ex)
-	return err
+	return ownError(err)
 }
 
 func (c *Conn) takeState() *callState {

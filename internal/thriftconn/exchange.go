@@ -76,7 +76,7 @@ func (c *Conn) explain(ctx context.Context, method string, err error, cut bool) 
 	var own callbackError
 	switch {
 	case errors.As(err, &own):
-		return own.err
+		return own // whoever called takes it out, knowing then that it tells nothing about the connection
 	case c.state.Load() == stateClosed:
 		return fmt.Errorf("%s: %w", method, ErrClosed)
 	case cut && isTimeout(err):

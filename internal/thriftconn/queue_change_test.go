@@ -3,6 +3,7 @@ package thriftconn
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"testing"
 	"time"
@@ -26,6 +27,44 @@ func TestQueueResetInFlight(t *testing.T) {
 	}
 	if s := q.Stats(); s != (QueueStats{Run: 1, Failed: 1}) {
 		t.Errorf("stats %+v", s)
+	}
+}
+
+// The moment between getting a connection and using it: nothing was sent, so the query runs on the next osqueryd.
+func TestQueueResetBeforeTheQueryIsSent(t *testing.T) {
+	checkLeaks(t)
+	for name, change := range map[string]func(q *QueryQueue, path string){
+		"reset": func(q *QueryQueue, path string) { q.Reset(path) },
+		"fail":  func(q *QueryQueue, _ string) { q.Fail(errFake) },
+		"close": func(q *QueryQueue, _ string) { _ = q.Close() },
+	} {
+		q, path := startQueue(t, answering())
+		ctx := within(t)
+		if err := q.takeTurn(ctx); err != nil {
+			t.Fatal(err)
+		}
+		l, err := q.connect(ctx)
+		if err != nil {
+			t.Fatal(err)
+		}
+		change(q, path)
+		var rows Rows
+		again, err := q.runOn(ctx, l, methodQuery, rowsExchange(methodQuery, "", &rows))
+		if closed := name == "close"; again == closed || errors.Is(err, ErrClosed) != closed {
+			t.Errorf("%s: again %v, %v", name, again, err)
+		}
+		q.passTurn()
+	}
+}
+
+// What a callback met elsewhere says nothing about this queue's osqueryd.
+func TestQueueEachGivesTheCallersErrorAsItIs(t *testing.T) {
+	checkLeaks(t)
+	q, _ := startQueue(t, answering(sampleRows(2*chunkRows)...))
+	mine := fmt.Errorf("another instance: %w", &TransportError{Method: methodQuery, Err: errFake})
+	err := q.QueryEach(within(t), "", func(Row) error { return mine })
+	if err != mine { //nolint:errorlint // as it is
+		t.Errorf("got %v", err)
 	}
 }
 

@@ -21,10 +21,10 @@ func (q *QueryQueue) settle(ctx context.Context, l lease, o outcome) (again bool
 	q.mu.Lock()
 	q.active = nil
 	gaveUp := o.err != nil && ctx.Err() != nil && errors.Is(o.err, ctx.Err())
-	lost := !o.phase.clean() && !gaveUp && isLoss(o.err)
+	lost := o.phase != phaseDone && !gaveUp && isLoss(o.err)
 	current := l.epoch == q.epoch
 	keep, surplus := q.place(l, o, gaveUp)
-	again = lost && o.phase == phaseSending && (l.used || !current) && !q.closed
+	again = lost && o.phase <= phaseSending && (l.used || !current) && !q.closed
 	if !again {
 		q.count(o, gaveUp)
 	}
@@ -90,7 +90,7 @@ func (q *QueryQueue) verdict(o outcome, lost, again bool) error {
 	case lost:
 		return fmt.Errorf("%w: %w", ErrConnectionLost, o.err)
 	}
-	return o.err
+	return ownError(o.err)
 }
 
 // startDrain begins to wait for a late answer; q.mu is held. When there are too
