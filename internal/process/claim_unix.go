@@ -20,6 +20,7 @@ type claim struct {
 type census struct {
 	ours     []Identity
 	unproven []Identity // in the group and young enough, but neither binary nor mark could be confirmed
+	ending   []Identity // likewise, because they are on their way out
 }
 
 // survey finds the members. The group number belongs to us as long as the leader owns its pid; another process with
@@ -57,6 +58,8 @@ func (s *census) sort(id Identity, v verdict) {
 		s.ours = append(s.ours, id)
 	case unclear:
 		s.unproven = append(s.unproven, id)
+	case leaving:
+		s.ending = append(s.ending, id)
 	}
 }
 
@@ -66,6 +69,7 @@ const (
 	unclear verdict = iota
 	recognised
 	refused
+	leaving
 )
 
 // recognises looks at what a process cannot easily lose: the environment it was executed with, and its binary. A mark
@@ -80,6 +84,8 @@ func (c claim) recognises(pid int) verdict {
 	}
 	same, known := runsBinary(pid, c.binary)
 	switch {
+	case !known && ending(pid):
+		return leaving
 	case !known || c.binary == "":
 		return unclear
 	case same:

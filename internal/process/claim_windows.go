@@ -9,7 +9,7 @@ type claim struct {
 	runID  string
 }
 
-type census struct{ ours, unproven []Identity }
+type census struct{ ours, unproven, ending []Identity }
 
 func (c claim) survey() (census, error) {
 	if c.leader.Alive() {

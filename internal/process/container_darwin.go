@@ -35,15 +35,25 @@ func awaitNote(pid int) error {
 	note := unix.Kevent_t{Fflags: unix.NOTE_EXIT}
 	unix.SetKevent(&note, pid, unix.EVFILT_PROC, unix.EV_ADD|unix.EV_ONESHOT)
 	for {
-		n, err := unix.Kevent(queue, []unix.Kevent_t{note}, make([]unix.Kevent_t, 1), nil)
+		told := make([]unix.Kevent_t, 1)
+		n, err := unix.Kevent(queue, []unix.Kevent_t{note}, told, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err == nil && n == 0 {
 			return errors.New("no event")
 		}
-		return err
+		return errors.Join(err, refusal(told[0]))
 	}
+}
+
+// refusal tells a queue that will not watch from an end: the kernel reports both as an event. That there is no such process
+// is the end.
+func refusal(told unix.Kevent_t) error {
+	if errno := unix.Errno(told.Data); told.Flags&unix.EV_ERROR != 0 && errno != unix.ESRCH {
+		return errno
+	}
+	return nil
 }
 
 // tether has no counterpart on macOS: its kernel sends only SIGIO for a closed pipe, which is ignored by default.

@@ -79,7 +79,7 @@ func (p *Process) killHeldGroup() (done bool, err error) {
 // cannot be told, it says true. On Linux it may read the status of every process of the system.
 func (p *Process) GroupAlive() bool {
 	found, err := p.claim.survey()
-	return err != nil || len(found.ours)+len(found.unproven) > 0
+	return err != nil || len(found.ours)+len(found.unproven)+len(found.ending) > 0
 }
 
 func signalName(state *os.ProcessState) string {

@@ -16,9 +16,13 @@ import (
 const (
 	statState   = 0
 	statPgrp    = 2
+	statFlags   = 6
 	statThreads = 17
 	statStart   = 19
 )
+
+// flagExiting is PF_EXITING of <linux/sched.h>.
+const flagExiting = 0x4
 
 func probe(pid int) (procInfo, error) { return probeIn(bootID(), pid) }
 

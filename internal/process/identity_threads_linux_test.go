@@ -1,6 +1,9 @@
 package process
 
-import "testing"
+import (
+	"os"
+	"testing"
+)
 
 // A process whose first thread is dead is alive while another thread is left.
 func TestZombieLeaderWithThreadsIsAlive(t *testing.T) {
@@ -18,5 +21,27 @@ func TestZombieLeaderWithThreadsIsAlive(t *testing.T) {
 		if info.zombie != tt.dead || info.id.StartTime != "boot:12345" {
 			t.Errorf("state %s with %s threads: %+v", tt.state, tt.threads, info)
 		}
+	}
+}
+
+func TestEnding(t *testing.T) {
+	for flags, want := range map[string]bool{"4": true, "4194308": true, "4194304": false, "0": false, "x": false} {
+		if got := exiting([]byte("42 (a (b) c) R 1 42 42 0 -1 " + flags + " 0 0")); got != want {
+			t.Errorf("flags %s: %v", flags, got)
+		}
+	}
+	spec := roleSpec("exit:0", nil)
+	child, err := os.StartProcess(spec.Path, spec.Args, &os.ProcAttr{Env: spec.Env})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := awaitEnd(child, Identity{}); err != nil {
+		t.Fatal(err)
+	}
+	if ended := ending(child.Pid); !ended || ending(os.Getpid()) {
+		t.Errorf("a zombie is ending: %v; and this process: %v", ended, ending(os.Getpid()))
+	}
+	if _, err := child.Wait(); err != nil {
+		t.Fatal(err)
 	}
 }

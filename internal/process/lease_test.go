@@ -176,6 +176,28 @@ func TestReclaimSparesOrphansOfOtherRuns(t *testing.T) {
 	}
 }
 
+// A member is on its way out, killed by the tether a moment ago: it has lost its environment and its binary, and still has
+// its files, and their locks. That is no stranger, however long the kernel takes.
+func TestReclaimWaitsForWhoIsEnding(t *testing.T) {
+	checkLeaks(t)
+	heard := newListener()
+	spec := roleSpec("leaver:big", heard.hear)
+	spec.SpareGroup = true
+	spec.DrainGrace = 5 * time.Second
+	p := mustStart(t, spec)
+	orphan := heard.ready(t, 1)
+	lease := leaseOf(p)
+	mustBeReaped(t, p)
+	if err := orphan[0].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	report, err := Reclaim(t.Context(), mustWriteLease(t, lease), ReclaimOptions{})
+	if err != nil || len(report.Unproven) > 0 || orphan[0].Alive() {
+		t.Errorf("got %+v, %v", report, err)
+	}
+	mustExit(t, p)
+}
+
 func later(start string) string {
 	boot, ticks, _ := strings.Cut(start, ":")
 	return boot + ":9" + ticks

@@ -15,6 +15,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // roleEnv makes the test binary play a child instead of running tests.
@@ -37,6 +39,7 @@ var roles = map[string]func(arg string){
 	"exit":    playExit,
 	"sleep":   playSleep,
 	"deaf":    playDeaf,
+	"big":     playBig,
 	"flood":   playFlood,
 	"lines":   playLines,
 	"env":     playEnv,
@@ -67,6 +70,19 @@ func playDeaf(string) {
 	signal.Notify(hup, syscall.SIGWINCH)
 	fmt.Println("ready", os.Getpid())
 	<-hup
+}
+
+// playBig is playDeaf with so much memory that the kernel needs a while to take it back.
+func playBig(string) {
+	const size = 256 << 20
+	memory, err := unix.Mmap(-1, 0, size, unix.PROT_READ|unix.PROT_WRITE, unix.MAP_ANON|unix.MAP_PRIVATE)
+	if err != nil {
+		os.Exit(97)
+	}
+	for at := 0; at < size; at += os.Getpagesize() {
+		memory[at] = 1
+	}
+	playDeaf("")
 }
 
 func playFlood(size string) {
@@ -136,7 +152,11 @@ func playWatcher(role string) {
 
 // playLeaver ends at once and leaves a descendant that holds its output.
 func playLeaver(where string) {
-	if err := descendant("deaf", where == "escape").Start(); err != nil {
+	role := "deaf"
+	if where == "big" {
+		role = where
+	}
+	if err := descendant(role, where == "escape").Start(); err != nil {
 		os.Exit(98)
 	}
 	os.Exit(7)

@@ -60,9 +60,9 @@ type Report struct {
 // proven by its start time; the members by the child that still holds their group number, or else by a start time not
 // before the child's together with RunEnv or the leased binary.
 //
-// It waits until the killed are gone, and removes the lease when nothing is left. A missing or corrupt lease is no
-// error. Errors wrap ErrLeaseHeld (another living host owns the child), ErrStillAlive (ctx or Wait ended first),
-// ErrNotProven (a member could not be proven; the lease stays), or are the operating system's.
+// It waits until the killed, and those that were ending already, are gone, and removes the lease when nothing is left. A
+// missing or corrupt lease is no error. Errors wrap ErrLeaseHeld (another living host owns the child), ErrStillAlive (ctx
+// or Wait ended first), ErrNotProven (a member could not be proven; the lease stays), or are the operating system's.
 // It must not be called while this process itself runs the leased child.
 func Reclaim(ctx context.Context, path string, opts ReclaimOptions) (Report, error) {
 	log := opts.Logger
@@ -141,7 +141,7 @@ func (h *hunt) round() (done bool) {
 	if err != nil {
 		return false
 	}
-	dying := h.dying(found.unproven)
+	dying := h.dying(found.unproven) || len(found.ending) > 0
 	if len(found.ours) == 0 && !dying && len(found.unproven) > 0 {
 		h.doubts++
 		h.err = fmt.Errorf("%w: %v; end them by hand if they hold the database", ErrNotProven, found.unproven)
@@ -153,8 +153,8 @@ func (h *hunt) round() (done bool) {
 	return len(found.ours) == 0 && !dying
 }
 
-// maxDoubts is how many rounds in a row nothing proves a process before it is believed
-// to be a stranger: one that is just ending has lost its environment and its binary.
+// maxDoubts is how many rounds nothing proves a process before it is believed to be a stranger: one that is just
+// ending has lost its environment and its binary, and not every system tells that it ends.
 const maxDoubts = 6
 
 // dying says that one of these was proven, and killed, in an earlier round.

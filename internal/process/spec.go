@@ -39,6 +39,7 @@ type Spec struct {
 	DrainGrace time.Duration
 	// SpareGroup leaves alive what the child left behind in its group when it ended by itself. The default is to kill it
 	// at that moment, because only until the child is reaped is its group number certain to be ours. It implies NoTether.
+	// Windows ends all of it nonetheless, with the job.
 	SpareGroup bool
 	// NoParentDeathSignal and NoTether turn off the two means by which Linux ends the child with its host.
 	NoParentDeathSignal, NoTether bool
