@@ -13,21 +13,27 @@ import (
 )
 
 // checkArchitecture reads the file's header, because "exec format error" alone
-// has cost people hours. A script with an interpreter line passes.
-func checkArchitecture(path string) error {
+// has cost people hours. A script with an interpreter line passes. foreign says that the
+// program is for another processor than the host's, which explains why it does not run if it
+// does not: a 32-bit host's system, or one that emulates, may well run it.
+func checkArchitecture(path string) (foreign, err error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("%s cannot be read: %w", path, err)
+		return nil, fmt.Errorf("%s cannot be read: %w", path, err)
 	}
 	defer f.Close()
 	system, archs, err := machine(f)
 	if err != nil {
-		return fmt.Errorf("%s is not a program: %w", path, err)
+		return nil, fmt.Errorf("%s is not a program: %w", path, err)
 	}
-	if system == "" || system == runtime.GOOS && slices.Contains(archs, runtime.GOARCH) {
-		return nil
+	why := fmt.Errorf("%s is made for %s %v; this is %s %s", path, system, archs, runtime.GOOS, runtime.GOARCH)
+	switch {
+	case system != "" && system != runtime.GOOS:
+		return nil, why
+	case system == "" || slices.Contains(archs, runtime.GOARCH):
+		return nil, nil
 	}
-	return fmt.Errorf("%s is made for %s %v; this is %s %s", path, system, archs, runtime.GOOS, runtime.GOARCH)
+	return why, nil
 }
 
 // machine gives the system and the architectures a program is made for, in Go's

@@ -35,7 +35,7 @@ func (in *Instance) askRun(ctx context.Context, wait bool, do func(context.Conte
 		case coming:
 			asks = nil // nobody serves it yet
 		default:
-			return fmt.Errorf("instance %q is %s: %w", in.o.id, in.Snapshot().State, ErrNotRunning)
+			return in.notRunning()
 		}
 		select {
 		case asks <- a:
@@ -57,6 +57,15 @@ func (in *Instance) askBound(wait bool) time.Duration {
 		d += in.o.startTimeout
 	}
 	return d
+}
+
+// answer does what was asked for.
+func (r *run) answer(ctx context.Context, a ask) {
+	err := r.reconnect(ctx)
+	if err == nil {
+		err = a.do(ctx, r)
+	}
+	a.done <- err
 }
 
 // awaitAsk waits for a request that the run has taken; the run answers every one.
@@ -91,6 +100,9 @@ func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) er
 // error, and an event. It fails with ErrNotRunning unless the instance is ready. Not to
 // be called from the health checker or the transport's Config.
 func (in *Instance) PushConfig(ctx context.Context) error {
+	if !in.isReady() { // what an earlier osqueryd had says nothing
+		return in.notRunning()
+	}
 	config, changed, err := in.ext.FetchConfig(ctx)
 	if err != nil || !changed {
 		return err

@@ -52,7 +52,7 @@ func (f fingerprint) is(info fs.FileInfo) bool {
 // CheckBinary looks at the osqueryd at path and runs it, for its version and its
 // flags. Each execution is bounded by DefaultBinaryTimeout and by ctx. It refuses
 // what osqueryd itself or good sense would refuse: a file that is not there, a
-// directory, one that cannot be executed, is made for another architecture, can
+// directory, one that cannot be executed, is made for another system or processor, can
 // be written by everyone, belongs to somebody else or is older than MinVersion.
 func CheckBinary(ctx context.Context, path string) (Binary, error) {
 	return checkBinary(ctx, path, DefaultBinaryTimeout)
@@ -66,10 +66,14 @@ func checkBinary(ctx context.Context, path string, timeout time.Duration) (Binar
 	if !filepath.IsAbs(path) {
 		return b, fmt.Errorf("%w: %q is relative; give an absolute path", ErrBinaryUnusable, path)
 	}
-	if err := inspectBinary(&b); err != nil {
+	foreign, err := inspectBinary(&b)
+	if err != nil {
 		return b, err
 	}
 	if err := askVersion(ctx, &b, timeout); err != nil {
+		if foreign != nil {
+			return b, fmt.Errorf("%w; %w", err, foreign)
+		}
 		return b, err
 	}
 	verdict, err := probeFlags(ctx, path, timeout, sdkProbe())
@@ -83,26 +87,26 @@ func (b Binary) unchanged() bool {
 	return err == nil && b.print.is(info)
 }
 
-func inspectBinary(b *Binary) error {
+func inspectBinary(b *Binary) (foreign, err error) {
 	info, err := os.Stat(b.Path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		return fmt.Errorf("%w: there is nothing at %s; install osquery or correct the path", ErrBinaryMissing, b.Path)
+		return nil, fmt.Errorf("%w: there is nothing at %s; install osquery or correct the path", ErrBinaryMissing, b.Path)
 	case err != nil:
-		return fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
+		return nil, fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
 	case info.IsDir():
-		return fmt.Errorf("%w: %s is a directory; name the osqueryd in it", ErrBinaryUnusable, b.Path)
+		return nil, fmt.Errorf("%w: %s is a directory; name the osqueryd in it", ErrBinaryUnusable, b.Path)
 	case !info.Mode().IsRegular():
-		return fmt.Errorf("%w: %s is not a regular file", ErrBinaryUnusable, b.Path)
+		return nil, fmt.Errorf("%w: %s is not a regular file", ErrBinaryUnusable, b.Path)
 	}
 	b.print = fingerprint{info: info}
 	if err := checkBinaryMode(b.Path, info); err != nil {
-		return fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
+		return nil, fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
 	}
-	if err := checkArchitecture(b.Path); err != nil {
-		return fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
+	if foreign, err = checkArchitecture(b.Path); err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrBinaryUnusable, err)
 	}
-	return nil
+	return foreign, nil
 }
 
 var versionPattern = regexp.MustCompile(`version (\d+)\.(\d+)\.(\d+)`)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // program writes a file that can be executed.
@@ -53,6 +54,25 @@ func chmod(t *testing.T, path string, mode os.FileMode) {
 	}
 }
 
+// foreign is made for another processor.
+func foreign(t *testing.T) string {
+	t.Helper()
+	if runtime.GOARCH == "arm64" {
+		return program(t, elfFor(elf.EM_X86_64))
+	}
+	return program(t, elfFor(elf.EM_AARCH64))
+}
+
+// A 32-bit host's system may run it, as may one that emulates: it is tried.
+func TestForeignBinaryIsTried(t *testing.T) {
+	t.Parallel()
+	_, err := instance.CheckBinary(patient(t), foreign(t))
+	if !errors.Is(err, instance.ErrBinaryUnusable) {
+		t.Fatal(err)
+	}
+	wantTexts(t, err.Error(), "--version: ", "is made for")
+}
+
 func TestBadBinaries(t *testing.T) {
 	t.Parallel()
 	tests := map[string]struct {
@@ -67,17 +87,10 @@ func TestBadBinaries(t *testing.T) {
 			chmod(t, filepath.Dir(p), 0o700|os.ModeSticky)
 			return p
 		}, "sticky directory"},
-		"another architecture": {func(t *testing.T) string {
-			m, other := elf.EM_AARCH64, "arm64"
-			if runtime.GOARCH == "arm64" {
-				m, other = elf.EM_X86_64, "amd64"
-			}
-			_ = other
-			return program(t, elfFor(m))
-		}, "is made for"},
-		"no program":      {func(t *testing.T) string { return program(t, "hello, this is a text") }, "is not a program"},
-		"not an osqueryd": {func(t *testing.T) string { return program(t, "#!/bin/sh\necho hello\n") }, `printed no version but "hello"; is it an osqueryd?`},
-		"fails":           {func(t *testing.T) string { return program(t, "#!/bin/sh\nexit 3\n") }, "exit status 3"},
+		"another architecture": {foreign, "is made for"},
+		"no program":           {func(t *testing.T) string { return program(t, "hello, this is a text") }, "is not a program"},
+		"not an osqueryd":      {func(t *testing.T) string { return program(t, "#!/bin/sh\necho hello\n") }, `printed no version but "hello"; is it an osqueryd?`},
+		"fails":                {func(t *testing.T) string { return program(t, "#!/bin/sh\nexit 3\n") }, "exit status 3"},
 		"too old": {func(t *testing.T) string {
 			return osquerydtest.Start(t, osquerydtest.WithScript(osquerydtest.Script{Version: "5.4.0"})).Path()
 		}, "is osquery 5.4.0; 5.5.0 or newer is needed"},
@@ -95,6 +108,20 @@ func TestBadBinaries(t *testing.T) {
 			got := refused(t, "a", instance.WithBinary(path), instance.WithRoot(root(t)))
 			wantTexts(t, got, "WithBinary: ", tt.want, path)
 		})
+	}
+}
+
+// A link may lie anywhere.
+func TestLinkInAStickyDirectory(t *testing.T) {
+	t.Parallel()
+	dir := root(t)
+	link := filepath.Join(dir, "osqueryd")
+	if err := os.Symlink(osquerydtest.Start(t).Path(), link); err != nil {
+		t.Fatal(err)
+	}
+	chmod(t, dir, 0o700|os.ModeSticky)
+	if _, err := instance.CheckBinary(patient(t), link); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -212,4 +239,20 @@ func TestBinaryChangesBetweenRuns(t *testing.T) {
 	if v := in.Snapshot().History[0].Version; v != "5.22.1" {
 		t.Errorf("version %s after the binary was replaced", v)
 	}
+}
+
+// A real osqueryd is one by any name, though it looks at that to tell what to be.
+func TestBinaryOfAnotherName(t *testing.T) {
+	t.Parallel()
+	if realBinary() == "" {
+		t.Skip("needs a real osqueryd, named by OSQUERYD")
+	}
+	link := filepath.Join(root(t), "acme")
+	if err := os.Symlink(realBinary(), link); err != nil {
+		t.Fatal(err)
+	}
+	r := start(t, link) // as a shell it would have no worker
+	kill(t, workerPID(t, r))
+	next[stats.WorkerReplaced](t, r.events)
+	_ = workerPID(t, r)
 }

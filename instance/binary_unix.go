@@ -24,11 +24,21 @@ func checkBinaryMode(path string, info fs.FileInfo) error {
 		return fmt.Errorf("%s belongs to user %d; it must belong to root or to the user that runs it (%d)",
 			path, uid, os.Geteuid())
 	}
+	return checkSticky(path)
+}
+
+// checkSticky leaves links alone: where they lie is nothing to osqueryd, which looks at
+// where it is itself.
+func checkSticky(path string) error {
+	info, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
 	dir, err := os.Stat(filepath.Dir(path))
 	if err != nil {
 		return err
 	}
-	if dir.Mode()&fs.ModeSticky != 0 {
+	if info.Mode()&fs.ModeSymlink == 0 && dir.Mode()&fs.ModeSticky != 0 {
 		return fmt.Errorf("%s lies in a sticky directory, as /tmp is, which osqueryd refuses; move it", path)
 	}
 	return nil

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"runtime/debug"
@@ -16,14 +17,20 @@ type hostChecker struct {
 
 func newHostChecker() hostChecker { return hostChecker{slot: make(chan struct{}, 1)} }
 
+// errGone says that there is nothing left to be checked.
+var errGone = errors.New("osqueryd's worker went away meanwhile")
+
 // askHostChecker calls the host's own check, if it has one, and contains it. It
-// returns with ctx at the latest.
-func (in *Instance) askHostChecker(ctx context.Context) error {
+// returns with ctx at the latest, and when gone is closed, which may be nil: the host's
+// code may wait for what only the caller can bring back.
+func (in *Instance) askHostChecker(ctx context.Context, gone <-chan struct{}) error {
 	if in.o.healthChecker == nil {
 		return nil
 	}
 	select {
 	case in.checker.slot <- struct{}{}:
+	case <-gone:
+		return errGone
 	case <-ctx.Done():
 		return fmt.Errorf("the host's health checker has not returned from an earlier call: %w", context.Cause(ctx))
 	}
@@ -35,6 +42,8 @@ func (in *Instance) askHostChecker(ctx context.Context) error {
 	select {
 	case err := <-done:
 		return err
+	case <-gone:
+		return errGone
 	case <-ctx.Done():
 		return fmt.Errorf("the host's health checker: %w", context.Cause(ctx))
 	}

@@ -11,4 +11,40 @@
 // While a run lives, the Instance mends what can be mended in place: when
 // osqueryd replaces its worker, or forgets the extension, it is registered
 // again and the run goes on.
+//
+// # What osqueryd is started with
+//
+// The plugins, paths, sockets, timeouts, watchdog and host identifier are set by the
+// SDK, which [WithFlag] refuses to change; options set what a host may want otherwise.
+// These are set too, and can be overridden by WithFlag:
+//
+//	disable_events=true                                event tables stay empty
+//	disable_audit=true                                 Linux's audit has one owner a host
+//	disable_carver=true, carver_disable_function=true  no files are carved
+//	disable_tables=curl,curl_certificate,carves,yara   what reaches out, or reads any file
+//	pack_delimiter=_                                   a colon would break osqueryd's denylist
+//
+// A config cannot undo what the instance relies on: see
+// [github.com/osqvisor/osqvisor/extension.OwnedOptions]. The flag file and the list of
+// extensions of the host's own osquery are not read.
+//
+// All instances of a host give their logs the same hostIdentifier, the UUID of the
+// hardware where it has one, unless [WithHostIdentifier] names another.
+//
+// # Waits
+//
+// The option of each wait names its default. It takes 1 ms to 1 h; up to a day are
+// taken by [WithStartTimeout], [WithReplaceTimeout], [WithQueryTimeout],
+// [WithDistributed], [WithHealthDelay] and the interval of [WithHealth], up to a week
+// by [WithConfigRefresh]. 0 is taken by WithDistributed and WithConfigRefresh, which it
+// turns off, by [WithStopGrace], which kills at once then, and by [WithDrain],
+// [WithAbandonedQueryWait] and WithHealthDelay, which then do not wait. What osqueryd is
+// told in seconds has to be whole ones, and [WithExtensionsTimeout] at least one.
+//
+// # Code of the host
+//
+// Tables, transports, observers and health checkers may use the Instance, except for
+// what the methods say. A table must not query its own instance: the query that asks
+// the table has its turn until it is answered, so that the other would wait for it,
+// and it for the other, until a context ends.
 package instance

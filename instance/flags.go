@@ -2,6 +2,7 @@ package instance
 
 import (
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -100,11 +101,16 @@ func (o *options) identifierFlags() []flag {
 func refusedFlags() map[string]string {
 	const notDaemon = "makes osqueryd do something else than serve"
 	const secret = "is a secret, which every user could read in the list of processes"
+	const alias = "is another name of %s, which is the SDK's to set"
 	return map[string]string{
-		"S": notDaemon, "D": "is set by the name of the binary", "help": notDaemon, "helpxml": notDaemon,
+		"S": notDaemon, "D": "is set by the SDK", "help": notDaemon, "helpxml": notDaemon, "helpfull": notDaemon,
+		"helpmatch": notDaemon, "helpon": notDaemon, "helppackage": notDaemon, "helpshort": notDaemon,
 		"version": notDaemon, "config_check": notDaemon, "config_dump": notDaemon, "database_dump": notDaemon,
 		"install": notDaemon, "uninstall": notDaemon, "extension": "starts a program that the SDK does not know",
 		"daemonize": "detaches osqueryd from the SDK", "force": "kills whatever process the pidfile names",
+		"fromenv":                        "takes flags from the environment, unseen; use WithFlag for each",
+		"tryfromenv":                     "takes flags from the environment, unseen; use WithFlag for each",
+		"undefok":                        "has osqueryd ignore flags that it does not know",
 		"ephemeral":                      "takes the instance's lock and database away",
 		"disable_database":               "takes the instance's database away",
 		"config_path":                    "is read by the filesystem plugin only; use the transport's Config",
@@ -118,28 +124,33 @@ func refusedFlags() map[string]string {
 		"extensions_default_index":       "changes how the SDK's tables behave",
 		"watchdog_forced_shutdown_delay": "is part of the SDK's arithmetic for stopping",
 		"watchdog_max_delay":             "is part of the SDK's arithmetic for a new worker",
+		"db_path":                        fmt.Sprintf(alias, "database_path"),
+		"socket":                         fmt.Sprintf(alias, "extensions_socket"),
+		"timeout":                        fmt.Sprintf(alias, "extensions_timeout"),
+		"interval":                       fmt.Sprintf(alias, "extensions_interval"),
+		"config_tls_refresh":             fmt.Sprintf(alias, "config_refresh"),
+		"config_tls_accelerated_refresh": fmt.Sprintf(alias, "config_accelerated_refresh"),
+		"osquery_log_dir":                fmt.Sprintf(alias, "logger_path"),
 	}
 }
 
 // checkFlags names every flag of the host's that cannot be passed, and why.
 func (o *options) checkFlags() []error {
-	owned := map[string]bool{}
-	for _, f := range o.sdkFlags(paths{}, "") {
-		if !f.open {
-			owned[f.name] = true
-		}
-	}
-	refused := refusedFlags()
+	open, refused := o.openFlags(), refusedFlags()
 	var errs []error
 	for _, name := range sortedKeys(o.flags) {
-		if err := checkFlag(name, o.flags[name], owned, refused); err != nil {
+		if err := checkFlag(name, o.flags[name], open, refused); err != nil {
 			errs = append(errs, &OptionError{Option: "WithFlag", Err: err})
 		}
 	}
 	return errs
 }
 
-func checkFlag(name, value string, owned map[string]bool, refused map[string]string) error {
+// checkFlag looks at one. open tells, of the flags that the SDK passes, which the host may set.
+func checkFlag(name, value string, open map[string]bool, refused map[string]string) error {
+	mayBeSet, passed := open[name]
+	opposite, negated := strings.CutPrefix(name, "no")
+	_, known := open[opposite]
 	switch {
 	case name == "":
 		return fmt.Errorf("the name is empty")
@@ -149,9 +160,13 @@ func checkFlag(name, value string, owned map[string]bool, refused map[string]str
 		return fmt.Errorf("%q: give the name and the value apart", name)
 	case strings.ContainsRune(value, 0):
 		return fmt.Errorf("%s: the value contains a NUL byte", name)
+	case strings.Contains(name, "-"): // osqueryd reads it as the other, past all that follows
+		return fmt.Errorf("%s is spelled %s", name, strings.ReplaceAll(name, "-", "_"))
 	case refused[name] != "":
 		return fmt.Errorf("%s %s", name, refused[name])
-	case owned[name]:
+	case negated && (known || refused[opposite] != ""):
+		return fmt.Errorf("%s is how osqueryd spells %s=false; give that", name, opposite)
+	case passed && !mayBeSet:
 		return fmt.Errorf("%s is set by the SDK; see the options of package instance for what it depends on", name)
 	case name == "pack_delimiter" && strings.Contains(value, ":"):
 		return fmt.Errorf("pack_delimiter: a colon makes osqueryd lose its denylist")
@@ -162,6 +177,9 @@ func checkFlag(name, value string, owned map[string]bool, refused map[string]str
 // argv is the command line of a run. Flags that this binary does not have are left out.
 func (o *options) argv(p paths, name string, b Binary) []string {
 	args := []string{b.Path}
+	if !strings.Contains(filepath.Base(b.Path), "osqueryd") {
+		args = append(args, "--D") // by any other name, a link's included, it would be the shell
+	}
 	for _, f := range o.passedFlags(p, name, b) {
 		args = append(args, "--"+f.name+"="+f.value)
 	}

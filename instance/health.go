@@ -87,6 +87,9 @@ func (r *run) noteSleep() bool {
 // checkHealth makes one check and acts on it. It returns an error when the run has to end.
 func (r *run) checkHealth(ctx context.Context) error {
 	r.noteSleep()
+	if r.workerLost() {
+		return nil // there is nobody to check, and serve sees to it
+	}
 	err := r.checkOnce(ctx)
 	slept := r.noteSleep() // then a deadline passed while nobody could meet it
 	switch {
@@ -97,7 +100,7 @@ func (r *run) checkHealth(ctx context.Context) error {
 	case err == nil:
 		r.healthy()
 		return nil
-	case slept:
+	case slept, r.workerLost(): // a worker that went away is replaced, not unhealthy
 		return nil
 	}
 	r.health.failures++
@@ -115,29 +118,64 @@ func (r *run) healthy() {
 	}
 }
 
-// checkOnce holds the instance's own checks and the host's. A registration that
-// is gone is mended right here.
+// checkOnce holds the instance's own checks and the host's.
 func (r *run) checkOnce(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
 	defer cancel()
-	if r.session.control.Broken() {
-		if err := r.redial(ctx); err != nil {
-			return err
-		}
+	if err := r.checkSession(ctx); err != nil {
+		r.awaitLoss(ctx)
+		return err
+	}
+	return r.in.askHostChecker(ctx, r.session.sentinel.Lost())
+}
+
+// lossGrace is how much later than that of another connection the sentinel's end can be
+// noticed when a worker dies.
+const lossGrace = 100 * time.Millisecond
+
+// awaitLoss gives the sentinel the time to tell that the worker died, if another
+// connection ended though nobody was out of patience with it.
+func (r *run) awaitLoss(ctx context.Context) {
+	if !r.session.control.Broken() || ctx.Err() != nil {
+		return
+	}
+	timer := time.NewTimer(lossGrace)
+	defer timer.Stop()
+	select {
+	case <-r.session.sentinel.Lost():
+	case <-ctx.Done():
+	case <-timer.C:
+	}
+}
+
+// workerLost says whether the worker that the session is with went away.
+func (r *run) workerLost() bool {
+	select {
+	case <-r.session.sentinel.Lost():
+		return true
+	default:
+		return false
+	}
+}
+
+// checkSession looks for all that a session consists of. A registration that is gone
+// is mended right here.
+func (r *run) checkSession(ctx context.Context) error {
+	if err := r.reconnect(ctx); err != nil {
+		return err
 	}
 	if err := r.reachable(ctx); err != nil {
 		return err
 	}
+	r.syncTables(ctx)
 	lost, err := r.findLost(ctx)
 	if err != nil {
 		return err // it did not answer, which says nothing about the registration
 	}
 	if lost.any() {
-		if err := r.mend(ctx, lost); err != nil {
-			return err
-		}
+		return r.mend(ctx, lost)
 	}
-	return r.in.askHostChecker(ctx)
+	return nil
 }
 
 // reachable looks for the socket's file: the connections that are open outlive it, so
@@ -178,7 +216,11 @@ func socketFile(p paths) os.FileInfo {
 	return info
 }
 
-func (r *run) redial(ctx context.Context) error {
+// reconnect makes the connection for control anew if a call broke it.
+func (r *run) reconnect(ctx context.Context) error {
+	if !r.session.control.Broken() {
+		return nil
+	}
 	c, err := thriftconn.Dial(ctx, r.in.paths.socket)
 	if err != nil {
 		return err

@@ -235,20 +235,22 @@ func (in *Instance) emit(e stats.Event) { in.emitter.Emit(context.Background(), 
 
 func (in *Instance) newExtension() (*extension.Extension, error) {
 	opts := []extension.Option{
-		extension.WithName(extensionName),
-		extension.WithNode(in.node),
-		extension.WithDir(in.paths.dir),
 		extension.WithLogger(in.log),
-		extension.WithEmit(in.emit),
-		extension.WithHead(in.head),
-		extension.WithCounters(in.rec.Counters()),
 		extension.WithHostDetails(in.hostDetails),
 		extension.WithDiscovery(in.discover),
 		extension.WithLateConfig(in.pushLate),
-		extension.WithDrain(0),         // the stop of a run drains, and bounds it
-		extension.WithDeferredQueues(), // two instances of one directory take turns; see use
+		extension.WithDrain(0), // the stop of a run drains, and bounds it
 	}
-	return extension.New(append(opts, in.o.hostExtension()...)...)
+	opts = append(opts, in.o.hostExtension()...)
+	return extension.New(append(opts, // what follows ties it to the instance
+		extension.WithName(extensionName),
+		extension.WithNode(in.node),
+		extension.WithDir(in.paths.dir),
+		extension.WithEmit(in.emit),
+		extension.WithHead(in.head),
+		extension.WithCounters(in.rec.Counters()),
+		extension.WithDeferredQueues(), // two instances of one directory take turns; see use
+	)...)
 }
 
 // hostExtension is what the host says of the extension.

@@ -139,13 +139,13 @@ func (r *run) closeRegistration(g *registration) {
 	g.close(ctx)
 }
 
-// syncTables registers tables that were set while the run was not ready for it. What
-// fails is mended by the next check of health.
+// syncTables registers tables that were set while the run was not ready for it, or could
+// not be exchanged when they were. The next check of health tries again what fails.
 func (r *run) syncTables(ctx context.Context) {
 	if r.tablesHave == r.in.tablesAsked.Load() {
 		return
 	}
 	if err := r.exchangeTables(ctx); err != nil {
-		r.log.Warn("tables that were set at the start could not be registered yet", "err", err)
+		r.log.Warn("tables that were set could not be registered yet", "err", err)
 	}
 }

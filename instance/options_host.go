@@ -55,7 +55,8 @@ func WithTables(tables ...extension.Table) Option {
 }
 
 // WithExtension passes options to the instance's extension: batch sizes, queue
-// limits, config policy and so on. Each call adds to the ones before.
+// limits, config policy and so on. Each call adds to the ones before. What ties it to the
+// instance stays: its name, directory, node, events and counters.
 func WithExtension(opts ...extension.Option) Option {
 	return func(o *options) { o.extOpts = append(o.extOpts, opts...) }
 }

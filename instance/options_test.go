@@ -8,8 +8,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // refused makes an instance that must not come to be, and gives its mistakes.
@@ -135,6 +137,39 @@ func TestSDKFlagsAreRefused(t *testing.T) {
 	want = append(want, `WithFlag: "--verbose": give the name without dashes`, "WithFlag: the name is empty", `WithFlag: "a b"`,
 		"WithFlag: pack_delimiter: a colon")
 	wantTexts(t, refused(t, "a", opts...), want...)
+}
+
+// An extension of another name, or elsewhere, would be none that osqueryd waits for.
+func TestExtensionStaysTheInstances(t *testing.T) {
+	t.Parallel()
+	elsewhere := root(t)
+	r := start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
+		instance.WithExtension(extension.WithName("acme"), extension.WithDir(elsewhere), extension.WithTransport(extension.NewMemory())))
+	next[stats.ConfigServed](t, r.events)
+	r.end(t)
+	if entries, err := os.ReadDir(elsewhere); err != nil || len(entries) > 0 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// osqueryd knows some flags by several names, reads a dash as an underscore, and "no" before
+// a name as its opposite: none of this is a way around.
+func TestOtherNamesOfFlagsAreRefused(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, binary string) {
+		names := []string{
+			"socket", "timeout", "interval", "db_path", "config_tls_refresh", "config_tls_accelerated_refresh", "osquery_log_dir",
+			"disable-watchdog", "allow-unsafe", "nodisable_extensions", "noallow_unsafe", "nodisable_carver", "nodisable-logging",
+			"fromenv", "tryfromenv", "undefok", "helpfull",
+		}
+		opts := []instance.Option{instance.WithBinary(binary), instance.WithRoot(root(t))}
+		var want []string
+		for _, name := range names {
+			opts = append(opts, instance.WithFlag(name, "1"))
+			want = append(want, "WithFlag: "+name+" ")
+		}
+		wantTexts(t, refused(t, "a", opts...), want...)
+	})
 }
 
 // Flags are tried on the binary itself, together with one that no osqueryd has, so

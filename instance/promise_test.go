@@ -3,6 +3,7 @@ package instance_test
 import (
 	"context"
 	"errors"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -129,7 +130,16 @@ func TestPromise06WorkersAreReplacedInPlace(t *testing.T) {
 func TestPromise07LostRegistrationIsMended(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, binary string) {
-		r := start(t, binary, instance.WithTables(hostTable("host_facts", "x")), instance.WithHealth(20*time.Millisecond, 5*time.Second, 3))
+		started := make(chan struct{}) // osqueryd ends if it misses us before
+		once := sync.OnceFunc(func() { close(started) })
+		logger := func(what string) {
+			if what == "logger" { // the last one that it asks for
+				once()
+			}
+		}
+		r := start(t, binary, instance.WithTables(hostTable("host_facts", "x")), instance.WithHealth(20*time.Millisecond, 5*time.Second, 3),
+			instance.WithDistributed(0), instance.WithExtension(extension.WithOnActivated(logger)))
+		<-started
 		run := r.RunID()
 		for _, name := range []string{"osqvisor", "osqvisor_tables"} {
 			c, err := thriftconn.Dial(patient(t), r.Socket())
@@ -206,6 +216,11 @@ func TestPromise09PanicsAreContained(t *testing.T) {
 	t.Run("gate", func(t *testing.T) {
 		in := newInstance(t, osquerydtest.Start(t).Path(), instance.WithGate(func(context.Context) (func(), error) { panic("gate") }))
 		_ = wantExit(t, in.Run(patient(t)), stats.PhasePrepare, stats.CausePanic)
+	})
+	t.Run("gate's release", func(t *testing.T) {
+		in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
+			instance.WithGate(func(context.Context) (func(), error) { return func() { panic("release") }, nil }))
+		once(t, in)
 	})
 }
 

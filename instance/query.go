@@ -29,7 +29,8 @@ var ErrConnectionLost = thriftconn.ErrConnectionLost
 // first served, because osqueryd collapses when they run side by side; each waits
 // under its own context, or for the time of WithQueryTimeout when that has no
 // deadline. A query that is given up returns at once and disturbs none that
-// follows. While osqueryd is starting, or is replacing its worker, a query waits.
+// follows. While osqueryd is starting, or is replacing its worker, a query waits. In a
+// table of the same instance it can wait for the very query that asks the table.
 //
 // It fails with *QueryError (osqueryd's refusal), the context's error,
 // ErrNotRunning, ErrConnectionLost or ErrClosed.
@@ -140,7 +141,7 @@ func (in *Instance) Health(ctx context.Context) (err error) {
 	}
 	in.mu.Unlock()
 	if !ready {
-		return fmt.Errorf("instance %q is %s: %w", in.o.id, in.Snapshot().State, ErrNotRunning)
+		return in.notRunning()
 	}
 	ctx, cancel := context.WithTimeout(ctx, in.o.healthTimeout)
 	defer cancel()
@@ -151,7 +152,7 @@ func (in *Instance) Health(ctx context.Context) (err error) {
 	want := strconv.FormatInt(uuid, 10)
 	for _, row := range rows {
 		if row["uuid"] == want && row["name"] == extensionName {
-			return in.askHostChecker(ctx)
+			return in.askHostChecker(ctx, nil)
 		}
 	}
 	return fmt.Errorf("instance %q: osqueryd does not list our extension (UUID %s)", in.o.id, want)

@@ -3,6 +3,7 @@ package instance
 import (
 	"context"
 	"strconv"
+	"strings"
 
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -12,6 +13,9 @@ import (
 func (r *run) readBackFlags(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
 	defer cancel()
+	if err := r.reconnect(ctx); err != nil {
+		return // osqueryd is on its way out, or health will tell
+	}
 	rows, err := callTable(ctx, r.session.control, "osquery_flags")
 	if err != nil {
 		r.log.Debug("osquery_flags could not be read", "err", err)
@@ -36,11 +40,23 @@ func sameFlag(want, got string) bool {
 	if want == got {
 		return true
 	}
-	if w, err := strconv.ParseBool(want); err == nil {
-		g, err := strconv.ParseBool(got)
-		return err == nil && w == g
+	if w, ok := boolFlag(want); ok {
+		g, ok := boolFlag(got)
+		return ok && w == g
 	}
 	w, errW := strconv.ParseFloat(want, 64)
 	g, errG := strconv.ParseFloat(got, 64)
 	return errW == nil && errG == nil && w == g
+}
+
+// boolFlag takes what osqueryd takes for a truth value.
+func boolFlag(s string) (value, ok bool) {
+	switch strings.ToLower(s) {
+	case "y", "yes":
+		return true, true
+	case "n", "no":
+		return false, true
+	}
+	value, err := strconv.ParseBool(strings.ToLower(s))
+	return value, err == nil
 }

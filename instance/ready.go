@@ -46,6 +46,18 @@ func (in *Instance) WaitReady(ctx context.Context) error {
 	}
 }
 
+// isReady says whether the current run takes requests.
+func (in *Instance) isReady() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.current != nil && in.current.ready
+}
+
+// notRunning is ErrNotRunning with what the instance does instead.
+func (in *Instance) notRunning() error {
+	return fmt.Errorf("instance %q is %s: %w", in.o.id, in.Snapshot().State, ErrNotRunning)
+}
+
 // notReady says why a wait ended.
 func (in *Instance) notReady(why error) error {
 	s := in.Snapshot()

@@ -128,7 +128,7 @@ func (r *run) gate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.release = sync.OnceFunc(release)
+	r.release = sync.OnceFunc(func() { r.in.callRelease(release) })
 	return nil
 }
 
@@ -144,6 +144,16 @@ func (in *Instance) askGate(ctx context.Context) (release func(), err error) {
 		release = func() {}
 	}
 	return release, err
+}
+
+// callRelease calls the host's function and contains it.
+func (in *Instance) callRelease(release func()) {
+	defer func() {
+		if v := recover(); v != nil {
+			in.caughtPanicIn("gate", v, debug.Stack())
+		}
+	}()
+	release()
 }
 
 func (r *run) releaseGate() {

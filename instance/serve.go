@@ -36,9 +36,8 @@ func (r *run) serveOne(ctx context.Context, health, flags *time.Timer) error {
 		return errExited
 	case <-r.session.sentinel.Lost():
 		return r.replaced(ctx)
-	case ask := <-r.in.asks:
-		err := ask.do(ctx, r)
-		ask.done <- err
+	case a := <-r.in.asks:
+		r.answer(ctx, a)
 		return nil
 	case <-flags.C:
 		r.readBackFlags(ctx)

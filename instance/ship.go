@@ -35,25 +35,30 @@ func (in *Instance) Ship(ctx context.Context) error {
 	return in.ext.Run(ctx)
 }
 
-// shipForRun ships for as long as a run lasts, its last deliveries included,
-// unless somebody does already. The function it returns ends and joins it.
+// shipForRun ships for as long as a run lasts, its last deliveries included; while
+// somebody else does, it waits to take over. The function it returns ends and joins it.
 func (in *Instance) shipForRun(ctx context.Context) (stop func()) {
-	select {
-	case in.shipping <- struct{}{}:
-	default:
-		return func() {}
-	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		if err := in.ext.Run(ctx); err != nil {
-			in.log.Error("logs are no longer delivered", "err", err)
-		}
+		in.shipInTurn(ctx)
 	}()
 	return func() {
 		cancel()
 		<-done
-		<-in.shipping
+	}
+}
+
+// shipInTurn is for who holds the directory.
+func (in *Instance) shipInTurn(ctx context.Context) {
+	select {
+	case in.shipping <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-in.shipping }()
+	if err := in.ext.Run(ctx); err != nil {
+		in.log.Error("logs are no longer delivered", "err", err)
 	}
 }

@@ -152,6 +152,15 @@ func TestPushConfig(t *testing.T) {
 		if scheduled("second") != 1 {
 			t.Error("a refused config took the last good one away")
 		}
+		server.SetConfig("vendor", map[string]string{"main": `{"schedule": {"second": {"query": "select 2", "interval": 3600}}}`})
+		if err := r.PushConfig(patient(t)); err != nil {
+			t.Errorf("what osqueryd has already: %v", err)
+		}
+		r.stop()
+		_ = r.wait(t)
+		if err := r.PushConfig(patient(t)); !errors.Is(err, instance.ErrNotRunning) {
+			t.Errorf("a push after the run gave %v", err)
+		}
 	})
 }
 

@@ -2,6 +2,7 @@ package instance
 
 import (
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -37,8 +38,8 @@ func TestPromise12EveryDurationIsBounded(t *testing.T) {
 }
 
 func TestSameFlag(t *testing.T) {
-	same := [][2]string{{"true", "true"}, {"true", "1"}, {"false", "0"}, {"3", "3.0"}, {"008", "8"}, {"", ""}, {"a,b", "a,b"}}
-	other := [][2]string{{"true", "false"}, {"1", "2"}, {"", "x"}, {"a,b", "a"}, {"true", ""}, {"NaN", "x"}}
+	same := [][2]string{{"true", "true"}, {"true", "1"}, {"false", "0"}, {"3", "3.0"}, {"008", "8"}, {"", ""}, {"a,b", "a,b"}, {"yes", "true"}, {"N", "false"}}
+	other := [][2]string{{"true", "false"}, {"1", "2"}, {"", "x"}, {"a,b", "a"}, {"true", ""}, {"NaN", "x"}, {"yes", "false"}, {"yes", "yesterday"}}
 	for _, v := range same {
 		if !sameFlag(v[0], v[1]) {
 			t.Errorf("%q and %q differ", v[0], v[1])
@@ -47,6 +48,17 @@ func TestSameFlag(t *testing.T) {
 	for _, v := range other {
 		if sameFlag(v[0], v[1]) {
 			t.Errorf("%q and %q are the same", v[0], v[1])
+		}
+	}
+}
+
+// Only a file whose name says osqueryd is one by itself.
+func TestOtherNamesOfTheBinary(t *testing.T) {
+	for path, want := range map[string]bool{
+		"/opt/osqueryd/bin/osqueryd": false, "/opt/acme-osqueryd-5": false, "/opt/osqueryd/acme": true, "/usr/bin/osqueryi": true,
+	} {
+		if got := slices.Contains(defaults("a").argv(paths{}, "x", Binary{Path: path}), "--D"); got != want {
+			t.Errorf("%s: told to be the daemon: %v, want %v", path, got, want)
 		}
 	}
 }
