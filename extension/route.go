@@ -17,16 +17,9 @@ const (
 // Registry gives what to register: the three plugins and every table that is not
 // parked. It also puts the tables in force, and from then on a failing source
 // is covered by the last good config, as for an osqueryd that has none. Call it
-// once for each registration.
+// once for each registration of the plugins.
 func (e *Extension) Registry() osquery.ExtensionRegistry {
-	active, routes := map[string]Table{}, osquery.ExtensionRouteTable{}
-	for _, t := range e.tables.candidates() {
-		name, columns, ok := e.describe(t)
-		if !ok || e.tables.isParked(name) {
-			continue
-		}
-		active[name], routes[name] = t, columns
-	}
+	active, routes := e.openTables()
 	e.tables.activate(active)
 	e.configs.registered()
 	e.mu.Lock()
@@ -38,6 +31,36 @@ func (e *Extension) Registry() osquery.ExtensionRegistry {
 	return osquery.ExtensionRegistry{
 		registryConfig: plugin(), registryLogger: plugin(), registryDistributed: plugin(), registryTable: routes,
 	}
+}
+
+// TableRegistry gives the tables alone, for a registration of their own, and puts them in
+// force; nil when there are none. It does not touch what osqueryd has of the config.
+func (e *Extension) TableRegistry() osquery.ExtensionRegistry {
+	active, routes := e.openTables()
+	e.tables.activate(active)
+	if len(routes) == 0 {
+		return nil
+	}
+	return osquery.ExtensionRegistry{registryTable: routes}
+}
+
+// HasTables says whether there are tables to register. It changes nothing.
+func (e *Extension) HasTables() bool {
+	active, _ := e.openTables()
+	return len(active) > 0
+}
+
+// openTables gives every table that is not parked, and how it is registered.
+func (e *Extension) openTables() (map[string]Table, osquery.ExtensionRouteTable) {
+	active, routes := map[string]Table{}, osquery.ExtensionRouteTable{}
+	for _, t := range e.tables.candidates() {
+		name, columns, ok := e.describe(t)
+		if !ok || e.tables.isParked(name) {
+			continue
+		}
+		active[name], routes[name] = t, columns
+	}
+	return active, routes
 }
 
 // describe asks a table for its name and columns; one that panics or has none is

@@ -28,7 +28,8 @@ const suspendJump = 5 * time.Second
 
 // health is what earlier checks of a run have shown.
 type health struct {
-	failures int
+	failures int  // in a row
+	unwell   bool // a failure was told, and no recovery since
 	checks   int
 	naps     uint64        // of the instance, at the last look
 	wall     time.Time     // of the last look at the clock
@@ -103,7 +104,7 @@ func (r *run) checkHealth(ctx context.Context) error {
 	case slept, r.workerLost(): // a worker that went away is replaced, not unhealthy
 		return nil
 	}
-	r.health.failures++
+	r.health.failures, r.health.unwell = r.health.failures+1, true
 	r.in.emit(stats.HealthFailed{Head: r.in.head(), Err: err, InARow: r.health.failures})
 	if r.health.failures >= r.o.healthFailures {
 		return fmt.Errorf("%w: %d checks in a row failed, the last: %w", errUnhealthy, r.health.failures, err)
@@ -112,8 +113,9 @@ func (r *run) checkHealth(ctx context.Context) error {
 }
 
 func (r *run) healthy() {
-	if r.health.failures > 0 {
-		r.health.failures = 0
+	r.health.failures = 0
+	if r.health.unwell { // though a sleep may have voided the failures
+		r.health.unwell = false
 		r.in.emit(stats.HealthRecovered{Head: r.in.head()})
 	}
 }

@@ -163,22 +163,34 @@ func (in *Instance) Record(ctx context.Context, e stats.Event) {
 // which is logged; when one does not return then either, for as long again, it is left
 // to itself. A run and Close end with it. Called from an observer of the instance it
 // does nothing.
-func (in *Instance) Settle(ctx context.Context) {
-	if err := in.emitter.Settle(ctx, in.o.observerTimeout); err != nil {
+func (in *Instance) Settle(ctx context.Context) { in.settleWithin(ctx, in.o.observerTimeout) }
+
+func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
+	if err := in.emitter.Settle(ctx, patience); err != nil {
 		in.log.Error("not every event was delivered", "err", err)
 	}
 }
 
+// closePatience is WithObserverTimeout, or half of what ctx leaves: observers may take
+// twice as long.
+func (in *Instance) closePatience(ctx context.Context) time.Duration {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return in.o.observerTimeout
+	}
+	return max(0, min(in.o.observerTimeout, time.Until(end)/2))
+}
+
 // Close gives back what the instance holds between runs. It fails with
 // ErrRunning while a run or a Ship is under way, and does nothing the second time. After
-// it returned nil, no observer is called. It waits for observers that run, under ctx
-// and as Settle does.
+// it returned nil, no observer is called. It waits for observers that run as
+// Settle does, and no longer than until ctx's deadline.
 func (in *Instance) Close(ctx context.Context) error {
 	if first, err := in.shut(); !first {
 		return err
 	}
 	err := errors.Join(in.queries.Close(), in.ext.Close())
-	in.Settle(ctx)
+	in.settleWithin(ctx, in.closePatience(ctx))
 	return errors.Join(err, in.emitter.Close(ctx))
 }
 

@@ -34,7 +34,7 @@ func (r *run) findLost(ctx context.Context) (lost, error) {
 		return lost{}, err
 	}
 	l := lost{plugins: s.plugins.listed(list), tables: s.tables.listed(list)}
-	if s.tables == nil && tablesOf(r.in.ext.Registry()) != nil {
+	if s.tables == nil && r.in.ext.HasTables() {
 		l.tables = errTablesMissing
 	}
 	r.health.checks++

@@ -93,12 +93,12 @@ func newRunID() string {
 
 // live takes the run through its phases and returns why it left the last one.
 func (r *run) live(ctx context.Context) error {
+	r.in.emit(stats.RunStarting{Head: r.in.head(), Binary: r.o.binary, Version: r.in.Binary().Version})
 	if err := r.gate(ctx); err != nil {
 		return err
 	}
 	defer r.releaseGate()
 	r.in.queries.Suspend() // from here on a query waits for ready instead of failing
-	r.in.emit(stats.RunStarting{Head: r.in.head(), Binary: r.o.binary, Version: r.in.Binary().Version})
 	for _, step := range []struct {
 		phase stats.Phase
 		do    func(context.Context) error

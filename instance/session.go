@@ -122,18 +122,11 @@ func itemNames(reg osquery.ExtensionRegistry) map[string][]string {
 	return items
 }
 
-// pluginsOf and tablesOf divide the extension's registry into the two registrations.
+// pluginsOf leaves the tables out, which have a registration of their own.
 func pluginsOf(reg osquery.ExtensionRegistry) osquery.ExtensionRegistry {
 	out := maps.Clone(reg)
 	delete(out, "table")
 	return out
-}
-
-func tablesOf(reg osquery.ExtensionRegistry) osquery.ExtensionRegistry {
-	if len(reg["table"]) == 0 {
-		return nil
-	}
-	return osquery.ExtensionRegistry{"table": reg["table"]}
 }
 
 // callTable asks one of osqueryd's own tables by the extension protocol instead of

@@ -122,7 +122,7 @@ func (r *run) fill(ctx context.Context, s *session) (err error) {
 // has already.
 func (r *run) registerTables(ctx context.Context, c *thriftconn.Conn) (*registration, error) {
 	r.tablesHave = r.in.tablesAsked.Load() // before they are read: a later SetTables is seen
-	reg := tablesOf(r.in.ext.Registry())
+	reg := r.in.ext.TableRegistry()
 	if reg == nil {
 		return nil, nil
 	}
@@ -133,7 +133,7 @@ func (r *run) registerTables(ctx context.Context, c *thriftconn.Conn) (*registra
 	if err := r.parkTables(ctx, c, reg, err); err != nil {
 		return nil, err
 	}
-	if reg = tablesOf(r.in.ext.Registry()); reg == nil {
+	if reg = r.in.ext.TableRegistry(); reg == nil {
 		return nil, nil
 	}
 	return r.in.register(ctx, c, tablesName, reg)
