@@ -74,7 +74,8 @@ func WithLogBatch(lines, bytes int, age time.Duration) Option {
 
 // WithQueueLimit bounds each of the instance's queues on disk (results, snapshots,
 // status, distributed results), in bytes. When one is full its oldest lines are
-// dropped, counted and announced. The default is 64 MiB; the least is 1 MiB.
+// dropped, counted and announced. The default is 64 MiB; the least is 1 MiB. There are four,
+// so that by default an instance keeps up to 256 MiB, and 48 MiB of dead letters.
 func WithQueueLimit(bytes int64) Option {
 	return optionFunc(func(s *settings) {
 		s.log.queueBytes = bytes

@@ -65,7 +65,8 @@ type PackSource interface {
 	Pack(ctx context.Context, node Node, name, value string) (string, error)
 }
 
-// Carver takes the parts of file carves. It is optional for a Transport.
+// Carver takes the parts of file carves. The extension does not call it: osqueryd's carver
+// speaks to a server of its own. It is for a host that takes carves itself.
 type Carver interface {
 	// StartCarve begins a carve and gives the session's id.
 	StartCarve(ctx context.Context, node Node, req CarveRequest) (session string, err error)
@@ -81,7 +82,8 @@ type Node struct {
 	Run string
 	// Key is the node key from the Enroller; empty when there is none.
 	Key string
-	// HostIdentifier is what osqueryd calls this host in its logs.
+	// HostIdentifier is what instance.WithHostIdentifier set; empty when osqueryd uses the
+	// host's own UUID.
 	HostIdentifier string
 	// OsqueryVersion is the version of the binary, such as "5.23.0".
 	OsqueryVersion string
@@ -105,7 +107,8 @@ const (
 // Batch is what a LogSink is handed: consecutive lines of one queue.
 type Batch struct {
 	// ID is stable: the same lines have the same ID at every try, after a restart
-	// too, so that a server can drop what it has already.
+	// too, so that a server can drop what it has already. It is unique within one host: a
+	// server looks at it together with who sent it.
 	ID string
 	// Queue says what kind of lines these are.
 	Queue Queue

@@ -50,12 +50,22 @@ func (f fingerprint) is(info fs.FileInfo) bool {
 }
 
 // CheckBinary looks at the osqueryd at path and runs it, for its version and its
-// flags. Each execution is bounded by DefaultBinaryTimeout and by ctx. It refuses
+// flags. Each execution is bounded by ctx and by WithBinaryTimeout, the only one of the
+// options that counts here. It refuses
 // what osqueryd itself or good sense would refuse: a file that is not there, a
 // directory, one that cannot be executed, is made for another system or processor, can
 // be written by everyone, belongs to somebody else or is older than MinVersion.
-func CheckBinary(ctx context.Context, path string) (Binary, error) {
-	return checkBinary(ctx, path, DefaultBinaryTimeout)
+func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, error) {
+	o := defaults("")
+	for _, opt := range opts {
+		if opt != nil {
+			opt(o)
+		}
+	}
+	if o.binaryTimeout <= 0 {
+		o.binaryTimeout = DefaultBinaryTimeout // New of an instance tells the mistake
+	}
+	return checkBinary(ctx, path, o.binaryTimeout)
 }
 
 func checkBinary(ctx context.Context, path string, timeout time.Duration) (Binary, error) {

@@ -26,12 +26,12 @@ func WithCheckedBinary(b Binary) Option {
 // Either WithRoot or WithDirectory is required.
 func WithRoot(dir string) Option { return func(o *options) { o.root = dir } }
 
-// WithDirectory names the instance's own directory, instead of WithRoot. No two
-// instances may share one.
+// WithDirectory names the instance's own directory, and wins over WithRoot. It must be
+// absolute; it is made, 0700, if it is not there. No two instances may share one.
 func WithDirectory(dir string) Option { return func(o *options) { o.dir = dir } }
 
 // WithSocket fixes the path of osqueryd's extension socket, or on Windows the
-// name of its pipe. Without it a short one is chosen. At most 97 bytes, in a
+// name of its pipe. Without it a short one is chosen. At most 97 bytes (a pipe's 240), in a
 // directory that only this user can enter.
 func WithSocket(path string) Option { return func(o *options) { o.socket = path } }
 
@@ -84,7 +84,8 @@ func WithLabels(labels map[string]string) Option {
 }
 
 // WithHostIdentifier fixes what osqueryd calls this host in its logs. Without it
-// osqueryd uses its own persistent UUID.
+// osqueryd uses the UUID of the hardware, which all instances of the host share, or one of
+// its database's where the hardware has none.
 func WithHostIdentifier(id string) Option { return func(o *options) { o.hostID = id } }
 
 // WithDistributed sets how often osqueryd asks for distributed queries; 0 turns

@@ -23,11 +23,12 @@ func WithRegisterTimeout(d time.Duration) Option { return func(o *options) { o.r
 // killed; 0 kills at once. Default 20 s, which covers osqueryd's own 15.
 func WithStopGrace(d time.Duration) Option { return func(o *options) { o.stopGrace = d } }
 
-// WithKillTimeout bounds the wait for a killed process group to be gone. Default 5 s.
+// WithKillTimeout bounds the wait for a killed process group to be gone, also for what an
+// earlier host left, and for calls of the host's code at the end of a run. Default 5 s.
 func WithKillTimeout(d time.Duration) Option { return func(o *options) { o.killTimeout = d } }
 
-// WithDrain bounds the delivery of queued logs when a run stops. Default 2 s. What
-// is not delivered stays queued on disk.
+// WithDrain bounds the delivery of queued logs when a run is asked to stop. Default 2 s; 0
+// delivers nothing more. What is not delivered stays queued on disk.
 func WithDrain(d time.Duration) Option { return func(o *options) { o.drain = d } }
 
 // WithBinaryTimeout bounds each execution of the binary that checks it. Default 10 s.
@@ -82,7 +83,8 @@ func WithHealthChecker(h HealthChecker) Option { return func(o *options) { o.hea
 func WithQueryTimeout(d time.Duration) Option { return func(o *options) { o.queryTimeout = d } }
 
 // WithAbandonedQueryWait sets how long the next query waits for the answer of one that
-// was given up, before a second connection is opened. Default 5 s.
+// was given up, before a second connection is opened. Default 5 s; 0 opens
+// it at once.
 func WithAbandonedQueryWait(d time.Duration) Option {
 	return func(o *options) { o.abandonedQueryWait = d }
 }

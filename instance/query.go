@@ -33,7 +33,8 @@ var ErrConnectionLost = thriftconn.ErrConnectionLost
 // table of the same instance it can wait for the very query that asks the table.
 //
 // It fails with *QueryError (osqueryd's refusal), the context's error,
-// ErrNotRunning, ErrConnectionLost or ErrClosed.
+// ErrNotRunning, ErrConnectionLost or ErrClosed; an answer that cannot be read, or is larger
+// than 100 MiB, is another error.
 func (in *Instance) Query(ctx context.Context, sql string) (Rows, error) {
 	ctx, cancel := in.queryContext(ctx)
 	defer cancel()

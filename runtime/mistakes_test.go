@@ -56,3 +56,18 @@ func TestNewTriesABadBinaryOnce(t *testing.T) {
 		t.Errorf("the binary was run %d times, %v; want once", strings.Count(string(tried), "x"), err)
 	}
 }
+
+// The check of the Runner's binary has the time that its instances give it.
+func TestBinaryTimeoutOfTheRunner(t *testing.T) {
+	if goruntime.GOOS == "windows" {
+		t.Skip("there is no shell script for a binary")
+	}
+	dir := testhelp.Root(t)
+	binary := filepath.Join(dir, "osqueryd")
+	if err := os.WriteFile(binary, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil { //nolint:gosec // it is to be run
+		t.Fatal(err)
+	}
+	_, err := runtime.New(runtime.WithBinary(binary), runtime.WithRoot(filepath.Join(dir, "root")),
+		runtime.WithInstanceDefaults(instance.WithBinaryTimeout(50*time.Millisecond)))
+	wantAll(t, err, "WithBinary: ", "within 50ms")
+}

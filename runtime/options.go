@@ -53,7 +53,8 @@ func (o *options) problem(option, format string, args ...any) {
 func (o *options) instances(opts ...instance.Option) { o.defaults = append(o.defaults, opts...) }
 
 // WithBinary names the osqueryd that every instance runs, by absolute path,
-// unless it names another. It is checked once, and again when the file changes.
+// unless it names another. It is checked once, and again when the file changes, within
+// the instance.WithBinaryTimeout that WithInstanceDefaults may set.
 func WithBinary(path string) Option {
 	return func(o *options) { o.binary, o.binarySet = path, true }
 }

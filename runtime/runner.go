@@ -35,7 +35,7 @@ type Runner struct {
 
 // New makes a Runner. It checks every option, of the instances too, and reports
 // all mistakes at once. It makes the directories of the instances, and runs the
-// binary to learn its version; it starts nothing else, and nothing has to be given
+// binary for its version and its flags; it starts nothing else, and nothing has to be given
 // back when the Runner is not wanted any more.
 func New(opts ...Option) (*Runner, error) {
 	o, err := newOptions(opts)
@@ -47,7 +47,7 @@ func New(opts ...Option) (*Runner, error) {
 	}
 	maker := &realMaker{root: o.root, defaults: o.defaults, gate: r.gate}
 	if o.binarySet {
-		switch b, err := instance.CheckBinary(context.Background(), o.binary); {
+		switch b, err := instance.CheckBinary(context.Background(), o.binary, o.defaults...); {
 		case err != nil: // and no instance is to try it again
 			errs = append(errs, &instance.OptionError{Option: "WithBinary", Err: err})
 		default:

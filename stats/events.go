@@ -15,8 +15,8 @@ type InstanceRemoved struct{ Head }
 type InstanceParked struct {
 	Head
 	Cause Cause
-	// Failures counts the failures within Window that used up the budget; it is
-	// 1 when the cause alone was enough.
+	// Failures counts the failures within Window, this one included; it is 1 when the
+	// cause alone was enough.
 	Failures int
 	Window   time.Duration
 	Err      error
@@ -193,7 +193,7 @@ type LogsDropped struct {
 // TransportFailed says that a call of the host's transport failed.
 type TransportFailed struct {
 	Head
-	// Call is "config", "logs", "queries", "results", "enroll" or "carve".
+	// Call is "config", "logs", "queries", "results" or "enroll".
 	Call string
 	Err  error
 	// Retry is when it is tried again; 0 when osqueryd decides.
@@ -239,6 +239,7 @@ type FlagIneffective struct {
 // RateAlarm says that something happened more often than the host wants.
 type RateAlarm struct {
 	Head
+	// What is "restarts" or "watchdog kills".
 	What string
 	// Count is how many there were within Window. A thousand may stand for more.
 	Count  int
@@ -252,7 +253,8 @@ type LeftoverCleaned struct {
 	Took time.Duration
 }
 
-// Suspended says that the machine slept, and that no verdict from before counts.
+// Suspended says that the machine slept, and that no verdict from before counts. A sleep
+// that the host announced and the clocks do not show has no such event.
 type Suspended struct {
 	Head
 	For time.Duration
