@@ -24,7 +24,7 @@ func TestCorruptDatabaseIsTold(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(database, "CURRENT"), []byte("rubbish"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		r.again()
+		r.again(t)
 		told := next[stats.DatabaseReplaced](t, r.events)
 		if told.Backup != database+".backup" {
 			t.Errorf("the old one is said to be at %q", told.Backup)
@@ -41,9 +41,12 @@ func TestCorruptDatabaseIsTold(t *testing.T) {
 	})
 }
 
-// again runs an instance whose run has ended.
-func (r *running) again() {
-	<-r.done
+// again runs an instance whose run has ended well.
+func (r *running) again(t *testing.T) {
+	t.Helper()
+	if err := <-r.done; err != nil {
+		t.Fatal(err)
+	}
 	ctx, cancel := context.WithCancel(context.Background())
 	r.stop = cancel
 	go func() { r.done <- r.Run(ctx) }()

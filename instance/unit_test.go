@@ -38,8 +38,12 @@ func TestPromise12EveryDurationIsBounded(t *testing.T) {
 }
 
 func TestSameFlag(t *testing.T) {
-	same := [][2]string{{"true", "true"}, {"true", "1"}, {"false", "0"}, {"3", "3.0"}, {"008", "8"}, {"", ""}, {"a,b", "a,b"}, {"yes", "true"}, {"N", "false"}}
-	other := [][2]string{{"true", "false"}, {"1", "2"}, {"", "x"}, {"a,b", "a"}, {"true", ""}, {"NaN", "x"}, {"yes", "false"}, {"yes", "yesterday"}}
+	same := [][2]string{
+		{"true", "true"}, {"true", "1"}, {"false", "0"}, {"3", "3.0"}, {"008", "8"}, {"", ""}, {"a,b", "a,b"}, {"yes", "true"}, {"N", "false"},
+	}
+	other := [][2]string{
+		{"true", "false"}, {"1", "2"}, {"", "x"}, {"a,b", "a"}, {"true", ""}, {"NaN", "x"}, {"yes", "false"}, {"yes", "yesterday"},
+	}
 	for _, v := range same {
 		if !sameFlag(v[0], v[1]) {
 			t.Errorf("%q and %q differ", v[0], v[1])

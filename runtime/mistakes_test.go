@@ -21,7 +21,7 @@ func TestNewHidesNoMistakeBehindTheRunners(t *testing.T) {
 		runtime.WithBinary("/nowhere/osqueryd"), runtime.WithRoot("relative"), nil, runtime.WithTransport(nil),
 		runtime.WithInstance("a", nil, instance.WithTransport(nil), instance.WithStopGrace(-time.Second)),
 		runtime.WithInstance("b", instance.WithBinary(missing), instance.WithRoot("elsewhere")),
-		runtime.WithInstance("c"), runtime.WithInstance("c"),
+		runtime.WithInstance("c"), runtime.WithInstance("c"), //nolint:gocritic // the second is the mistake
 	)
 	wantAll(t, err, "New: option 2 is nil", `instance "a": New: option 0 is nil`, "WithStopGrace: -1s",
 		`instance "b"`, missing, `"elsewhere" is relative`, `instance "c": there is an instance of that id already`)
@@ -43,7 +43,7 @@ func TestNewTriesABadBinaryOnce(t *testing.T) {
 	dir := testhelp.Root(t)
 	binary, calls := filepath.Join(dir, "osqueryd"), filepath.Join(dir, "calls")
 	script := "#!/bin/sh\necho x >>" + calls + "\n"
-	if err := os.WriteFile(binary, []byte(script), 0o700); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(binary, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	_, err := runtime.New(runtime.WithBinary(binary), runtime.WithRoot(filepath.Join(dir, "root")),
@@ -64,7 +64,7 @@ func TestBinaryTimeoutOfTheRunner(t *testing.T) {
 	}
 	dir := testhelp.Root(t)
 	binary := filepath.Join(dir, "osqueryd")
-	if err := os.WriteFile(binary, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil { //nolint:gosec // it is to be run
+	if err := os.WriteFile(binary, []byte("#!/bin/sh\nexec sleep 60\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	_, err := runtime.New(runtime.WithBinary(binary), runtime.WithRoot(filepath.Join(dir, "root")),
