@@ -1,6 +1,8 @@
 package osquerydtest_test
 
 import (
+	"os"
+	"os/signal"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -165,6 +167,10 @@ func TestDifferentialBusy(t *testing.T) {
 // What signals do, and what they leave behind.
 func TestDifferentialSignals(t *testing.T) {
 	t.Parallel()
+	// By nohup SIGHUP is ignored, and would be by the children too; who listens hands on the default.
+	heard := make(chan os.Signal, 1)
+	signal.Notify(heard, syscall.SIGHUP)
+	t.Cleanup(func() { signal.Stop(heard) })
 	for name, sig := range map[string]syscall.Signal{
 		"SIGTERM": syscall.SIGTERM, "SIGINT": syscall.SIGINT, "SIGUSR1": syscall.SIGUSR1, "SIGHUP": syscall.SIGHUP, "SIGQUIT": syscall.SIGQUIT,
 	} {

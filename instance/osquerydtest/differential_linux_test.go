@@ -38,6 +38,7 @@ var record = flag.Bool("record", false, "write the transcripts, from the osquery
 type subject struct {
 	bin  string
 	fake *osquerydtest.Fake // nil for a real one
+	env  []string           // of what it launches
 }
 
 // transcript is what was observed, a line each.
@@ -139,7 +140,7 @@ func (s *subject) launch(t *testing.T, dir string, args ...string) *daemon {
 	d := &daemon{t: t, s: s, dir: dir, stdout: &syncBuffer{}, stderr: &syncBuffer{}, exited: make(chan struct{})}
 	d.cmd = exec.Command(s.bin, args...)
 	d.cmd.Stdout, d.cmd.Stderr = d.stdout, d.stderr
-	d.cmd.Env, d.cmd.Dir = []string{}, dir
+	d.cmd.Env, d.cmd.Dir = append([]string{}, s.env...), dir
 	d.cmd.SysProcAttr = ownGroup()
 	d.cmd.WaitDelay = 5 * time.Second
 	if err := d.cmd.Start(); err != nil {

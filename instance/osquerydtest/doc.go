@@ -23,7 +23,8 @@
 // # Limits
 //
 // It measures neither memory nor CPU: the watchdog kills when it is told to. It
-// has no event tables, no carver, no TLS and no shell, and --force is ignored.
+// has no event tables, no carver and no TLS, and --force is ignored. Its shell
+// (-S) reads nothing and ends at once.
 //
 // # What it does
 //
@@ -66,12 +67,16 @@
 // an action have texts of their own; getQueryColumns knows the types of literals,
 // and refuses nothing and two statements; an extension's table is asked once for
 // each value of IN, with the columns in use, in order of their names; text in a
-// column of numbers is NULL.
+// column of numbers is NULL; gflags takes - for _ in a name, --noname with any
+// value, --fromenv, --tryfromenv and --undefok, numbers without octal, lists and
+// sections of flagfiles, and shows --version before it looks at mistakes.
 //
 // Known to differ: the fake asks every extension to shut down when it ends, and
 // osqueryd leaves that out now and then; the packs and queries of one config are read in the order of
 // their names, not of the text; SQL that the fake does not know is a syntax
-// error.
+// error. Main goes by the program's name, so a fake under a name without
+// "osqueryd" is no shell but the calling program itself, even with --D; and of
+// gflags' own help only --helpxml works.
 //
 // # Faster than real
 //

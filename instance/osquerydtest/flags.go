@@ -1,6 +1,7 @@
 package osquerydtest
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"runtime"
@@ -62,20 +63,26 @@ var flagAliases = map[string]string{
 	"logger_tls_max":                 "logger_tls_max_linesize",
 }
 
+const (
+	undefokText = "comma-separated list of flag names that it is okay to specify on the command line even if the program " +
+		"does not define a flag with that name.  IMPORTANT: flags in this list that have arguments MUST use the flag=value format"
+	logDirText = "If specified, logfiles are written into this directory instead of the default logging directory."
+)
+
 // gflagsFlags are those of the parser and of the logging library.
 var gflagsFlags = []flagDef{
 	{name: "alsologtostderr", kind: kindBool, def: "false"},
 	{name: "colorlogtostderr", kind: kindBool, def: "false"},
-	{name: "flagfile", kind: kindString, def: ""},
-	{name: "fromenv", kind: kindString, def: ""},
+	{name: "flagfile", kind: kindString, def: "", desc: "load flags from file"},
+	{name: "fromenv", kind: kindString, def: "", desc: "set flags from the environment [use 'export FLAGS_flag1=value']"},
 	{name: "help", kind: kindBool, def: "false"},
 	{name: "helpfull", kind: kindBool, def: "false"},
 	{name: "helpshort", kind: kindBool, def: "false"},
 	{name: "helpxml", kind: kindBool, def: "false"},
-	{name: "log_dir", kind: kindString, def: ""},
+	{name: "log_dir", kind: kindString, def: "", desc: logDirText},
 	{name: "minloglevel", kind: kindInt32, def: "0"},
-	{name: "tryfromenv", kind: kindString, def: ""},
-	{name: "undefok", kind: kindString, def: ""},
+	{name: "tryfromenv", kind: kindString, def: "", desc: "set flags from the environment if present"},
+	{name: "undefok", kind: kindString, def: "", desc: undefokText},
 	{name: "v", kind: kindInt32, def: "0"},
 	{name: "version", kind: kindBool, def: "false"},
 }
@@ -147,9 +154,17 @@ func (fs *flagSet) set(name, value string) error {
 	if err != nil {
 		return fmt.Errorf("illegal value '%s' specified for %s flag '%s'", value, f.kind, name)
 	}
+	if f.name == "alarm_timeout" {
+		if n, err := strconv.ParseUint(v, 10, 64); err != nil || n < 10 {
+			return fmt.Errorf("%w '%s' for flag '%s'", errLowAlarm, v, f.name)
+		}
+	}
 	f.value, f.isSet = v, true
 	return nil
 }
+
+// errLowAlarm is of the one validator there is.
+var errLowAlarm = errors.New("failed validation of new value")
 
 // setCustom keeps a flag that only a config has: any name with custom_.
 func (fs *flagSet) setCustom(name, value string) {
@@ -158,9 +173,8 @@ func (fs *flagSet) setCustom(name, value string) {
 	fs.flags[name] = &flagState{flagDef: flagDef{name: name, kind: kindString}, group: groupOption, value: value, isSet: true}
 }
 
-// normalize checks a value as gflags does.
+// normalize checks a value as gflags does, and gives it as gflags would show it.
 func (k flagKind) normalize(value string) (string, error) {
-	var err error
 	switch k {
 	case kindBool:
 		b, ok := parseBool(value)
@@ -169,14 +183,40 @@ func (k flagKind) normalize(value string) (string, error) {
 		}
 		return strconv.FormatBool(b), nil
 	case kindInt32:
-		_, err = strconv.ParseInt(value, 0, 32)
+		n, err := parseInt32(value)
+		return strconv.FormatInt(n, 10), err
 	case kindUint32:
-		_, err = strconv.ParseUint(value, 0, 32)
+		n, err := parseUint(value, 32)
+		return strconv.FormatUint(n, 10), err
 	case kindUint64:
-		_, err = strconv.ParseUint(value, 0, 64)
+		n, err := parseUint(value, 64)
+		return strconv.FormatUint(n, 10), err
 	case kindString:
 	}
-	return value, err
+	return value, nil
+}
+
+// parseInt32 reads decimal, or hexadecimal without a sign; octal there is none.
+func parseInt32(value string) (int64, error) {
+	if digits, ok := cutHex(value); ok {
+		n, err := strconv.ParseUint(digits, 16, 31)
+		return int64(n), err
+	}
+	return strconv.ParseInt(strings.TrimLeft(value, blanks), 10, 32)
+}
+
+func parseUint(value string, bits int) (uint64, error) {
+	if digits, ok := cutHex(value); ok {
+		return strconv.ParseUint(digits, 16, bits)
+	}
+	return strconv.ParseUint(strings.TrimPrefix(strings.TrimLeft(value, blanks), "+"), 10, bits)
+}
+
+func cutHex(value string) (digits string, ok bool) {
+	if digits, ok = strings.CutPrefix(value, "0x"); ok {
+		return digits, true
+	}
+	return strings.CutPrefix(value, "0X")
 }
 
 func parseBool(s string) (value, ok bool) {

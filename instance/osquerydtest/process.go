@@ -93,11 +93,9 @@ func (p *process) parse(workerOf string, single bool) (code int, done bool) {
 			return 0, true
 		}
 	}
-	if fatal := p.flags.parseArgs(args); fatal != "" {
-		fmt.Fprintln(p.stderr, fatal)
-		return 1, true
-	}
+	parsed := p.flags.parseArgs(args, p.stderr)
 	switch {
+	case parsed.died != "": // before gflags looks at the next two
 	case p.flags.bool("helpxml"):
 		p.flags.printXML(p.stdout, args[0])
 		return 1, true
@@ -105,10 +103,32 @@ func (p *process) parse(workerOf string, single bool) (code int, done bool) {
 		fmt.Fprintf(p.stdout, "%s version %s\n", filepath.Base(args[0]), p.script.version())
 		return 0, true
 	}
+	if fatal := parsed.fatal(); fatal != "" {
+		fmt.Fprintln(p.stderr, fatal)
+		return 1, true
+	}
+	if isShell(args) && !single {
+		return 0, true // as the shell does that has nothing to read
+	}
 	p.identify(workerOf, single)
 	p.log.configure(p.flags)
 	p.rules = newRuleEngine(p)
 	return 0, false
+}
+
+// isShell: the last of these words decides, wherever it stands; --S=true is
+// none of them.
+func isShell(args []string) bool {
+	shell := false
+	for _, a := range args[1:] {
+		switch a {
+		case "-S", "--S":
+			shell = true
+		case "-D", "--D":
+			shell = false
+		}
+	}
+	return shell
 }
 
 // identify decides the role and says hello to the Fake.

@@ -125,13 +125,13 @@ func TestFlagTables(t *testing.T) {
 		}
 	}
 	args := []string{"osqueryd", "-verbose", "--nodisable_audit", "--pidfile", "/x", "--thrift_timeout=0x10"}
-	if fatal := fs.parseArgs(args); fatal != "" {
+	if fatal := fs.parseArgs(args, t.Output()).fatal(); fatal != "" {
 		t.Error(fatal)
 	}
 	if !fs.bool("verbose") || fs.bool("disable_audit") || fs.str("pidfile") != "/x" || fs.num("thrift_timeout") != 16 {
 		t.Error("gflags forms are not understood")
 	}
-	if got := fs.parseArgs([]string{"osqueryd", "--pidfile"}); !strings.Contains(got, "is missing its argument") {
+	if got := fs.parseArgs([]string{"osqueryd", "--pidfile"}, t.Output()).fatal(); !strings.Contains(got, "is missing its argument") {
 		t.Error(got)
 	}
 }
