@@ -103,8 +103,8 @@ func WithStartLimit(n int) Option { return func(o *options) { o.startLimit = n }
 func WithStartTurn(d time.Duration) Option { return func(o *options) { o.startTurn = d } }
 
 // WithCloseTimeout bounds the wait for an instance's observers to return when the
-// instance is closed, at its removal and its update, after they have had what
-// instance.WithObserverTimeout gives them. The default is 10 s.
+// instance is closed, at its removal and its update, even if instance.WithObserverTimeout
+// gives them longer. The default is 10 s.
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
 
 // WithRateAlarm emits a stats.RateAlarm when an instance is restarted after
