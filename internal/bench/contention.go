@@ -23,7 +23,7 @@ func slow() question {
 func contentionGroup() Group {
 	alone := Goal{Kind: AtLeastTimes, Bound: 0.95, Of: Other, Name: "ours from 1 goroutine"}
 	return Group{
-		Name: "8 goroutines", Rounds: 5,
+		Name: "8 goroutines", Rounds: 11,
 		Rows: []Row{
 			{Work: "1000 rows x 5, 8 goroutines", Unit: "/s", Goal: alone},
 			{Work: "most less fewest answers of a goroutine", Unit: "", Goal: Goal{Kind: AtMost, Bound: 2}},
@@ -49,7 +49,8 @@ func openContention(ctx context.Context, env *Env) (*Job, error) {
 	plain := func(sql string) func(context.Context) error {
 		return func(context.Context) error { return checkAnswer(c.plain.Query(sql)) }
 	}
-	d := time.Duration(env.few(100, 2000)) * time.Millisecond
+	// Short, and in turns often, because the machine's own pace changes within seconds.
+	d, longer := time.Duration(env.few(100, 700))*time.Millisecond, time.Duration(env.few(100, 1500))*time.Millisecond
 	return &Job{
 		Steps: []Step{
 			func(ctx context.Context) ([]Sample, error) {
@@ -69,10 +70,10 @@ func openContention(ctx context.Context, env *Env) (*Job, error) {
 				return []Sample{{0, Floor, t.rate()}}, t.broken()
 			},
 			func(ctx context.Context) ([]Sample, error) {
-				return []Sample{{2, Ours, ask(ctx, askers, d, ours(long)).failures()}}, nil
+				return []Sample{{2, Ours, ask(ctx, askers, longer, ours(long)).failures()}}, nil
 			},
 			func(ctx context.Context) ([]Sample, error) {
-				return []Sample{{2, Plain, ask(ctx, askers, d, plain(long)).failures()}}, nil
+				return []Sample{{2, Plain, ask(ctx, askers, longer, plain(long)).failures()}}, nil
 			},
 		},
 		Close: func() { _ = errors.Join(raw.conn.Close(), c.close()) },
