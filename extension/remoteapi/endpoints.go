@@ -76,7 +76,7 @@ func (e Endpoints) byCall() map[call]string {
 func (e Endpoints) check() error {
 	var errs []error
 	if e.Enroll == "" {
-		errs = append(errs, errors.New("endpoint enroll is missing: the extension asks for a node key first and does nothing without"))
+		errs = append(errs, errors.New("endpoint enroll is missing: servers of this API know a node by the key that it gives"))
 	}
 	paths := e.byCall()
 	for _, name := range slices.Sorted(maps.Keys(paths)) {

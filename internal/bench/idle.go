@@ -122,7 +122,7 @@ func (e *Env) idlePlain(ctx context.Context, n int) ([]Sample, error) {
 	if err != nil {
 		return nil, err
 	}
-	hosts, err := many(n, func() (*plain, error) { return e.startPlain(ctx, spawnOptions{}) })
+	hosts, err := many(n, func() (*plain, error) { return e.startPlain(ctx, spawnOptions{}) }, (*plain).close)
 	if err != nil {
 		return nil, err
 	}

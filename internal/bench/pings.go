@@ -148,7 +148,10 @@ func startPinger(role pingerRole) (stop func() error, err error) {
 	}
 	return func() error {
 		err := cmd.Process.Kill()
-		_ = cmd.Wait() // it was killed
+		_ = cmd.Wait() // its state tells
+		if code := cmd.ProcessState.ExitCode(); code >= 0 {
+			return fmt.Errorf("the pinger ended by itself, with code %d: the floor is of fewer pings", code)
+		}
 		return err
 	}, nil
 }

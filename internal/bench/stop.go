@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -54,7 +55,7 @@ func (e *Env) stopLeast(ctx context.Context, n int) (float64, error) {
 
 // stopPlain starts n osqueryds with osquery-go, and ends its servers and the osqueryds.
 func (e *Env) stopPlain(ctx context.Context, n int, end func(*bare) error) (float64, error) {
-	all, err := many(n, func() (*plain, error) { return e.startPlain(ctx, spawnOptions{}) })
+	all, err := many(n, func() (*plain, error) { return e.startPlain(ctx, spawnOptions{}) }, (*plain).close)
 	if err != nil {
 		return 0, err
 	}
@@ -71,7 +72,7 @@ func (e *Env) stopPlain(ctx context.Context, n int, end func(*bare) error) (floa
 }
 
 func (e *Env) manyLeast(ctx context.Context, n int) ([]*least, error) {
-	all, err := many(n, func() (*least, error) { return e.startLeast(ctx, spawnOptions{}) })
+	all, err := many(n, func() (*least, error) { return e.startLeast(ctx, spawnOptions{}) }, (*least).close)
 	if err != nil {
 		return nil, err
 	}
@@ -81,8 +82,8 @@ func (e *Env) manyLeast(ctx context.Context, n int) ([]*least, error) {
 	})
 }
 
-// many starts n things at the same time.
-func many[T any](n int, start func() (*T, error)) ([]*T, error) {
+// many starts n things at the same time: all of them, or none is left.
+func many[T any](n int, start func() (*T, error), closeOne func(*T) error) ([]*T, error) {
 	all := make([]*T, n)
 	errs := make([]error, n)
 	var wait sync.WaitGroup
@@ -90,7 +91,12 @@ func many[T any](n int, start func() (*T, error)) ([]*T, error) {
 		wait.Go(func() { all[i], errs[i] = start() })
 	}
 	wait.Wait()
-	return all, errors.Join(errs...)
+	err := errors.Join(errs...)
+	if err == nil {
+		return all, nil
+	}
+	started := slices.DeleteFunc(all, func(x *T) bool { return x == nil })
+	return nil, errors.Join(err, each(started, closeOne))
 }
 
 // each does something with all, in parallel.
