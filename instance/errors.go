@@ -19,7 +19,44 @@ var (
 	ErrParked = errors.New("the instance is parked")
 	// ErrClosed says that the instance was closed.
 	ErrClosed = errors.New("the instance is closed")
+
+	// ErrQueryWaiting reports that a query was given up before osqueryd had it: it did not run.
+	ErrQueryWaiting = errors.New("the query was still waiting for its turn")
+	// ErrQueryRunning reports that a query was given up while osqueryd ran it. osqueryd
+	// cannot cancel a query and goes on with it.
+	ErrQueryRunning = errors.New("osqueryd was still running the query")
+	// ErrConnectionLost reports that osqueryd went away while it ran the query. Whether
+	// the query finished is unknown.
+	ErrConnectionLost = errors.New("osqueryd went away while it ran the query")
+	// ErrAnswerTooLarge reports an answer above the limit; QueryEach has the same one.
+	ErrAnswerTooLarge = errors.New("the answer is too large")
 )
+
+// ParkedError reports that an instance is parked: it failed too often, or for a cause
+// that a new start does not change. errors.Is finds both ErrParked and ErrNotRunning in it.
+type ParkedError struct {
+	// Instance is the instance's id.
+	Instance string
+	// Cause is why its last run ended; empty when the history does not tell.
+	Cause stats.Cause
+	// LastError is the text of its last failure.
+	LastError string
+}
+
+// Error names the instance, the cause and the last failure.
+func (e *ParkedError) Error() string {
+	s := fmt.Sprintf("instance %q: %v", e.Instance, ErrParked)
+	if e.Cause != "" {
+		s += " (" + string(e.Cause) + ")"
+	}
+	if e.LastError != "" {
+		s += "; its last failure: " + e.LastError
+	}
+	return s
+}
+
+// Is reports true for ErrParked and ErrNotRunning.
+func (e *ParkedError) Is(target error) bool { return target == ErrParked || target == ErrNotRunning }
 
 // OptionError is a mistake in an option. New reports all of them at once,
 // joined; errors.As finds the first.

@@ -53,8 +53,7 @@ func ExampleInstance_Run() {
 		fmt.Println(err)
 	}
 	for _, row := range rows.All() {
-		version, _ := row.Value("version")
-		fmt.Println("osquery", version)
+		fmt.Println("osquery", row.Get("version"))
 	}
 
 	stop()

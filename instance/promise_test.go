@@ -96,7 +96,7 @@ func workerPID(t *testing.T, r *running) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return atoi(t, rows.Row(0)["pid"])
+	return atoi(t, rows.Row(0).Get("pid"))
 }
 
 func TestPromise06WorkersAreReplacedInPlace(t *testing.T) {
@@ -247,7 +247,7 @@ func TestPromise10CancelledQuery(t *testing.T) {
 			}
 			slow.proceed <- struct{}{}
 			rows, err := r.Query(patient(t), "select 41 + 1 as n")
-			if binary == realBinary() && (err != nil || rows.Len() != 1 || rows.Row(0)["n"] != "42") {
+			if binary == realBinary() && (err != nil || rows.Len() != 1 || rows.Row(0).Get("n") != "42") {
 				t.Errorf("the next query gave %v, %v", rows.Len(), err)
 			}
 			if rows, err = r.Query(patient(t), "select 1"); err != nil || rows.Len() != 1 {

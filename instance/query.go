@@ -10,56 +10,59 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// Rows is the answer to a query: the column names once, and compact cells. It
-// never changes, so any number of goroutines may read it.
-type Rows = thriftconn.Rows
-
-// Row is a view of one row of an answer.
-type Row = thriftconn.Row
-
-// QueryError is osqueryd's own refusal of a query: the SQL is wrong, or a table
-// failed. It is what errors.As finds in the error of Query.
-type QueryError = thriftconn.StatusError
-
-// ErrConnectionLost says that osqueryd went away while the query was under way.
-// Whether it ran is unknown.
-var ErrConnectionLost = thriftconn.ErrConnectionLost
-
-// Query asks osqueryd and gives all rows. Queries run one at a time, first come
-// first served, because osqueryd collapses when they run side by side; each waits
-// under its own context, or for the time of WithQueryTimeout when that has no
-// deadline. A query that is given up returns at once and disturbs none that
-// follows. While osqueryd is starting, or is replacing its worker, a query waits. In a
-// table of the same instance it can wait for the very query that asks the table.
+// Query runs SQL in the instance's osqueryd and returns all rows. Queries run one at a
+// time, first come first served, because osqueryd collapses when they run side by side;
+// each waits under its own context, or for the time of WithQueryTimeout when that has no
+// deadline. A query that is given up returns at once and disturbs none that follows.
+// While osqueryd is starting, or is replacing its worker, a query waits. A table must not
+// query its own instance: its query would wait for the one that reads the table.
 //
-// It fails with *QueryError (osqueryd's refusal), the context's error,
-// ErrNotRunning, ErrConnectionLost or ErrClosed; an answer that cannot be read, or is larger
-// than 100 MiB, is another error.
+// When ctx ends, the error is ctx's with ErrQueryWaiting or ErrQueryRunning, which tell
+// whether osqueryd ever had the query. It is a *QueryError when osqueryd refused the query,
+// *ParkedError, ErrNotRunning or ErrClosed when there is no osqueryd to run it,
+// ErrConnectionLost when osqueryd went away meanwhile, and ErrAnswerTooLarge for an answer
+// above the limit of 100 MiB.
 func (in *Instance) Query(ctx context.Context, sql string) (Rows, error) {
-	ctx, cancel := in.queryContext(ctx)
-	defer cancel()
-	rows, err := in.queries.Query(ctx, sql)
-	in.rec.Counters().Query(err != nil)
-	return rows, in.queryError(ctx, err)
+	return in.rowsOf(ctx, sql, in.queries.Query)
 }
 
-// QueryEach is Query for answers that are too large to hold: fn is called with
-// each row as it arrives. An error from it ends the query and is returned. It must
-// not query the same instance.
+// QueryEach runs SQL and calls fn with each row as it arrives, for answers that are too
+// large to hold. An error from fn ends the query and is returned as it is. The instance's
+// other queries wait until fn has seen the last row, and fn's time counts against ctx, or
+// WithQueryTimeout, so that a slow reader holds them up no longer than that. fn must not
+// query the same instance. It fails as Query does; rows may have arrived before an error.
 func (in *Instance) QueryEach(ctx context.Context, sql string, fn func(Row) error) error {
 	ctx, cancel := in.queryContext(ctx)
 	defer cancel()
-	err := in.queries.QueryEach(ctx, sql, fn)
+	var own error // of fn, which is returned as it is
+	err := in.queries.QueryEach(ctx, sql, func(row thriftconn.Row) error {
+		if err := ctx.Err(); err != nil { // fn has used up the time
+			return fmt.Errorf("%w: %w", thriftconn.ErrInFlight, err)
+		}
+		own = fn(Row{row})
+		return own
+	})
 	in.rec.Counters().Query(err != nil)
+	if own != nil {
+		return own
+	}
 	return in.queryError(ctx, err)
 }
 
-// QueryColumns gives the columns and types of a query's first statement without running it.
+// QueryColumns returns the names and types of the columns of a query's first statement,
+// one row each, without running it. It fails as Query does.
 func (in *Instance) QueryColumns(ctx context.Context, sql string) (Rows, error) {
+	return in.rowsOf(ctx, sql, in.queries.QueryColumns)
+}
+
+func (in *Instance) rowsOf(
+	ctx context.Context, sql string, do func(context.Context, string) (thriftconn.Rows, error),
+) (Rows, error) {
 	ctx, cancel := in.queryContext(ctx)
 	defer cancel()
-	rows, err := in.queries.QueryColumns(ctx, sql)
-	return rows, in.queryError(ctx, err)
+	rows, err := do(ctx, sql)
+	in.rec.Counters().Query(err != nil)
+	return Rows{rows}, in.queryError(ctx, err)
 }
 
 func (in *Instance) queryContext(ctx context.Context) (context.Context, context.CancelFunc) {
@@ -70,18 +73,28 @@ func (in *Instance) queryContext(ctx context.Context) (context.Context, context.
 		fmt.Errorf("no answer within %v, the default of WithQueryTimeout: %w", in.o.queryTimeout, context.DeadlineExceeded))
 }
 
-// queryError puts the instance's name to what went wrong.
+// queryError names the instance and turns the connection's errors into the package's own.
 func (in *Instance) queryError(ctx context.Context, err error) error {
+	var refused *thriftconn.StatusError
 	switch {
 	case err == nil:
 		return nil
+	case errors.As(err, &refused):
+		err = &QueryError{Code: int(refused.Code), Message: refused.Message}
 	case errors.Is(err, thriftconn.ErrClosed):
-		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
-	case errors.Is(err, context.DeadlineExceeded) && ctx.Err() != nil:
-		return fmt.Errorf("instance %q (%s): %w", in.o.id, in.Snapshot().State, context.Cause(ctx))
-	default:
-		return fmt.Errorf("instance %q: %w", in.o.id, err)
+		err = ErrClosed
+	case errors.Is(err, thriftconn.ErrTooLarge):
+		err = fmt.Errorf("%w: %w", ErrAnswerTooLarge, err)
+	case errors.Is(err, thriftconn.ErrConnectionLost):
+		err = fmt.Errorf("%w: %w", ErrConnectionLost, err)
+	case errors.Is(err, ErrNotRunning):
+		return in.notRunning()
+	case errors.Is(err, thriftconn.ErrWaiting):
+		err = fmt.Errorf("the instance is %s: %w: %w", in.Snapshot().State, ErrQueryWaiting, context.Cause(ctx))
+	case errors.Is(err, thriftconn.ErrInFlight):
+		err = fmt.Errorf("%w: %w", ErrQueryRunning, context.Cause(ctx))
 	}
+	return fmt.Errorf("instance %q: %w", in.o.id, err)
 }
 
 func (in *Instance) newQueryQueue() *thriftconn.QueryQueue {

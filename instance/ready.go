@@ -36,7 +36,7 @@ func (in *Instance) WaitReady(ctx context.Context) error {
 		case closed:
 			return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
 		case in.rec.State() == stats.StateParked:
-			return in.notReady(ErrParked)
+			return in.parked()
 		}
 		select {
 		case <-changed:
@@ -55,7 +55,20 @@ func (in *Instance) isReady() bool {
 
 // notRunning is ErrNotRunning with what the instance does instead.
 func (in *Instance) notRunning() error {
-	return fmt.Errorf("instance %q is %s: %w", in.o.id, in.Snapshot().State, ErrNotRunning)
+	state := in.rec.State()
+	if state == stats.StateParked {
+		return in.parked()
+	}
+	return fmt.Errorf("instance %q is %s: %w", in.o.id, state, ErrNotRunning)
+}
+
+func (in *Instance) parked() error {
+	s := in.Snapshot()
+	e := &ParkedError{Instance: in.o.id, LastError: s.LastError}
+	if len(s.History) > 0 {
+		e.Cause = s.History[0].Cause
+	}
+	return e
 }
 
 // notReady says why a wait ended.

@@ -55,7 +55,7 @@ func TestWorkerReplacedInPlace(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		kill(t, atoi(t, rows.Row(0)["pid"]))
+		kill(t, atoi(t, rows.Row(0).Get("pid")))
 		e := next[stats.WorkerReplaced](t, r.events)
 		t.Logf("replaced in %v", e.Took)
 		ctx, cancel := context.WithTimeout(patient(t), 30*time.Second)

@@ -45,7 +45,7 @@ func value(t *testing.T, r *running, sql string) string {
 		t.Errorf("%s: %d rows", sql, rows.Len())
 		return ""
 	}
-	return rows.Row(0)["value"]
+	return rows.Row(0).Get("value")
 }
 
 // Tables are exchanged while osqueryd runs, and the plugins that it depends on stay

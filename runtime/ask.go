@@ -114,6 +114,12 @@ func (r *Runner) Query(ctx context.Context, id, sql string) (rows instance.Rows,
 	return rows, err
 }
 
+// QueryEach runs SQL in an instance's osqueryd and calls each with every row as it
+// arrives; see instance.QueryEach for what a slow each holds up. It fails as Query does.
+func (r *Runner) QueryEach(ctx context.Context, id, sql string, each func(instance.Row) error) error {
+	return r.ask(ctx, id, func(in subject) error { return in.QueryEach(ctx, sql, each) })
+}
+
 // PushConfig hands an instance's osqueryd its config now; see instance.PushConfig.
 func (r *Runner) PushConfig(ctx context.Context, id string) error {
 	return r.ask(ctx, id, func(in subject) error { return in.PushConfig(ctx) })

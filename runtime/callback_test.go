@@ -95,7 +95,7 @@ func TestUpdateIsOnTopOfEarlierOptions(t *testing.T) {
 			t.Error("the update did not restart osqueryd")
 		}
 		rows, err := h.Query(ctx, "vendor", "select value from osquery_flags where name = 'specified_identifier'")
-		if err != nil || rows.Len() != 1 || rows.Row(0)["value"] != "one" {
+		if err != nil || rows.Len() != 1 || rows.Row(0).Get("value") != "one" {
 			t.Errorf("the identifier after an update is %v, %v; want the one from before", rows, err)
 		}
 	})

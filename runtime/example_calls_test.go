@@ -67,6 +67,53 @@ func ExampleRunner_Add() {
 	// run: <nil>
 }
 
+// CollectRows puts osquery's texts into the fields of a struct; QueryEach hands over rows as
+// they arrive.
+func ExampleRunner_Query() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+
+	runner, err := runtime.New(runtime.WithBinary(osqueryd), runtime.WithRoot(root), runtime.WithInstance("vendor"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- runner.Run(ctx) }()
+	if err := runner.WaitReady(ctx, "vendor"); err != nil {
+		fmt.Println(err)
+	}
+
+	type info struct {
+		Version string // the column version
+		Pid     int    `osquery:"pid"`
+	}
+	rows, err := runner.Query(ctx, "vendor", "select version, pid from osquery_info")
+	if err != nil {
+		fmt.Println(err)
+	}
+	infos, err := instance.CollectRows[info](rows)
+	if err != nil {
+		fmt.Println(err)
+	}
+	fmt.Println(infos[0].Version, infos[0].Pid > 0)
+
+	err = runner.QueryEach(ctx, "vendor", "select version from osquery_info", func(row instance.Row) error {
+		fmt.Println(row.Get("version"))
+		return nil
+	})
+	fmt.Println(err)
+
+	stop()
+	fmt.Println("run:", <-ran)
+	// Output:
+	// 5.23.0 true
+	// 5.23.0
+	// <nil>
+	// run: <nil>
+}
+
 // The summary is what a health endpoint answers.
 func ExampleRunner_Healthy() {
 	osqueryd, root, remove := exampleFake(osquerydtest.Script{})

@@ -58,7 +58,7 @@ func example() error {
 	if err != nil {
 		return err
 	}
-	fmt.Println("vendor says", rows.Row(0)["word"])
+	fmt.Println("vendor says", rows.Row(0).Get("word"))
 	fmt.Println("the set is healthy:", runner.Healthy().Healthy)
 	stop()
 	fmt.Println("stopped:", <-done)

@@ -228,6 +228,10 @@ func (in *fake) WaitReady(ctx context.Context) error {
 	}
 }
 
+func (in *fake) QueryEach(context.Context, string, func(instance.Row) error) error {
+	return nil
+}
+
 func (in *fake) Query(context.Context, string) (instance.Rows, error) {
 	if in.isClosed() {
 		return instance.Rows{}, instance.ErrClosed

@@ -121,7 +121,7 @@ func (h *host) worker(t *testing.T, id string) int {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pid, err := strconv.Atoi(rows.Row(0)["pid"])
+	pid, err := strconv.Atoi(rows.Row(0).Get("pid"))
 	if err != nil {
 		t.Fatal(err)
 	}

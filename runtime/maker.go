@@ -19,6 +19,7 @@ type subject interface {
 	Record(ctx context.Context, e stats.Event)
 	WaitReady(ctx context.Context) error
 	Query(ctx context.Context, sql string) (instance.Rows, error)
+	QueryEach(ctx context.Context, sql string, each func(instance.Row) error) error
 	PushConfig(ctx context.Context) error
 	SetTables(ctx context.Context, tables ...extension.Table) error
 	Snapshot() stats.Snapshot

@@ -237,7 +237,7 @@ func TestPromise10CancelledQueryReturnsAtOnce(t *testing.T) {
 		close(release)
 		for range 20 {
 			rows, err := h.Query(testhelp.Context(t), "vendor", "select 'mine' as x")
-			if err != nil || rows.Len() != 1 || rows.Row(0)["x"] != "mine" {
+			if err != nil || rows.Len() != 1 || rows.Row(0).Get("x") != "mine" {
 				t.Fatalf("after a cancelled query another gave %v, %v", rows, err)
 			}
 		}

@@ -32,7 +32,7 @@ func hugeQuery(ctx context.Context, s *strike) error {
 	if err != nil {
 		return err
 	}
-	data, _ := rows.Value(0, "data")
+	data := rows.Row(0).Get("data")
 	if len(data) != hugeAnswer {
 		return fmt.Errorf("a cell has %d bytes, want %d", len(data), hugeAnswer)
 	}

@@ -25,7 +25,7 @@ func (w *world) ask(ctx context.Context, id string) (life, error) {
 	if err != nil {
 		return life{}, err
 	}
-	text, _ := rows.Value(0, "pid")
+	text := rows.Row(0).Get("pid")
 	worker, err := strconv.Atoi(text)
 	if err != nil {
 		return life{}, fmt.Errorf("%s: osquery_info gave the pid %q", id, text)

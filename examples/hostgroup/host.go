@@ -66,7 +66,7 @@ func (h *host) ask(ctx context.Context, id string) {
 	rows, err := h.runner.Query(bounded, id, "select version from osquery_info")
 	switch {
 	case err == nil:
-		version, _ := rows.Value(0, "version")
+		version := rows.Row(0).Get("version")
 		h.say("worker: %s answers, it is osquery %s", id, version)
 		h.answered.Store(id, true)
 	case ctx.Err() == nil: // the host is not about to end

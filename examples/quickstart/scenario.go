@@ -122,13 +122,13 @@ func (s *scenario) ask(ctx context.Context, id string) (life, error) {
 	if err != nil {
 		return life{}, err
 	}
-	text, _ := rows.Value(0, "pid")
+	text := rows.Row(0).Get("pid")
 	worker, err := strconv.Atoi(text)
 	if err != nil {
 		return life{}, fmt.Errorf("%s: osquery_info gave the pid %q", id, text)
 	}
 	s.rep.Queries++
-	s.rep.Version, _ = rows.Value(0, "version")
+	s.rep.Version = rows.Row(0).Get("version")
 	s.seen.add(worker)
 	snapshot, err := s.runner.Snapshot(id)
 	if err != nil {

@@ -139,7 +139,7 @@ func (s *set) workerPID(ctx context.Context) (int, error) {
 	if err != nil {
 		return 0, err
 	}
-	v, ok := rows.Value(0, "pid")
+	v, ok := rows.Row(0).Lookup("pid")
 	if !ok {
 		return 0, fmt.Errorf("osquery_info has %d rows and no pid", rows.Len())
 	}

@@ -25,6 +25,11 @@ var (
 	// the query was in flight. Whether it ran is unknown; try again if running
 	// it twice does no harm.
 	ErrConnectionLost = errors.New("connection to osqueryd lost while the query was in flight")
+	// ErrWaiting says that a query of a QueryQueue was given up before it was sent.
+	ErrWaiting = errors.New("the query was still waiting for its turn")
+	// ErrInFlight says that a query of a QueryQueue was given up while osqueryd ran it;
+	// osqueryd goes on with it.
+	ErrInFlight = errors.New("osqueryd was still running the query")
 	// ErrUnavailable says that no connection to osqueryd could be had for as
 	// long as the queue's patience lasts.
 	ErrUnavailable = errors.New("osqueryd is not reachable")

@@ -24,7 +24,7 @@ type QueueStats struct {
 
 // QueryQueue runs queries on one osqueryd, one at a time, first come first
 // served. Any number of goroutines may use it; each waits under its own
-// context. A caller that gives up returns at once. If its query was in flight
+// context, and learns by ErrWaiting or ErrInFlight where the end of that met its query. A caller that gives up returns at once. If its query was in flight
 // osqueryd goes on with it, so the next queries wait for the late answer, which
 // is thrown away, a bounded while before a second connection is opened.
 //
@@ -172,20 +172,28 @@ func (q *QueryQueue) wake() {
 func (q *QueryQueue) run(ctx context.Context, method string, ex exchange) error {
 	if err := q.takeTurn(ctx); err != nil {
 		q.countWithdrawn()
-		return fmt.Errorf("%s: %w", method, err)
+		return notSent(ctx, method, err)
 	}
 	defer q.passTurn()
 	for {
 		l, err := q.connect(ctx)
 		if err != nil {
 			q.countWithdrawn()
-			return fmt.Errorf("%s: %w", method, err)
+			return notSent(ctx, method, err)
 		}
 		again, err := q.runOn(ctx, l, method, ex)
 		if !again {
 			return err
 		}
 	}
+}
+
+// notSent is the error of a query that osqueryd never had.
+func notSent(ctx context.Context, method string, err error) error {
+	if ctx.Err() != nil && errors.Is(err, ctx.Err()) {
+		return fmt.Errorf("%s: %w: %w", method, ErrWaiting, err)
+	}
+	return fmt.Errorf("%s: %w", method, err)
 }
 
 func (q *QueryQueue) countWithdrawn() {

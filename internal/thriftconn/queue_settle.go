@@ -28,7 +28,7 @@ func (q *QueryQueue) settle(ctx context.Context, l lease, o outcome) (again bool
 	if !again {
 		q.count(o, gaveUp)
 	}
-	err = q.verdict(o, lost, again)
+	err = q.verdict(o, lost, again, gaveUp)
 	q.mu.Unlock()
 	if !keep {
 		_ = l.conn.Close()
@@ -79,7 +79,7 @@ func (q *QueryQueue) count(o outcome, gaveUp bool) {
 }
 
 // verdict is what the caller of a query gets; q.mu is held.
-func (q *QueryQueue) verdict(o outcome, lost, again bool) error {
+func (q *QueryQueue) verdict(o outcome, lost, again, gaveUp bool) error {
 	switch {
 	case again:
 		return nil
@@ -89,6 +89,10 @@ func (q *QueryQueue) verdict(o outcome, lost, again bool) error {
 		return fmt.Errorf("%w: %w", ErrConnectionLost, q.failure)
 	case lost:
 		return fmt.Errorf("%w: %w", ErrConnectionLost, o.err)
+	case gaveUp && o.phase <= phaseSending:
+		return fmt.Errorf("%w: %w", ErrWaiting, o.err)
+	case gaveUp:
+		return fmt.Errorf("%w: %w", ErrInFlight, o.err)
 	}
 	return ownError(o.err)
 }
