@@ -70,6 +70,7 @@ type Stats struct {
 	Bytes         int64  // size of the segment files, which is what MaxBytes bounds
 	Segments      int    // number of segment files
 	Acked         uint64 // every line up to this sequence number is acknowledged
+	Evicted       uint64 // no line up to this sequence number is kept: it was evicted, or acknowledged before; 0 if none was
 	Pinned        uint64 // last sequence number of the pinned batch; 0 if none
 	Last          uint64 // last sequence number given out; 0 if none ever was
 	Appended      uint64 // lines
@@ -93,7 +94,7 @@ func (q *Queue) Stats() Stats {
 	return Stats{
 		Records: q.last - floor - countIn(q.holes, floor+1, q.last),
 		Bytes:   q.total, Segments: len(q.segs),
-		Acked: q.marks.acked, Pinned: q.marks.pinned, Last: q.last,
+		Acked: q.marks.acked, Evicted: q.marks.evicted, Pinned: q.marks.pinned, Last: q.last,
 		Appended: q.counter.appended, AppendedBytes: q.counter.appendedBytes,
 		Dropped: q.counter.dropped, Syncs: q.counter.syncs, SyncErrors: q.counter.syncErrors,
 	}
