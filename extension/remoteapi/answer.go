@@ -114,18 +114,17 @@ func (f fields) accelerate() (int, error) {
 	return int(max(seconds, 0)), nil
 }
 
-// parseNodeKey reads the answer to an enrolment. A key counts even beside
-// node_invalid, as it does for osqueryd: a server may give the key first and
-// accept it once somebody has approved the node.
+// parseNodeKey reads the answer to an enrolment. A key beside node_invalid is refused,
+// although osqueryd takes it: every call with it would be answered by node_invalid again.
 func parseNodeKey(f fields) (string, error) {
-	key := f.text("node_key", "id")
-	if key == "" {
-		detail := f.text("error", "message")
-		if invalid, err := f.nodeInvalid(callEnroll); err != nil {
-			return "", err
-		} else if invalid || detail != "" {
-			return "", &AnswerError{Call: string(callEnroll), Reason: ReasonRefused, Detail: detail}
-		}
+	key, message := f.text("node_key", "id"), f.text("error", "message")
+	invalid, err := f.nodeInvalid(callEnroll)
+	switch {
+	case err != nil:
+		return "", err
+	case invalid, key == "" && message != "":
+		return "", &AnswerError{Call: string(callEnroll), Reason: ReasonRefused, Detail: mentions(message)}
+	case key == "":
 		return "", wrongType(callEnroll, "no node_key")
 	}
 	for i := range len(key) {

@@ -24,6 +24,10 @@ const (
 	callCarveBlock call = "carve block"
 )
 
+// reads says that the call changes nothing at the server that a second one would not: it
+// may be repeated when nobody can know whether it arrived.
+func (c call) reads() bool { return c == callConfig || c == callRead }
+
 // acknowledges says that all the answer tells is whether data was taken.
 func (c call) acknowledges() bool {
 	return c == callLog || c == callWrite || c == callCarveBlock
@@ -36,12 +40,11 @@ const maxFailureBody = 64 << 10 // bytes read of an answer that is not 2xx
 
 // request is one call, ready to be sent.
 type request struct {
-	call    call
-	node    extension.Node
-	body    *body
-	header  http.Header
-	secrets secrets
-	lines   int // of a log call
+	call   call
+	node   extension.Node
+	body   *body
+	header http.Header
+	lines  int // of a log call
 }
 
 // answer is what came back with a 2xx status.
@@ -58,15 +61,11 @@ func (c *Client) post(parent context.Context, req request) (answer, error) {
 	if endpoint == "" {
 		return answer{}, fmt.Errorf("remoteapi: %s: %w", req.call, extension.ErrUnsupported)
 	}
-	req.secrets = append(req.secrets, c.secrets...)
-	if req.node.Key != "" {
-		req.secrets = append(req.secrets, req.node.Key)
-	}
 	ctx, cancel := c.bound(parent)
 	defer cancel()
 	hreq, err := c.newRequest(ctx, endpoint, req)
 	if err != nil {
-		return answer{}, fmt.Errorf("remoteapi: %s: %w", req.call, req.secrets.err(err))
+		return answer{}, fmt.Errorf("remoteapi: %s: %w", req.call, private(err))
 	}
 	resp, err := c.http.Do(hreq)
 	if err != nil {
@@ -105,6 +104,11 @@ func (c *Client) newRequest(ctx context.Context, endpoint string, req request) (
 	hreq.Body, hreq.ContentLength = req.body.reader(), req.body.length
 	hreq.GetBody = func() (io.ReadCloser, error) { return req.body.reader(), nil }
 	c.setHeader(hreq.Header, req)
+	if req.call.reads() {
+		// net/http repeats it on another connection when a kept-alive one turned out to be
+		// closed. A header without values is not sent.
+		hreq.Header[HeaderBatchID] = nil
+	}
 	return hreq, nil
 }
 
@@ -171,7 +175,7 @@ func (c *Client) transportError(parent, ctx context.Context, req request, err er
 	if errors.As(err, &uerr) {
 		err = uerr.Err
 	}
-	return fmt.Errorf("remoteapi: %s: %s: %w", req.call, c.server.Host, req.secrets.err(err))
+	return fmt.Errorf("remoteapi: %s: %s: %w", req.call, c.server.Host, private(err))
 }
 
 func (c *Client) readError(parent, ctx context.Context, req request, err error) error {
@@ -182,7 +186,7 @@ func (c *Client) readError(parent, ctx context.Context, req request, err error) 
 	if ended := ended(parent, ctx, req.call); ended != nil {
 		return ended
 	}
-	return &AnswerError{Call: string(req.call), Reason: ReasonBroken, Err: req.secrets.err(err)}
+	return &AnswerError{Call: string(req.call), Reason: ReasonBroken, Err: private(err)}
 }
 
 // ended tells the caller's giving up from our own timeout.

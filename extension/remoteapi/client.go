@@ -18,10 +18,9 @@ import (
 // and may be used by many instances and goroutines at once.
 type Client struct {
 	settings
-	server  *url.URL
-	paths   map[call]string
-	secrets secrets
-	http    *http.Client
+	server *url.URL
+	paths  map[call]string
+	http   *http.Client
 }
 
 var (
@@ -53,10 +52,6 @@ func New(server string, opts ...Option) (*Client, error) {
 		if path != "" {
 			c.paths[name] = u.String() + path
 		}
-	}
-	c.secrets = append(c.secrets, s.fixedSecret)
-	for _, values := range s.header {
-		c.secrets = c.secrets.withHeader(values)
 	}
 	return c, nil
 }

@@ -93,7 +93,7 @@ func WithClientCertificateFiles(certFile, keyFile string) Option {
 		load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
 			cert, err := tls.LoadX509KeyPair(certFile, keyFile)
 			if err != nil {
-				return nil, fmt.Errorf("client certificate: %w", err)
+				return nil, localError{fmt.Errorf("client certificate: %w", err)}
 			}
 			return &cert, nil
 		}
@@ -163,6 +163,15 @@ func WithProxy(f func(*http.Request) (*url.URL, error)) Option {
 	return func(s *settings) error {
 		s.connOptions = append(s.connOptions, "WithProxy")
 		s.proxy = f
+		if f != nil {
+			s.proxy = func(r *http.Request) (*url.URL, error) {
+				u, err := f(r)
+				if err != nil {
+					err = localError{err}
+				}
+				return u, err
+			}
+		}
 		return nil
 	}
 }

@@ -33,8 +33,12 @@
 //   - An answer that cannot be used is an [*AnswerError].
 //
 // Nothing is repeated here, the extension does that with backoff; except that
-// net/http sends a log call again, with the same Idempotency-Key, when a
-// kept-alive connection broke under it.
+// net/http sends a call again when a kept-alive connection broke under it before there
+// was an answer: config and distributed reads, which change nothing, and log calls, which
+// bear the same Idempotency-Key again, unless [WithoutBatchHeaders] is given.
+//
+// A Retry-After that is a date is read by the answer's own Date header, since the
+// server's clock wrote both.
 //
 // Redirects are followed by 307 and 308 only, to the same scheme, host and port,
 // three at most: a POST with a node key is not repeated elsewhere.
@@ -51,5 +55,13 @@
 // Osqvisor-Batch its queue and sequence numbers, Osqvisor-Signature the detached
 // signature when there is one. [WithoutBatchHeaders] leaves them out.
 //
-// Node keys and enroll secrets appear in no error, whatever a server echoes.
+// # What errors hold
+//
+// An error quotes nothing of what a server, or a proxy on the way, sent: it could repeat a
+// node key or an enroll secret in a form that no search would find. What an error takes
+// from an answer is its status, one of four media types, the bounded wait of a
+// Retry-After, and which of a short list of subjects its message mentions. The rest are
+// words of this package, the server's address and the errors of this system. That holds
+// for what this Client returns; a config and a query are data that the server chose, and
+// what refuses one names its parts.
 package remoteapi

@@ -3,7 +3,6 @@ package remoteapi
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -21,7 +20,6 @@ func (c *Client) Enroll(ctx context.Context, req extension.EnrollRequest) (strin
 	if err != nil {
 		return "", fmt.Errorf("remoteapi: %s: %w", callEnroll, err)
 	}
-	hidden := secrets{secret, req.Node.Key}
 	req.Node.Key = "" // an old key is no credential for a new one
 	host, err := c.identify(req)
 	if err != nil {
@@ -31,16 +29,11 @@ func (c *Client) Enroll(ctx context.Context, req extension.EnrollRequest) (strin
 	if err != nil {
 		return "", fmt.Errorf("remoteapi: %s: encode: %w", callEnroll, err)
 	}
-	got, err := c.post(ctx, request{call: callEnroll, node: req.Node, body: b, secrets: hidden})
+	got, err := c.post(ctx, request{call: callEnroll, node: req.Node, body: b})
 	if err != nil {
 		return "", err
 	}
-	key, err := parseNodeKey(got.fields)
-	var no *AnswerError
-	if errors.As(err, &no) {
-		no.Detail = append(hidden, c.secrets...).message(no.Detail)
-	}
-	return key, err
+	return parseNodeKey(got.fields)
 }
 
 func (c *Client) enrollSecret(ctx context.Context, node extension.Node) (string, error) {

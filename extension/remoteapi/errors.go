@@ -3,7 +3,6 @@ package remoteapi
 import (
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // ErrPin says that no certificate of the server's chain has a pinned public key.
@@ -18,11 +17,12 @@ type StatusError struct {
 	Call string
 	// Status is the HTTP status code.
 	Status int
-	// ContentType is the answer's media type as sent; an HTML page usually comes
-	// from a proxy on the way.
+	// ContentType is the answer's media type: application/json, text/html, text/plain,
+	// "other" or, when there is none, empty. An HTML page usually comes from a proxy on
+	// the way.
 	ContentType string
-	// Message is the text in the answer's "error" or "message" key, or why a
-	// redirect was refused; at most 300 bytes, without secrets, may be empty.
+	// Message says, in words of this package, what the answer's "error" or "message" key
+	// is about, or why a redirect was refused; it may be empty. It quotes nothing.
 	Message string
 }
 
@@ -32,7 +32,7 @@ func (e *StatusError) Error() string {
 	if e.Message != "" {
 		return text + ": " + e.Message
 	}
-	if strings.Contains(e.ContentType, "html") {
+	if e.ContentType == "text/html" {
 		return text + " with an HTML page; a proxy may have answered in its place"
 	}
 	return text
@@ -67,7 +67,7 @@ type AnswerError struct {
 	Call string
 	// Reason says what was wrong.
 	Reason Reason
-	// Detail adds what is known, without secrets; it may be empty.
+	// Detail adds what is known, and quotes nothing that the server sent; it may be empty.
 	Detail string
 	// Err is the underlying error, or nil.
 	Err error

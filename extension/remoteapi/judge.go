@@ -46,7 +46,7 @@ func refusal(f fields, req request) error {
 		return nil
 	}
 	no := &AnswerError{Call: string(req.call), Reason: ReasonRefused,
-		Detail: req.secrets.message(f.text("error", "message"))}
+		Detail: mentions(f.text("error", "message"))}
 	if invalid {
 		return fmt.Errorf("%w: %w", extension.ErrNodeInvalid, no)
 	}
@@ -57,8 +57,8 @@ func refusal(f fields, req request) error {
 func (c *Client) failure(resp *http.Response, f fields, req request) error {
 	no := &StatusError{
 		Call: string(req.call), Status: resp.StatusCode,
-		ContentType: req.secrets.message(resp.Header.Get("Content-Type")),
-		Message:     req.secrets.message(f.text("error", "message")),
+		ContentType: knownType(resp.Header.Get("Content-Type")),
+		Message:     mentions(f.text("error", "message")),
 	}
 	if no.Status >= 300 && no.Status < 400 {
 		no.Message = "redirects are followed only by 307 and 308 and to the same host; correct the server's URL"
@@ -67,7 +67,7 @@ func (c *Client) failure(resp *http.Response, f fields, req request) error {
 	if invalid, err := f.nodeInvalid(req.call); err == nil && invalid && req.call != callEnroll {
 		return fmt.Errorf("%w: %w", extension.ErrNodeInvalid, no)
 	}
-	if wait := retryAfter(resp.Header.Get("Retry-After"), time.Now()); wait > 0 {
+	if wait := retryAfter(resp.Header); wait > 0 {
 		return extension.RetryAfter(min(wait, c.maxRetryAfter), no)
 	}
 	// Half of it may pass; of a single line there is no half.
@@ -80,16 +80,22 @@ func (c *Client) failure(resp *http.Response, f fields, req request) error {
 	return no
 }
 
-// retryAfter reads both forms of the header; 0 means none that can be used.
-func retryAfter(value string, now time.Time) time.Duration {
-	value = strings.TrimSpace(value)
+// retryAfter reads both forms of the header; 0 means none that can be used. A date is read
+// by the clock that wrote it, which the answer's own date shows.
+func retryAfter(h http.Header) time.Duration {
+	value := strings.TrimSpace(h.Get("Retry-After"))
 	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
 		return time.Duration(seconds) * time.Second
 	}
-	if at, err := http.ParseTime(value); err == nil {
-		return max(at.Sub(now), 0)
+	at, err := http.ParseTime(value)
+	if err != nil {
+		return 0
 	}
-	return 0
+	now, err := http.ParseTime(h.Get("Date"))
+	if err != nil {
+		now = time.Now()
+	}
+	return max(at.Sub(now), 0)
 }
 
 // sameHostOnly lets a redirect repeat a POST, with its secrets, only to where it

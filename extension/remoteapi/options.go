@@ -35,7 +35,6 @@ type settings struct {
 	hostIdentifier func(extension.Node) string // nil: as identify says
 	secret         secretFunc
 	secretOption   string
-	fixedSecret    string
 
 	timeout       time.Duration // 0: the caller's deadline, else defaultTimeout
 	maxRetryAfter time.Duration
@@ -222,7 +221,6 @@ func WithEnrollSecret(secret string) Option {
 		if secret == "" {
 			return errors.New("WithEnrollSecret: empty secret")
 		}
-		s.fixedSecret = secret
 		return s.setSecret("WithEnrollSecret", func(context.Context, extension.Node) (string, error) { return secret, nil })
 	}
 }
