@@ -142,6 +142,53 @@ type client struct {
 	tasks     *tasks
 	say       *announcer
 	busy      map[string]slot // read only
+	calls     callLog
+}
+
+// callLog remembers how the calls of each kind went.
+type callLog struct {
+	mu   sync.Mutex
+	last map[string]callState
+}
+
+// callState is what the last calls of a kind came to.
+type callState struct {
+	success time.Time // the last one
+	tries   int       // failures in a row
+	err     error     // the last one
+	failed  time.Time // when that was
+}
+
+// note notes how a call ended.
+func (l *callLog) note(kind string, err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	c := l.last[kind]
+	if err == nil || errors.Is(err, ErrUnsupported) {
+		c.success, c.tries = time.Now(), 0
+	} else {
+		c.tries++
+		c.err, c.failed = err, time.Now()
+	}
+	l.last[kind] = c
+}
+
+func (l *callLog) of(kind string) callState {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.last[kind]
+}
+
+// elsewhere gives when a call of another kind last succeeded.
+func (l *callLog) elsewhere(kind string) (at time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for k, c := range l.last {
+		if k != kind && c.success.After(at) {
+			at = c.success
+		}
+	}
+	return at
 }
 
 func newClient(s *settings, t *tasks, say *announcer) *client {
@@ -152,12 +199,22 @@ func newClient(s *settings, t *tasks, say *announcer) *client {
 	for _, q := range []Queue{QueueResults, QueueSnapshots, QueueStatus} {
 		c.busy[callLogs+" "+string(q)] = newSlot()
 	}
+	c.calls.last = map[string]callState{}
 	c.identity = newIdentity(s, t, say)
 	return c
 }
 
-// invoke makes one call; kind names its slot.
+// invoke makes one call; kind names its slot. How it went is noted, unless it was cut off by
+// the end of a run.
 func invoke[T any](ctx context.Context, c *client, kind string, f func(context.Context, Node) (T, error)) (T, error) {
+	v, err := invokeOnce(ctx, c, kind, f)
+	if err == nil || !errors.Is(ctx.Err(), context.Canceled) {
+		c.calls.note(kind, err)
+	}
+	return v, err
+}
+
+func invokeOnce[T any](ctx context.Context, c *client, kind string, f func(context.Context, Node) (T, error)) (T, error) {
 	try := func(key string) (T, error) {
 		v, err := bounded(ctx, c.tasks, c.busy[kind], "transport "+kind, func(ctx context.Context) (T, error) {
 			node := c.node()

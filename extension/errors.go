@@ -11,8 +11,9 @@ var (
 	// ErrNodeInvalid says that the server does not know the node key: the
 	// instance enrols again, once, whoever asked, and repeats the call.
 	ErrNodeInvalid = errors.New("the server does not accept this node key")
-	// ErrPermanent says that the same call cannot succeed later. A batch of logs
-	// goes to the dead-letter file, results are dropped and announced.
+	// ErrPermanent says that the same call cannot succeed later. A batch of logs is cut
+	// in half until the lines that are refused stand alone; those go to the dead-letter
+	// file and are announced, as are results. Nothing of the batch should have been taken.
 	ErrPermanent = errors.New("permanent failure, not to be tried again")
 	// ErrTooLarge says that the server did not take a batch because of its size. The
 	// batch is cut in half, and each half has an id of its own; one line that is too

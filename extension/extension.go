@@ -118,6 +118,7 @@ func (e *Extension) openQueues() error {
 			return err
 		}
 		s.says.shipped = shipped(e.say, e.set.counters)
+		s.elsewhere = func() time.Time { return e.client.calls.elsewhere(kind) }
 		if e.set.log.deadBytes > 0 {
 			s.dead = newDeadLetters(e.set.dir, name, e.set.log.deadBytes)
 		}
@@ -138,7 +139,7 @@ func (e *Extension) shipSettings() shipSettings {
 	return shipSettings{
 		lines: l.lines, bytes: l.bytes, age: l.age, lineBytes: l.lineBytes, backfill: l.backfill,
 		timeout: e.set.transportTimeout, first: l.minBackoff, longest: l.maxBackoff, signer: e.set.signer,
-		node: e.set.askNode,
+		node: e.set.askNode, delivery: e.set.delivery,
 	}
 }
 

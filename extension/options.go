@@ -45,6 +45,7 @@ type settings struct {
 	activated        func(string)
 
 	log         logSettings
+	delivery    Delivery
 	signer      crypto.Signer
 	keys        NodeKeyStore
 	hostDetails func(context.Context) map[string]map[string]string
@@ -75,6 +76,7 @@ func defaults() *settings {
 		drain:            5 * time.Second,
 		configLimit:      1 << 20,
 		log:              defaultLogSettings(),
+		delivery:         defaultDelivery(),
 	}
 }
 

@@ -66,7 +66,7 @@ func (s *shipper) resume() error {
 	}
 	defer s.busy.free()
 	st := s.q.Stats()
-	s.step.flight, s.step.settled = nil, false
+	s.step.flight, s.step.settled, s.step.doubt = nil, false, doubt{}
 	s.alert.Store(st.Records == 0)
 	s.told.Store(false)
 	s.lines.Store(int64(st.Records))

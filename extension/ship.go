@@ -34,12 +34,14 @@ func (s *shipper) attempt(ctx context.Context) error {
 	if s.step.settled {
 		return s.settle()
 	}
+	if s.step.doubt.wantsProbe(time.Now(), s.elsewhere(), len(b.Lines)) {
+		if done, err := s.probe(ctx); done {
+			return err
+		}
+	}
 	b.Try++
 	start := time.Now()
-	call, cancel := context.WithTimeout(ctx, s.step.pace.limit())
-	err := s.send(call, *b)
-	late := call.Err() != nil && errors.Is(err, context.DeadlineExceeded)
-	cancel()
+	late, err := s.deliver(ctx, *b)
 	switch {
 	case err == nil:
 		return s.delivered(time.Since(start))
@@ -48,28 +50,134 @@ func (s *shipper) attempt(ctx context.Context) error {
 	case errors.Is(err, ErrUnsupported):
 		return s.discard()
 	case errors.Is(err, ErrTooLarge) && len(b.Lines) > 1:
+		s.step.pace.tooLarge(b.Bytes)
 		return s.split(ctx)
+	case errors.Is(err, ErrPermanent) && len(b.Lines) > 1:
+		return s.narrow(ctx)
 	case errors.Is(err, ErrPermanent), errors.Is(err, ErrTooLarge):
-		return s.bury(err)
+		return s.bury(err, "refused for good by the server")
 	case late:
 		s.step.pace.timedOut()
 	}
+	return s.refused(ctx, err)
+}
+
+// deliver makes one call; late tells that it took too long.
+func (s *shipper) deliver(ctx context.Context, b Batch) (late bool, err error) {
+	call, cancel := context.WithTimeout(ctx, s.step.pace.limit())
+	defer cancel()
+	err = s.send(call, b)
+	return call.Err() != nil && errors.Is(err, context.DeadlineExceeded), err
+}
+
+// refused decides what follows from a failure that is nobody's last word.
+func (s *shipper) refused(ctx context.Context, err error) error {
+	d, b := &s.step.doubt, s.step.flight
+	d.turn = false
+	if !d.refused(time.Now(), b.Last, s.set.delivery) {
+		return s.postpone(err)
+	}
+	fresh := d.fresh
+	d.fresh = false
+	switch {
+	case len(b.Lines) > 1 && d.contrast:
+		return s.split(ctx)
+	case len(b.Lines) == 1 && fresh:
+		d.proofs++
+		if d.proofs >= proofs {
+			d.proven = time.Now()
+			return s.bury(err, "refused by the server, which took the lines around it")
+		}
+	}
 	return s.postpone(err)
+}
+
+// narrow begins to look for the line because of which a batch is refused for good.
+func (s *shipper) narrow(ctx context.Context) error {
+	d := &s.step.doubt
+	if !d.active {
+		d.open(time.Now(), s.step.flight.Last)
+	}
+	d.contrast = true // the server said so itself
+	return s.split(ctx)
+}
+
+// probe sends one line from behind the batch under suspicion. It tells whether that was all
+// that is to be done now.
+func (s *shipper) probe(ctx context.Context) (done bool, err error) {
+	d, b := &s.step.doubt, s.step.flight
+	r, err := s.q.Read(s.beyond(b.Last), 1, 0)
+	if err != nil {
+		return true, s.postpone(fmt.Errorf("prepare a batch of the %s queue: %w", s.name, err))
+	}
+	if len(r.Lines) == 0 {
+		if d.reach > 0 {
+			d.reach = 0
+			return false, nil
+		}
+		if len(b.Lines) == 1 {
+			return false, nil // it holds up nothing
+		}
+		return true, s.split(ctx) // its other half is what is behind then
+	}
+	other, err := s.batch(ctx, r)
+	if err != nil {
+		return true, s.postpone(err)
+	}
+	other.Try = 1
+	d.probed = time.Now()
+	if _, err := s.deliver(ctx, *other); err != nil {
+		if ctx.Err() != nil {
+			return true, err
+		}
+		d.turn = true
+		d.reach = (d.reach + 1) % probeReach
+		return true, s.postpone(err)
+	}
+	if d.ahead == nil {
+		d.ahead = map[uint64]bool{}
+	}
+	d.ahead[r.Last], d.reach = true, 0
+	d.contrast, d.fresh, d.lonely = true, true, 0
+	s.step.backoff.Reset()
+	s.says.shipped(*other)
+	return true, nil
+}
+
+// beyond is the number after which the next probe is read.
+func (s *shipper) beyond(last uint64) uint64 {
+	d := &s.step.doubt
+	at := last + d.reach
+	for d.ahead[at+1] {
+		at++
+	}
+	return at
 }
 
 // load makes the next batch the one under way: its end is written down before it
 // is sent, so that it is the same batch after a restart.
 func (s *shipper) load(ctx context.Context) error {
+	before := s.q.Stats()
+	floor := max(before.Acked, before.Evicted)
+	s.step.doubt.forget(floor)
+	if f := s.step.flight; f != nil && !s.step.settled && f.First <= before.Evicted {
+		s.step.flight = nil // announced as lost: it must not arrive all the same
+	}
 	if s.step.flight != nil {
 		return nil
 	}
 	lines, bytes := s.set.lines, s.step.pace.target
-	before := s.q.Stats()
-	if before.Pinned > before.Acked {
+	if before.Pinned > floor {
 		lines, bytes = 0, 0 // the batch that was under way, whatever its size
+	}
+	if room := s.step.doubt.room(floor); room > 0 && lines > 0 {
+		lines = min(lines, room)
 	}
 	r, err := s.q.Read(0, lines, bytes)
 	if err != nil {
+		return err
+	}
+	if r, err = s.leaveOut(r); err != nil {
 		return err
 	}
 	if len(r.Lines) == 0 {
@@ -86,6 +194,39 @@ func (s *shipper) load(ctx context.Context) error {
 	s.step.flight, s.step.settled = b, false
 	s.flying.Store(true)
 	return nil
+}
+
+// leaveOut takes out of a batch what was delivered ahead of its turn: it begins behind
+// such lines and ends before them.
+func (s *shipper) leaveOut(r spool.Batch) (spool.Batch, error) {
+	ahead := s.step.doubt.ahead
+	if len(ahead) == 0 {
+		return r, nil
+	}
+	n := 0
+	for n < len(r.Lines) && ahead[r.First+uint64(n)] {
+		n++
+	}
+	if n > 0 {
+		if err := s.q.Ack(r.First + uint64(n) - 1); err != nil {
+			return r, err
+		}
+		s.step.doubt.forget(r.First + uint64(n) - 1)
+	}
+	end := n
+	for end < len(r.Lines) && !ahead[r.First+uint64(end)] {
+		end++
+	}
+	return partOf(r, n, end), nil
+}
+
+// partOf is the lines of r from one index to before another.
+func partOf(r spool.Batch, from, to int) spool.Batch {
+	out := spool.Batch{First: r.First + uint64(from), Last: r.First + uint64(to) - 1, Lines: r.Lines[from:to]}
+	for _, line := range out.Lines {
+		out.Bytes += len(line)
+	}
+	return out
 }
 
 // loadNothing is a read without lines: at most there are gaps, up to last.
@@ -138,6 +279,7 @@ func (s *shipper) delivered(took time.Duration) error {
 	b := s.step.flight
 	s.step.pace.delivered(took)
 	s.step.backoff.Reset()
+	s.step.doubt.taken(b.Last)
 	s.says.shipped(*b)
 	return s.settle()
 }
@@ -217,16 +359,11 @@ func (s *shipper) postpone(err error) error {
 	return err
 }
 
-// split halves a batch that the server said it did not take because of its size:
-// only then is it safe to give its lines another id.
+// split halves a batch that the server refused. Its lines get another id: when the server
+// took some of them all the same, it is sent those twice.
 func (s *shipper) split(ctx context.Context) error {
 	b := s.step.flight
-	half := len(b.Lines) / 2
-	s.step.pace.tooLarge(b.Bytes)
-	r := spool.Batch{First: b.First, Last: b.First + uint64(half) - 1, Lines: b.Lines[:half]}
-	for _, line := range r.Lines {
-		r.Bytes += len(line)
-	}
+	r := partOf(spool.Batch{First: b.First, Lines: b.Lines}, 0, len(b.Lines)/2)
 	if err := s.q.Pin(r.Last); err != nil {
 		return s.postpone(fmt.Errorf("split batch %s: %w", b.ID, err))
 	}
@@ -238,20 +375,35 @@ func (s *shipper) split(ctx context.Context) error {
 	return nil
 }
 
-// bury gives a batch up that will never be taken.
-func (s *shipper) bury(cause error) error {
-	b, reason := s.step.flight, "refused for good by the server"
+// bury gives up a line that will never be taken. The next one waits when the server took
+// nothing since the last one was given up: a server that refuses all it gets is at fault itself.
+func (s *shipper) bury(cause error, reason string) error {
+	b := s.step.flight
+	s.says.warn("a batch is given up", "batch", b.ID, "reason", reason, "error", cause)
 	if s.dead != nil {
-		reason += ", kept as a dead letter"
 		if err := s.dead.keep(*b, cause); err != nil {
-			reason = "refused for good by the server, and not kept"
+			reason += ", and not kept"
 			s.says.warn("a dead letter was not kept", "batch", b.ID, "error", err)
+		} else {
+			reason += ", kept as a dead letter"
 		}
 	}
-	s.says.warn("the server refused a batch for good", "batch", b.ID, "error", cause)
 	s.lose(reason, uint64(len(b.Lines)), uint64(b.Bytes))
-	s.step.backoff.Reset()
-	return s.settle()
+	d := &s.step.doubt
+	d.proofs, d.turn, d.refusals = 0, false, 0
+	d.lonely++
+	d.closeAt(b.Last)
+	if d.lonely == 1 {
+		s.step.backoff.Reset()
+		return s.settle()
+	}
+	if err := s.settle(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notBefore = time.Now().Add(s.step.backoff.NextBackOff())
+	return nil
 }
 
 // discard gives up what waits, and what is to come: there is nobody to take it,

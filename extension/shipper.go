@@ -24,6 +24,8 @@ type shipper struct {
 	drops *drops
 	wake  func()
 	tasks *tasks
+	// elsewhere gives when another call of the transport last succeeded.
+	elsewhere func() time.Time
 
 	signing slot // one call of the signer at a time
 
@@ -41,6 +43,7 @@ type shipper struct {
 		covers  uint64 // see covers; of flight
 		pace    pace
 		backoff *backoff.ExponentialBackOff
+		doubt   doubt
 	}
 
 	mu        sync.Mutex
@@ -61,6 +64,7 @@ type shipSettings struct {
 	longest   time.Duration
 	signer    crypto.Signer
 	node      func() (Node, error)
+	delivery  Delivery
 }
 
 var errLineTooLong = errors.New("it is longer than the limit of a line")
@@ -69,6 +73,7 @@ func newShipper(name Queue, call string, q queue, set shipSettings, send func(co
 	s := &shipper{
 		name: name, call: call, q: q, set: set, send: send, busy: newSlot(), signing: newSlot(),
 		drops: &drops{}, wake: func() {}, tasks: &tasks{},
+		elsewhere: func() time.Time { return time.Time{} },
 	}
 	s.step.pace = newPace(set.bytes, set.timeout)
 	s.step.backoff = newBackoff(set.first, set.longest)

@@ -1,0 +1,158 @@
+package extension
+
+import (
+	"math"
+	"time"
+)
+
+// Delivery says when what the server goes on refusing is held to be at fault, rather than the
+// server. A zero field stands for its default.
+//
+// Nothing is given up because it is old or was refused often: an outage of the server, of days
+// too, costs nothing but what [WithQueueLimit] forces out. A batch of logs that was refused
+// MaxAttempts times in a row and for MaxAge comes under suspicion. Then a line behind it is
+// sent ahead, by itself: when that is refused as well, the server is down, and the batch waits
+// on. When it is taken, the batch is cut in half, again and again, until the line that is
+// refused is alone; it is given up when it was refused three times, each time right after the
+// server had taken another line of the same queue. A line that is given up is counted, announced by
+// stats.LogsDropped and kept as a dead letter ([WithDeadLetterLimit]). A refusal that says by
+// itself that it is for good ([ErrPermanent], or [ErrTooLarge] for one line) needs no proof.
+//
+// Results of distributed queries do not wait for one another. One is given up when the
+// server refused it MaxAttempts times, at least three of them after it had taken another one, or
+// when it is older than ResultMaxAge.
+type Delivery struct {
+	// MaxAttempts is how often a batch, or a distributed result, is refused before it comes
+	// under suspicion: 2 or more, 10 by default.
+	MaxAttempts int
+	// MaxAge is for how long a batch is refused before it comes under suspicion. The default
+	// is 10 minutes.
+	MaxAge time.Duration
+	// ResultMaxAge is the age from which nobody waits for the result of a distributed query.
+	// It must be a second or more; the default is 24 h.
+	ResultMaxAge time.Duration
+}
+
+func defaultDelivery() Delivery {
+	return Delivery{MaxAttempts: 10, MaxAge: 10 * time.Minute, ResultMaxAge: 24 * time.Hour}
+}
+
+// WithDelivery sets when a line or a result that the server refuses is given up. See [Delivery]
+// for the defaults.
+func WithDelivery(d Delivery) Option {
+	return optionFunc(func(s *settings) {
+		if d.MaxAttempts != 0 {
+			s.delivery.MaxAttempts = d.MaxAttempts
+		}
+		if d.MaxAge != 0 {
+			s.delivery.MaxAge = d.MaxAge
+		}
+		if d.ResultMaxAge != 0 {
+			s.delivery.ResultMaxAge = d.ResultMaxAge
+		}
+		if d.MaxAttempts < 0 || d.MaxAttempts == 1 {
+			s.reject("WithDelivery", "MaxAttempts is %d; give 2 or more, or 0 for the default", d.MaxAttempts)
+		}
+		if d.MaxAge < 0 {
+			s.reject("WithDelivery", "MaxAge is %v; give a duration above 0, or 0 for the default", d.MaxAge)
+		}
+		if d.ResultMaxAge < 0 || d.ResultMaxAge > 0 && d.ResultMaxAge < time.Second {
+			s.reject("WithDelivery", "ResultMaxAge is %v; give a second or more, or 0 for the default", d.ResultMaxAge)
+		}
+	})
+}
+
+const (
+	// proofs is how often a line must be refused right after the server took another one.
+	proofs = 3
+	// probeReach bounds how far behind a batch lines are tried.
+	probeReach = 64
+	// probeEvery is how often a line is sent ahead although no other call gets through either.
+	probeEvery = 15 * time.Minute
+	// provenFor is how long a queue that had a bad line is quick to suspect the next.
+	provenFor = 24 * time.Hour
+)
+
+// doubt is the case against a batch that the server refuses. See ADR 9. Who holds the
+// shipper's slot owns it.
+type doubt struct {
+	since    time.Time // the first refusal in a row
+	refusals int       // in a row
+	active   bool      // the batch is under suspicion
+	upTo     uint64    // last line of the batch that it began with
+	contrast bool      // another line of the queue was taken since then
+	fresh    bool      // another line was taken after the last refusal
+	turn     bool      // the batch is next, and not another probe
+	proofs   int       // refusals of the line alone that came right after another was taken
+	reach    uint64    // how far behind the batch the next probe is
+	tried    time.Time // the last refusal
+	probed   time.Time // the last probe, or when the case began
+
+	proven time.Time       // when a line was last given up with proof
+	lonely int             // lines given up since the server last took one
+	ahead  map[uint64]bool // lines that were taken out of turn
+}
+
+// refused notes a refusal and tells whether the batch is under suspicion.
+func (d *doubt) refused(now time.Time, last uint64, limit Delivery) bool {
+	if d.refusals == 0 {
+		d.since = now
+	}
+	d.refusals++
+	d.tried = now
+	attempts, age := limit.MaxAttempts, limit.MaxAge
+	if !d.proven.IsZero() && now.Sub(d.proven) < provenFor {
+		attempts, age = proofs, 0
+	}
+	if !d.active && d.refusals >= attempts && now.Sub(d.since) >= age {
+		d.open(now, last)
+	}
+	return d.active
+}
+
+func (d *doubt) open(now time.Time, last uint64) {
+	d.active, d.upTo, d.reach, d.probed = true, last, 0, now
+	d.contrast, d.fresh, d.turn, d.proofs = false, false, false, 0
+}
+
+// taken notes that the server took lines, up to last.
+func (d *doubt) taken(last uint64) {
+	d.refusals, d.lonely, d.proofs = 0, 0, 0
+	d.contrast, d.fresh = true, true
+	d.closeAt(last)
+}
+
+// closeAt ends the case when the last line of the batch is dealt with.
+func (d *doubt) closeAt(last uint64) {
+	if d.active && last >= d.upTo {
+		d.active, d.refusals = false, 0
+	}
+}
+
+// wantsProbe tells whether something else should be sent first, to see whether the server
+// takes anything. elsewhere is when another call of the transport last succeeded: while none
+// does, a probe would only change the order of lines.
+func (d *doubt) wantsProbe(now, elsewhere time.Time, lines int) bool {
+	if !d.active || d.turn || d.contrast && (lines > 1 || d.fresh) {
+		return false
+	}
+	return d.contrast || elsewhere.After(d.tried) || now.Sub(d.probed) >= probeEvery
+}
+
+// room bounds the next batch by what is left of the one under suspicion; 0 is no bound.
+func (d *doubt) room(after uint64) int {
+	if !d.active || d.upTo <= after {
+		return 0
+	}
+	return int(min(d.upTo-after, math.MaxInt32))
+}
+
+// forget drops what is known of lines up to the number that no longer wait.
+func (d *doubt) forget(upTo uint64) {
+	for seq := range d.ahead {
+		if seq <= upTo {
+			delete(d.ahead, seq)
+		}
+	}
+	d.closeAt(upTo)
+}
