@@ -95,7 +95,7 @@ func (c *configs) loadKept(ctx context.Context) (*prepared, error) {
 func (c *configs) announceStripped(p *prepared) {
 	for _, o := range p.stripped {
 		c.say.say(func(h stats.Head) stats.Event {
-			return stats.OptionStripped{Head: h, Source: o.source, Option: o.option}
+			return stats.OptionStripped{Head: h, Source: o.source, Option: o.option, Reason: o.reason}
 		})
 	}
 }

@@ -24,8 +24,10 @@
 //	disable_tables=curl,curl_certificate,carves,yara   what reaches out, or reads any file
 //	pack_delimiter=_                                   a colon would break osqueryd's denylist
 //
-// A config cannot undo what the instance relies on: see
-// [github.com/osqvisor/osqvisor/extension.OwnedOptions]. The flag file and the list of
+// A config changes none of these, nor what else the instance relies on, nor a flag that
+// WithFlag set, even where osqueryd would let it: see
+// [github.com/osqvisor/osqvisor/extension.OwnedOptions]. Event tables are switched on by
+// WithFlag alone. The flag file and the list of
 // extensions of the host's own osquery are not read.
 //
 // All instances of a host give their logs the same hostIdentifier, the UUID of the

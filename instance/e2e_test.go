@@ -91,6 +91,7 @@ func TestEndToEndConfig(t *testing.T) {
 		r := start(t, binary, instance.WithTransport(packServer{server}))
 		waitScheduled(t, r, "first", "pack_inventory_machines")
 		wantOptionsStripped(t, r, "disable_distributed", "disable_watchdog")
+		wantFlags(t, r, map[string]string{"disable_watchdog": "false", "schedule_splay_percent": "11"})
 
 		push(t, r, server, map[string]string{"main": hourly("second"), "more": hourly("third")})
 		wantScheduled(t, r, "second", "third")
@@ -118,7 +119,11 @@ func wantOptionsStripped(t *testing.T, r *running, want ...string) {
 	if slices.Sort(got); !slices.Equal(got, want) {
 		t.Errorf("stripped %q, want %q", got, want)
 	}
-	for flag, want := range map[string]string{"disable_watchdog": "false", "schedule_splay_percent": "11"} {
+}
+
+func wantFlags(t *testing.T, r *running, want map[string]string) {
+	t.Helper()
+	for flag, want := range want {
 		rows, err := r.Query(patient(t), fmt.Sprintf("select value from osquery_flags where name = '%s'", flag))
 		if got := rows.Maps(); err != nil || len(got) != 1 || got[0]["value"] != want {
 			t.Errorf("osqueryd's flag %s is %v, %v; want %s", flag, got, err, want)

@@ -1,5 +1,7 @@
 package instance
 
+import "time"
+
 // WithoutKernelHelp turns off what ends osqueryd with its host, so that a test can
 // see the lease do its work.
 func WithoutKernelHelp() Option { return func(o *options) { o.noParentDeathSignal = true } }
@@ -7,12 +9,13 @@ func WithoutKernelHelp() Option { return func(o *options) { o.noParentDeathSigna
 // WithOOMKills replaces the kernel's count.
 func WithOOMKills(count func() uint64) Option { return func(o *options) { o.oomKills = count } }
 
-// SDKFlags names the flags that the host may not set.
-func SDKFlags() (owned, refused []string) {
-	for _, f := range defaults("a").sdkFlags(paths{}, "") {
-		if !f.open {
-			owned = append(owned, f.name)
-		}
+// SDKFlags names the flags that the SDK passes in some run.
+func SDKFlags() []string {
+	var names []string
+	o := defaults("a")
+	o.watchdog = Watchdog{Disabled: true, Delay: time.Second}
+	for _, f := range o.sdkFlags(paths{}, "") {
+		names = append(names, f.name)
 	}
-	return owned, sortedKeys(refusedFlags())
+	return names
 }

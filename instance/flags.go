@@ -7,14 +7,12 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/osqueryflags"
 )
 
-// flag is one of osqueryd's that the SDK sets.
-type flag struct {
-	name, value string
-	// open is true for those that the host may set otherwise by WithFlag.
-	open bool
-}
+// flag is one that is passed to osqueryd.
+type flag struct{ name, value string }
 
 // sdkFlags are the flags of a run, in the order in which they are passed. What
 // matters for security stands on argv, because osqueryd ignores an unknown flag in a
@@ -42,12 +40,12 @@ func (o *options) sdkFlags(p paths, name string) []flag {
 		{name: "disable_logging", value: "false"},
 		{name: "alarm_timeout", value: "15"},
 		{name: "thrift_timeout", value: "60"},
-		{name: "disable_tables", value: "curl,curl_certificate,carves,yara", open: true},
-		{name: "disable_carver", value: "true", open: true},
-		{name: "carver_disable_function", value: "true", open: true},
-		{name: "disable_audit", value: "true", open: true},
-		{name: "disable_events", value: "true", open: true},
-		{name: "pack_delimiter", value: "_", open: true},
+		{name: "disable_tables", value: "curl,curl_certificate,carves,yara"},
+		{name: "disable_carver", value: "true"},
+		{name: "carver_disable_function", value: "true"},
+		{name: "disable_audit", value: "true"},
+		{name: "disable_events", value: "true"},
+		{name: "pack_delimiter", value: "_"},
 	}
 	flags = append(flags, o.distributedFlags(name)...)
 	flags = append(flags, o.watchdogFlags()...)
@@ -96,61 +94,21 @@ func (o *options) identifierFlags() []flag {
 	return []flag{{name: "host_identifier", value: "specified"}, {name: "specified_identifier", value: o.hostID}}
 }
 
-// refusedFlags are no business of a host's, with the reason. Those the SDK sets
-// itself are refused as well.
-func refusedFlags() map[string]string {
-	const notDaemon = "makes osqueryd do something else than serve"
-	const secret = "is a secret, which every user could read in the list of processes"
-	const alias = "is another name of %s, which is the SDK's to set"
-	return map[string]string{
-		"S": notDaemon, "D": "is set by the SDK", "help": notDaemon, "helpxml": notDaemon, "helpfull": notDaemon,
-		"helpmatch": notDaemon, "helpon": notDaemon, "helppackage": notDaemon, "helpshort": notDaemon,
-		"version": notDaemon, "config_check": notDaemon, "config_dump": notDaemon, "database_dump": notDaemon,
-		"install": notDaemon, "uninstall": notDaemon, "extension": "starts a program that the SDK does not know",
-		"daemonize": "detaches osqueryd from the SDK", "force": "kills whatever process the pidfile names",
-		"fromenv":                        "takes flags from the environment, unseen; use WithFlag for each",
-		"tryfromenv":                     "takes flags from the environment, unseen; use WithFlag for each",
-		"undefok":                        "has osqueryd ignore flags that it does not know",
-		"ephemeral":                      "takes the instance's lock and database away",
-		"disable_database":               "takes the instance's database away",
-		"config_path":                    "is read by the filesystem plugin only; use the transport's Config",
-		"allow_unsafe":                   "turns off osqueryd's own checks",
-		"aws_secret_access_key":          secret,
-		"aws_session_token":              secret,
-		"watchdog_delay":                 "is set by WithWatchdog",
-		"distributed_interval":           "is set by WithDistributed",
-		"distributed_denylist_duration":  "follows from WithWatchdog",
-		"enable_extensions_watchdog":     "watches extensions that osqueryd starts, and it starts none",
-		"extensions_default_index":       "changes how the SDK's tables behave",
-		"watchdog_forced_shutdown_delay": "is part of the SDK's arithmetic for stopping",
-		"watchdog_max_delay":             "is part of the SDK's arithmetic for a new worker",
-		"db_path":                        fmt.Sprintf(alias, "database_path"),
-		"socket":                         fmt.Sprintf(alias, "extensions_socket"),
-		"timeout":                        fmt.Sprintf(alias, "extensions_timeout"),
-		"interval":                       fmt.Sprintf(alias, "extensions_interval"),
-		"config_tls_refresh":             fmt.Sprintf(alias, "config_refresh"),
-		"config_tls_accelerated_refresh": fmt.Sprintf(alias, "config_accelerated_refresh"),
-		"osquery_log_dir":                fmt.Sprintf(alias, "logger_path"),
-	}
-}
-
 // checkFlags names every flag of the host's that cannot be passed, and why.
 func (o *options) checkFlags() []error {
-	open, refused := o.openFlags(), refusedFlags()
 	var errs []error
 	for _, name := range sortedKeys(o.flags) {
-		if err := checkFlag(name, o.flags[name], open, refused); err != nil {
+		if err := checkFlag(name, o.flags[name]); err != nil {
 			errs = append(errs, &OptionError{Option: "WithFlag", Err: err})
 		}
 	}
 	return errs
 }
 
-// checkFlag looks at one. open tells, of the flags that the SDK passes, which the host may set.
-func checkFlag(name, value string, open map[string]bool, refused map[string]string) error {
-	mayBeSet, passed := open[name]
-	opposite, negated := strings.CutPrefix(name, "no")
-	_, known := open[opposite]
+// checkFlag holds one against the table of flags.
+func checkFlag(name, value string) error {
+	f, _ := osqueryflags.Lookup(name)
+	opposite, negated := osqueryflags.Negated(name)
 	switch {
 	case name == "":
 		return fmt.Errorf("the name is empty")
@@ -162,16 +120,22 @@ func checkFlag(name, value string, open map[string]bool, refused map[string]stri
 		return fmt.Errorf("%s: the value contains a NUL byte", name)
 	case strings.Contains(name, "-"): // osqueryd reads it as the other, past all that follows
 		return fmt.Errorf("%s is spelled %s", name, strings.ReplaceAll(name, "-", "_"))
-	case refused[name] != "":
-		return fmt.Errorf("%s %s", name, refused[name])
-	case negated && (known || refused[opposite] != ""):
-		return fmt.Errorf("%s is how osqueryd spells %s=false; give that", name, opposite)
-	case passed && !mayBeSet:
+	case negated && opposite.Owner != osqueryflags.Anyone:
+		return fmt.Errorf("%s is how osqueryd spells %s=false; give that", name, opposite.Name)
+	case !hostMay(f) && f.Name != name:
+		return fmt.Errorf("%s is another name of %s, which is the SDK's to set", name, f.Name)
+	case !hostMay(f) && f.Reason != "":
+		return fmt.Errorf("%s %s", name, f.Reason)
+	case !hostMay(f):
 		return fmt.Errorf("%s is set by the SDK; see the options of package instance for what it depends on", name)
 	case name == "pack_delimiter" && strings.Contains(value, ":"):
 		return fmt.Errorf("pack_delimiter: a colon makes osqueryd lose its denylist")
 	}
 	return nil
+}
+
+func hostMay(f osqueryflags.Flag) bool {
+	return f.Owner == osqueryflags.Anyone || f.Owner == osqueryflags.Host
 }
 
 // argv is the command line of a run. Flags that this binary does not have are left out.
@@ -189,29 +153,22 @@ func (o *options) argv(p paths, name string, b Binary) []string {
 // passedFlags are the flags of a run with the values that they are passed with.
 func (o *options) passedFlags(p paths, name string, b Binary) []flag {
 	var passed []flag
+	set := map[string]bool{}
 	for _, f := range o.sdkFlags(p, name) {
-		if v, ok := o.flags[f.name]; ok && f.open {
+		if v, ok := o.flags[f.name]; ok { // checkFlags saw to it that the host may
 			f.value = v
 		}
+		set[f.name] = true
 		if !b.lacks[f.name] {
 			passed = append(passed, f)
 		}
 	}
-	set := o.openFlags()
 	for _, name := range sortedKeys(o.flags) {
 		if !set[name] {
 			passed = append(passed, flag{name: name, value: o.flags[name]})
 		}
 	}
 	return passed
-}
-
-func (o *options) openFlags() map[string]bool {
-	set := map[string]bool{}
-	for _, f := range o.sdkFlags(paths{}, "") {
-		set[f.name] = f.open
-	}
-	return set
 }
 
 func seconds(d time.Duration) string { return strconv.Itoa(int(d / time.Second)) }

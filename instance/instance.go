@@ -267,7 +267,10 @@ func (in *Instance) newExtension() (*extension.Extension, error) {
 
 // hostExtension is what the host says of the extension.
 func (o *options) hostExtension() []extension.Option {
-	opts := []extension.Option{extension.WithTables(o.tables...)}
+	opts := []extension.Option{
+		extension.WithTables(o.tables...),
+		extension.WithOwnedOptions(sortedKeys(o.flags)...), // a config wins over the command line, if it is let
+	}
 	if o.transport != nil {
 		opts = append(opts, extension.WithTransport(o.transport))
 	}

@@ -62,7 +62,8 @@ func WithExtension(opts ...extension.Option) Option {
 }
 
 // WithFlag passes a flag to osqueryd. The name comes without dashes. Flags that
-// the SDK sets itself are refused, as are flags that the binary does not know.
+// the SDK sets itself are refused, as are flags that the binary does not know. A config
+// cannot change a flag that was set so.
 func WithFlag(name, value string) Option {
 	return func(o *options) { o.flags[name] = value }
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+	"github.com/osqvisor/osqvisor/internal/osqueryflags"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -120,12 +122,16 @@ func TestAllMistakesAtOnce(t *testing.T) {
 func TestSDKFlagsAreRefused(t *testing.T) {
 	t.Parallel()
 	fake := osquerydtest.Start(t)
-	owned, never := instance.SDKFlags()
 	opts := []instance.Option{instance.WithBinary(fake.Path()), instance.WithRoot(root(t))}
 	var want []string
-	for _, name := range append(owned, never...) {
-		opts = append(opts, instance.WithFlag(name, "x"))
-		want = append(want, "WithFlag: "+name+" ")
+	for _, f := range osqueryflags.All() {
+		if f.Owner != osqueryflags.SDK && f.Owner != osqueryflags.Nobody {
+			continue
+		}
+		for _, name := range append([]string{f.Name}, f.Aliases...) {
+			opts = append(opts, instance.WithFlag(name, "x"))
+			want = append(want, "WithFlag: "+name+" ")
+		}
 	}
 	for _, name := range []string{"pidfile", "database_path", "extensions_socket", "logger_plugin", "config_plugin", "D", "S", "force"} {
 		if !strings.Contains(strings.Join(want, ""), "WithFlag: "+name+" ") {
@@ -137,6 +143,39 @@ func TestSDKFlagsAreRefused(t *testing.T) {
 	want = append(want, `WithFlag: "--verbose": give the name without dashes`, "WithFlag: the name is empty", `WithFlag: "a b"`,
 		"WithFlag: pack_delimiter: a colon")
 	wantTexts(t, refused(t, "a", opts...), want...)
+}
+
+// What the command line has and who may set it is one table: a flag of the SDK's is passed,
+// and what is passed is the SDK's, or a default that the host may change.
+func TestTrial27CommandLineFollowsTheTable(t *testing.T) {
+	t.Parallel()
+	passed := instance.SDKFlags()
+	for _, name := range passed {
+		if f, known := osqueryflags.Lookup(name); !known || f.Name != name || f.Owner != osqueryflags.SDK && f.Owner != osqueryflags.Host {
+			t.Errorf("%s is passed and stands in the table as %+v", name, f)
+		}
+	}
+	for _, f := range osqueryflags.All() {
+		if f.Owner == osqueryflags.SDK && !slices.Contains(passed, f.Name) {
+			t.Errorf("%s is the SDK's and not passed", f.Name)
+		}
+	}
+}
+
+// What the host has on the command line stays, whatever a config says.
+func TestTrial27ConfigLeavesTheHostsFlagsAlone(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, binary string) {
+		server := extension.NewMemory()
+		server.SetConfig("vendor", map[string]string{"main": `{
+			"options": {"schedule_splay_percent": 11, "disable_events": true, "schedule_max_drift": 61},
+			"schedule": {"q": {"query": "select 1 as one", "interval": 3600}}}`})
+		r := start(t, binary, instance.WithTransport(server),
+			instance.WithFlag("schedule_splay_percent", "50"), instance.WithFlag("disable_events", "false"))
+		waitScheduled(t, r, "q")
+		wantOptionsStripped(t, r, "disable_events", "schedule_splay_percent")
+		wantFlags(t, r, map[string]string{"disable_events": "false", "schedule_max_drift": "61", "schedule_splay_percent": "50"})
+	})
 }
 
 // An extension of another name, or elsewhere, would be none that osqueryd waits for.

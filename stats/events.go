@@ -167,6 +167,8 @@ type ConfigRefused struct {
 type OptionStripped struct {
 	Head
 	Source, Option string
+	// Reason goes on after the option's name, as in "is set by the SDK".
+	Reason string
 }
 
 // ConfigPushed says that osqueryd took a config by its update call.

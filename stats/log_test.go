@@ -22,7 +22,7 @@ func TestLogToFields(t *testing.T) {
 		"health failed": "error in_a_row",
 		"run ended":     "cause code error hint phase pid signal stderr uptime",
 		"config served": "bytes sources stale", "config refused": "error source",
-		"option stripped": "option source", "discovery failed": "error query",
+		"option stripped": "option reason source", "discovery failed": "error query",
 		"logs shipped": "batch bytes lines queue", "logs dropped": "bytes lines queue reason",
 		"transport failed": "call error retry", "enrolled": "again",
 		"query denylisted": "distributed query", "database replaced": "backup", "flag ineffective": "flag got want",
