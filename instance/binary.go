@@ -28,6 +28,9 @@ var (
 	ErrBinaryUnusable = errors.New("the binary cannot be used")
 )
 
+// errBinarySlow is no verdict on the binary: a virus scanner or a busy machine may be why.
+var errBinarySlow = errors.New("it gave no answer")
+
 // Binary is an osqueryd that was looked at and asked for its version and flags.
 type Binary struct {
 	// Path is absolute.
@@ -153,7 +156,7 @@ func runBinary(
 	ctx context.Context, path string, timeout time.Duration, args []string, output func(*exec.Cmd) ([]byte, error),
 ) ([]byte, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
-		fmt.Errorf("it gave no answer within %v", timeout))
+		fmt.Errorf("%w within %v", errBinarySlow, timeout))
 	defer cancel()
 	cmd := exec.CommandContext(ctx, path, args...)
 	cmd.Env = process.CleanEnv(os.Environ())

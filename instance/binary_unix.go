@@ -5,9 +5,12 @@ package instance
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 // checkBinaryMode holds what osqueryd demands of its own binary before its
@@ -42,6 +45,28 @@ func checkSticky(path string) error {
 		return fmt.Errorf("%s lies in a sticky directory, as /tmp is, which osqueryd refuses; move it", path)
 	}
 	return nil
+}
+
+// fileIdentity changes with the file, its content, its mode and its owner.
+func fileIdentity(info fs.FileInfo) string {
+	id := fmt.Sprintf("%d %d %v", info.Size(), info.ModTime().UnixNano(), info.Mode())
+	if st, ok := info.Sys().(*syscall.Stat_t); ok {
+		id += fmt.Sprintf(" %d %d %d %d", st.Dev, st.Ino, st.Uid, st.Gid)
+	}
+	return id
+}
+
+// freeRoom is -1 when the system does not tell.
+func freeRoom(dir string) int64 {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return -1
+	}
+	if st.Files > 0 && st.Ffree == 0 {
+		return 0 // no file can be made
+	}
+	free := float64(st.Bavail) * float64(st.Bsize) // whose types differ between systems
+	return int64(min(free, math.MaxInt64/2))
 }
 
 func ownerOf(info fs.FileInfo) (uid int, ok bool) {

@@ -3,8 +3,11 @@ package instance
 import (
 	"fmt"
 	"io/fs"
+	"math"
 	"path/filepath"
 	"strings"
+
+	"golang.org/x/sys/windows"
 )
 
 // checkBinaryMode looks at the name only: who may write the file is told by
@@ -14,4 +17,22 @@ func checkBinaryMode(path string, _ fs.FileInfo) error {
 		return fmt.Errorf("%s is not an .exe", path)
 	}
 	return nil
+}
+
+// fileIdentity changes with the file's content.
+func fileIdentity(info fs.FileInfo) string {
+	return fmt.Sprintf("%d %d %v", info.Size(), info.ModTime().UnixNano(), info.Mode())
+}
+
+// freeRoom is -1 when the system does not tell.
+func freeRoom(dir string) int64 {
+	path, err := windows.UTF16PtrFromString(dir)
+	if err != nil {
+		return -1
+	}
+	var free uint64
+	if err := windows.GetDiskFreeSpaceEx(path, &free, nil, nil); err != nil {
+		return -1
+	}
+	return int64(min(free, math.MaxInt64))
 }

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io/fs"
 	"strings"
+	"syscall"
 
 	"github.com/osqvisor/osqvisor/internal/process"
 	"github.com/osqvisor/osqvisor/stats"
@@ -87,8 +88,12 @@ func causeFromError(err error) stats.Cause {
 	switch {
 	case errors.Is(err, ErrBinaryMissing), errors.Is(err, process.ErrBinaryNotFound):
 		return stats.CauseBinaryMissing
+	case errors.Is(err, process.ErrTextBusy), errors.Is(err, syscall.ETXTBSY):
+		return stats.CauseBinaryBusy
+	case errors.Is(err, errBinarySlow):
+		return stats.CauseStartTimeout
 	case errors.Is(err, ErrBinaryUnusable), errors.Is(err, process.ErrPermission),
-		errors.Is(err, process.ErrNotExecutable), errors.Is(err, process.ErrTextBusy):
+		errors.Is(err, process.ErrNotExecutable):
 		return stats.CauseBinaryUnusable
 	case errors.Is(err, errLeftover):
 		return stats.CauseLeftover
@@ -121,6 +126,7 @@ func hint(c stats.Cause) string {
 		stats.CauseFlagRefused:     "correct the flag that osqueryd names, given by WithFlag",
 		stats.CauseBinaryMissing:   "install osquery, or correct the path given by WithBinary",
 		stats.CauseBinaryUnusable:  "install an osqueryd for this system and user; osqueryd's words or the error say what is wrong",
+		stats.CauseBinaryBusy:      "close the file before osqueryd is started, and replace binaries by rename",
 		stats.CauseDirectory:       "make room, correct the owner or mode, or end the other host that uses the directory",
 		stats.CauseNoSocket:        "osqueryd runs without its extension socket; check the directory of the socket",
 		stats.CauseCrashLoop:       "the worker died too often; look at the queries that ran, and at osqueryd's last lines",

@@ -36,6 +36,7 @@ type Instance struct {
 	asks    chan ask // requests to the goroutine of the current run
 
 	shipping chan struct{} // holds a token while somebody ships
+	looking  chan struct{} // holds a token while Conditions waits for the disk
 	ended    chan struct{} // closed by Close
 	use      use
 	checker  hostChecker
@@ -77,7 +78,7 @@ func New(id string, opts ...Option) (*Instance, error) {
 		log:      o.logger.With("instance", id),
 		rec:      rec,
 		asks:     make(chan ask),
-		shipping: make(chan struct{}, 1), ended: make(chan struct{}),
+		shipping: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
 		use: newUse(), checker: newHostChecker(),
 		changed: make(chan struct{}),
 	}

@@ -16,10 +16,11 @@
 // The first failure of a run that was ready is followed by a new start at once, the
 // next ones by waits that grow; a few causes, such as a locked database, wait in any
 // case. Ten failures within ten minutes park the instance, as
-// does at once a cause that a new start cannot mend, such as a missing binary: it then
-// stays down until [Runner.Resume], Restart or Update. Observers are told, and
-// [Runner.Healthy] says so. [WithRestart] sets all of that, for each cause apart if
-// need be.
+// does at once a cause that a new start cannot help, such as a missing binary: it then
+// stays down for a quarter of an hour, or until the binary has changed, or a full disk has
+// room again, or until [Runner.Resume], Restart or Update. By default no instance is given
+// up for good. Observers are told, and [Runner.Healthy] reports it. [WithRestart] sets all
+// of that, for each cause apart if need be.
 //
 // # Code of the host
 //

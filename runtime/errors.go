@@ -19,8 +19,8 @@ var (
 	// ErrSharedSocket says that two instances would have the same socket, or one that
 	// begins with the other's path and a dot, which osqueryd would delete.
 	ErrSharedSocket = errors.New("another instance has that socket")
-	// ErrParked says that the instance failed too often and is not started again
-	// until it is resumed, restarted or updated.
+	// ErrParked says that the instance failed too often, or in a way that starting it
+	// again soon cannot help, and is down for a while; see RestartPolicy.ParkFor.
 	ErrParked = instance.ErrParked
 	// ErrNotParked says that there is nothing to resume.
 	ErrNotParked = errors.New("the instance is not parked")

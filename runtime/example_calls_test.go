@@ -140,7 +140,8 @@ func ExampleRunner_Healthy() {
 	// <nil>
 }
 
-// An instance that fails too often is parked, and stays so until somebody mends it.
+// An instance that fails too often is parked. It is tried again after a while, or when the
+// host resumes it.
 func ExampleRunner_Resume() {
 	osqueryd, root, remove := exampleFake(osquerydtest.Script{}.WithRule(osquerydtest.Rule{
 		Runs: 1, Phase: osquerydtest.PhaseBeforeSocket, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 9},

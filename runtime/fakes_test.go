@@ -63,6 +63,14 @@ type fakes struct {
 	made   []*fake
 	runs   []time.Time
 	events []stats.Event
+	ground instance.Conditions
+}
+
+// setGround changes what a start depends on.
+func (f *fakes) setGround(c instance.Conditions) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.ground = c
 }
 
 func (f *fakes) locate(id string, _ []instance.Option) place { return place{dir: "/nowhere/" + id} }
@@ -173,6 +181,12 @@ func (in *fake) ships() bool { return in.ship.Load() }
 
 func (in *fake) Settle(context.Context) {}
 
+func (in *fake) Conditions(context.Context) (instance.Conditions, error) {
+	in.fakes.mu.Lock()
+	defer in.fakes.mu.Unlock()
+	return in.fakes.ground, nil
+}
+
 func (in *fake) SetAsleep(asleep bool) { in.asleep.Store(asleep) }
 
 func (in *fake) Close(context.Context) error {
@@ -186,6 +200,12 @@ func (in *fake) Close(context.Context) error {
 		close(in.shut)
 	}
 	return nil
+}
+
+func (in *fake) isLive() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.live
 }
 
 func (in *fake) isClosed() bool {

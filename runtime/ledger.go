@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"math/rand/v2"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -28,9 +29,9 @@ type failure struct {
 // verdict is what follows from a failure.
 type verdict struct {
 	park     bool
-	delay    time.Duration
-	attempt  int // failures in a row
-	failures int // within the window; 1 when the cause alone parks
+	delay    time.Duration // of the park, when there is one: 0 is for ever
+	attempt  int           // failures in a row
+	failures int           // within the window; 1 when the cause alone parks
 }
 
 func newLedger(p RestartPolicy) *ledger {
@@ -59,14 +60,21 @@ func (l *ledger) judge(f failure) verdict {
 	v := verdict{attempt: l.inARow, failures: len(l.failures)}
 	switch {
 	case cp.Park:
-		v.park, v.failures = true, 1
+		v.park, v.failures, v.delay = true, 1, l.parkFor()
 		return v
 	case l.policy.Budget > 0 && len(l.failures) >= l.policy.Budget:
-		v.park = true
+		v.park, v.delay = true, l.parkFor()
 		return v
 	}
 	v.delay = max(l.wait(f), cp.MinDelay)
 	return v
+}
+
+// parkFor spreads the ends of parks, since many instances are parked at once.
+func (l *ledger) parkFor() time.Duration {
+	d := max(l.policy.ParkFor, 0)
+	more := time.Duration(max(l.policy.Jitter, 0) * rand.Float64() * float64(d)) //nolint:gosec // no secret
+	return max(d, d+more)                                                        // but for an overflow
 }
 
 // wait gives the ordinary wait: none after the first failure of a run that was ready.

@@ -16,6 +16,7 @@ type subject interface {
 	Close(ctx context.Context) error
 	Settle(ctx context.Context)
 	SetAsleep(asleep bool)
+	Conditions(ctx context.Context) (instance.Conditions, error)
 	Record(ctx context.Context, e stats.Event)
 	WaitReady(ctx context.Context) error
 	Query(ctx context.Context, sql string) (instance.Rows, error)

@@ -10,8 +10,8 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// RestartPolicy says when an instance whose run ended unasked is started again.
-// The zero value of a field stands for its default.
+// RestartPolicy says when an instance whose run ended unasked is started again. By
+// default none is given up for good. The zero value of a field stands for its default.
 //
 // The first failure after a run that was ready is followed by a new start at once;
 // further ones, and those before ready, by waits that grow.
@@ -34,6 +34,11 @@ type RestartPolicy struct {
 	Budget int
 	// Window is how long a failure counts. Default 10 min.
 	Window time.Duration
+	// ParkFor is after how long a parked instance is started again, up to Jitter more.
+	// Default 15 min; a negative value means that only the host, by Resume, Restart or
+	// Update, brings it back. Otherwise it also comes back at once when the binary has
+	// changed, or a disk that was full has room again; both are looked at every second.
+	ParkFor time.Duration
 	// Causes overrides what certain causes lead to. A cause that is not in it has
 	// its default, see DefaultCausePolicy.
 	Causes map[stats.Cause]CausePolicy
@@ -41,7 +46,8 @@ type RestartPolicy struct {
 
 // CausePolicy is what a cause leads to, beside the ordinary waits.
 type CausePolicy struct {
-	// Park gives up at once: starting again cannot help.
+	// Park parks the instance at once, for RestartPolicy.ParkFor: starting again soon
+	// cannot help.
 	Park bool
 	// MinDelay is the shortest wait before the next start.
 	MinDelay time.Duration
@@ -59,7 +65,9 @@ func DefaultCausePolicy(c stats.Cause) CausePolicy {
 	case stats.CauseCrashLoop:
 		return CausePolicy{MinDelay: time.Minute}
 	case stats.CauseDirectory:
-		return CausePolicy{MinDelay: 5 * time.Second}
+		return CausePolicy{MinDelay: 5 * time.Second, Unlimited: true}
+	case stats.CauseBinaryBusy:
+		return CausePolicy{MinDelay: time.Second, Unlimited: true}
 	default:
 		return CausePolicy{}
 	}
@@ -73,6 +81,7 @@ func (p RestartPolicy) withDefaults() RestartPolicy {
 	p.HealthyAfter = orDefault(p.HealthyAfter, time.Minute)
 	p.Budget = orDefault(p.Budget, 10)
 	p.Window = orDefault(p.Window, 10*time.Minute)
+	p.ParkFor = orDefault(p.ParkFor, 15*time.Minute)
 	return p
 }
 

@@ -20,6 +20,7 @@ type supervisor struct {
 	in     subject
 	ledger *ledger
 	log    *slog.Logger
+	found  instance.Conditions // before the run
 }
 
 // newSupervisor is called under the lock.
@@ -30,6 +31,7 @@ func newSupervisor(r *Runner, m *member) *supervisor {
 // run returns when ctx has ended and nothing of the member is left.
 func (s *supervisor) run(ctx context.Context) {
 	for s.awake(ctx) {
+		s.found = s.look(ctx)
 		began := time.Now()
 		err := s.runOnce(ctx)
 		switch {
@@ -138,40 +140,51 @@ func (s *supervisor) settle(ctx context.Context, f failure, err error) {
 	s.log.Warn("osqueryd ended and is started again", "cause", f.cause, "delay", v.delay, "attempt", v.attempt, "err", err)
 	s.in.Record(ctx, stats.RestartScheduled{Head: head(s.m.id), Cause: f.cause, Delay: v.delay, Attempt: v.attempt})
 	if v.delay > 0 { // to open and close the queues for nothing would hold up the new start
-		s.shipping(ctx, func() { s.wait(ctx, v.delay) })
+		s.shipping(ctx, func() { s.wait(ctx, v.delay, true) })
 	}
 }
 
-// wait ends after d, when the host asks for a new run, or with ctx.
-func (s *supervisor) wait(ctx context.Context, d time.Duration) {
+// wait ends after d, when the host asks for a new run, with ctx, or, if watch is set, when
+// what may have stood in the way of a start has changed. It returns why.
+func (s *supervisor) wait(ctx context.Context, d time.Duration, watch bool) stats.ResumeReason {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
+	w := s.newWatch(ctx, watch)
+	defer w.stop()
 	for !s.takeAgain() {
 		select {
 		case <-s.m.wake: // perhaps from before; look
+		case <-w.due():
+			if why := w.look(ctx); why != "" {
+				s.log.Info("what may have kept osqueryd from starting has changed; it is started again", "reason", why)
+				s.ledger.clear()
+				return why
+			}
 		case <-timer.C:
-			return
+			return stats.ResumedByTime
 		case <-ctx.Done():
-			return
+			return ""
 		}
 	}
 	s.ledger.clear()
+	return stats.ResumedByHost
 }
 
 // forever is the longest wait there is.
 const forever = time.Duration(math.MaxInt64)
 
-// park waits until the host wants the instance back.
+// park waits for as long as the policy says, or until the host wants the instance back.
 func (s *supervisor) park(ctx context.Context, f failure, v verdict, err error) {
 	s.setParked(true)
 	defer s.setParked(false)
-	s.log.Error("osqueryd is not started again until it is resumed", "cause", f.cause, "failures", v.failures, "err", err)
+	s.log.Error("osqueryd does not start and is parked", "cause", f.cause, "failures", v.failures, "for", v.delay, "err", err)
 	s.in.Record(ctx, stats.InstanceParked{
-		Head: head(s.m.id), Cause: f.cause, Failures: v.failures, Window: s.ledger.policy.Window, Err: err,
+		Head: head(s.m.id), Cause: f.cause, For: v.delay, Failures: v.failures, Window: s.ledger.policy.Window, Err: err,
 	})
-	s.shipping(ctx, func() { s.wait(ctx, forever) })
+	var why stats.ResumeReason
+	s.shipping(ctx, func() { why = s.wait(ctx, cmp.Or(v.delay, forever), v.delay > 0) })
 	if ctx.Err() == nil {
-		s.in.Record(ctx, stats.InstanceResumed{Head: head(s.m.id)})
+		s.in.Record(ctx, stats.InstanceResumed{Head: head(s.m.id), Reason: why})
 	}
 }
 

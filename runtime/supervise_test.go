@@ -46,7 +46,7 @@ func TestRestartsFollowThePolicyUntilParked(t *testing.T) {
 		if err := r.WaitReady(t.Context(), "vendor"); !errors.Is(err, ErrParked) {
 			t.Errorf("WaitReady of a parked instance: %v, want ErrParked", err)
 		}
-	}, WithRestart(RestartPolicy{Jitter: -1, Budget: 4}))
+	}, WithRestart(RestartPolicy{Jitter: -1, Budget: 4, ParkFor: -1}))
 }
 
 func TestResumeStartsOver(t *testing.T) {
@@ -72,7 +72,7 @@ func TestResumeStartsOver(t *testing.T) {
 		if err := r.Resume("other"); !errors.Is(err, ErrNotFound) {
 			t.Errorf("Resume of nobody: %v, want ErrNotFound", err)
 		}
-	})
+	}, WithRestart(RestartPolicy{ParkFor: -1}))
 }
 
 func TestRestartLeavesBackoffAndParkAtOnce(t *testing.T) {

@@ -38,6 +38,8 @@ const (
 	// CauseBinaryUnusable is a binary that cannot or must not be run: no
 	// permission, another architecture, writable by everyone, too old.
 	CauseBinaryUnusable Cause = "binary unusable"
+	// CauseBinaryBusy is a binary that somebody writes to, as in an upgrade.
+	CauseBinaryBusy Cause = "binary busy"
 	// CauseDirectory is an instance directory that cannot be used: no room, no
 	// permission, or held by another host process.
 	CauseDirectory Cause = "directory unusable"

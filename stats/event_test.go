@@ -18,8 +18,8 @@ func allEvents(h Head) []Event {
 	err := errors.New("boom")
 	return []Event{
 		InstanceAdded{h}, InstanceUpdated{h}, InstanceRemoved{h},
-		InstanceParked{h, CauseBinaryMissing, 5, time.Minute, err},
-		InstanceResumed{h}, RestartScheduled{h, CauseExit, time.Second, 2},
+		InstanceParked{h, CauseBinaryMissing, time.Minute, 5, time.Minute, err},
+		InstanceResumed{h, ResumedByTime}, RestartScheduled{h, CauseExit, time.Second, 2},
 		RunStarting{h, "/bin/osqueryd", "5.9.1"}, ProcessStarted{h, 7},
 		ExtensionRegistered{h, 1, 2, true}, RunReady{h, 7, time.Second, "5.9.1", "i"},
 		WorkerReplaced{h, "memory", time.Second}, WorkerLost{h},

@@ -11,10 +11,13 @@ type InstanceUpdated struct{ Head }
 // InstanceRemoved says that an instance left the set and nothing of it runs.
 type InstanceRemoved struct{ Head }
 
-// InstanceParked says that an instance is not started again by itself.
+// InstanceParked says that starting an instance again soon is of no use.
 type InstanceParked struct {
 	Head
 	Cause Cause
+	// For is how long it stays down unless the host, or a change of what stands in its
+	// way, brings it back before; 0 when nothing but the host does.
+	For time.Duration
 	// Failures counts the failures within Window, this one included; it is 1 when the
 	// cause alone was enough.
 	Failures int
@@ -23,7 +26,10 @@ type InstanceParked struct {
 }
 
 // InstanceResumed says that a parked instance is started again.
-type InstanceResumed struct{ Head }
+type InstanceResumed struct {
+	Head
+	Reason ResumeReason
+}
 
 // RestartScheduled says that the next run starts after Delay.
 type RestartScheduled struct {

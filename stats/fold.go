@@ -37,6 +37,9 @@ func (r *Recorder) foldInstance(e Event, text string) {
 	case InstanceParked:
 		r.lastError = text
 		r.enter(StateParked, e.Time)
+		if e.For > 0 {
+			r.nextStart = e.Time.Add(e.For)
+		}
 	case RestartScheduled:
 		r.enter(StateBackoff, e.Time)
 		r.nextStart = e.Time.Add(e.Delay)

@@ -14,7 +14,7 @@ import (
 // TestLogToFields pins the names of all attributes, which hosts search by.
 func TestLogToFields(t *testing.T) {
 	want := map[string]string{
-		"instance parked": "cause error failures window", "restart scheduled": "attempt cause delay",
+		"instance parked": "cause error failures for window", "instance resumed": "reason", "restart scheduled": "attempt cause delay",
 		"run starting": "binary version", "process started": "pid",
 		"extension registered": "again plugins uuid", "run ready": "instance_id pid took version",
 		"worker replaced": "reason took", "watchdog killed": "limit message resource used",

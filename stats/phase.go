@@ -39,10 +39,25 @@ const (
 	// StateBackoff waits to be started again.
 	StateBackoff State = "backoff"
 	// StateParked failed too often, or in a way that starting again cannot
-	// help; it stays down until it is resumed, restarted or updated, or the
-	// Runner runs anew.
+	// help; it stays down for a while, until what stood in its way has changed, or
+	// until it is resumed, restarted or updated, or the Runner runs anew.
 	StateParked State = "parked"
 	// StateStopped is down: it ended because it was asked to, or a run failed
 	// and what follows is not decided yet; Snapshot.LastError tells them apart.
 	StateStopped State = "stopped"
+)
+
+// ResumeReason says why a parked instance is started again.
+type ResumeReason string
+
+// The reasons.
+const (
+	// ResumedByHost is a Resume or a Restart.
+	ResumedByHost ResumeReason = "requested"
+	// ResumedByTime is the end of InstanceParked.For.
+	ResumedByTime ResumeReason = "time"
+	// ResumedByBinary is a binary that was exchanged or changed.
+	ResumedByBinary ResumeReason = "binary changed"
+	// ResumedByRoom is a file system that was full and has room again.
+	ResumedByRoom ResumeReason = "disk has room"
 )

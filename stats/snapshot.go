@@ -17,7 +17,8 @@ type Snapshot struct {
 	// LastError is the text of the newest failure of a run, a registration or a
 	// health check. It stays after a recovery, and is empty after a requested stop.
 	LastError string `json:"last_error,omitempty"`
-	// NextStart is when a backoff ends; zero outside StateBackoff.
+	// NextStart is when a backoff or the park ends at the latest; zero in other states, and
+	// when the park has no end.
 	NextStart time.Time `json:"next_start,omitzero"`
 
 	Totals Totals `json:"totals"`
