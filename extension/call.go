@@ -230,6 +230,9 @@ func invokeOnce[T any](ctx context.Context, c *client, kind string, f func(conte
 		return none, ofEnrolment(err)
 	}
 	v, err := try(key)
+	if err == nil {
+		c.identity.accepted(key)
+	}
 	if !c.identity.canRenew(err) {
 		return v, err
 	}
@@ -237,23 +240,31 @@ func invokeOnce[T any](ctx context.Context, c *client, kind string, f func(conte
 		return none, ofEnrolment(err)
 	}
 	v, err = try(key)
-	if c.identity.canRenew(err) {
+	switch {
+	case err == nil:
+		c.identity.accepted(key)
+	case c.identity.canRenew(err):
 		c.identity.refused(key)
 	}
 	return v, err
 }
 
+// enrolmentError is the want of a node key.
+type enrolmentError struct{ error }
+
+func (e enrolmentError) Unwrap() error { return e.error }
+
 // ofEnrolment keeps what was said of an enrolment from being taken for a verdict on the
 // call that needed it: logs are not refused for good because an enrolment is.
 func ofEnrolment(err error) error {
 	if !errors.Is(err, ErrPermanent) && !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrUnsupported) {
-		return err
+		return enrolmentError{err}
 	}
 	said := errors.New(err.Error())
 	if d := retryAfter(err); d > 0 {
-		return RetryAfter(d, said)
+		said = RetryAfter(d, said)
 	}
-	return said
+	return enrolmentError{said}
 }
 
 // maxRetryAfter bounds what a server can ask for.

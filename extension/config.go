@@ -86,6 +86,9 @@ func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
 	c.mu.Lock()
 	has := good != nil && c.handed == good.hash
 	c.mu.Unlock()
+	if errors.As(err, new(enrolmentError)) {
+		c.retryLater() // once there is a node key, the config is to follow at once
+	}
 	if good == nil || has {
 		// osqueryd keeps what it has, and asks again sooner.
 		return failure("error getting config: " + err.Error())

@@ -37,7 +37,9 @@ func (f *fetcher) config(ctx context.Context) (*prepared, error) {
 		return nil, fmt.Errorf("fetch the config: %w", err)
 	}
 	raw, err := invoke(ctx, f.client, callConfig, f.set.transport.Config)
-	f.gate.note(err)
+	if !errors.As(err, new(enrolmentError)) { // as soon as there is a key it may be asked
+		f.gate.note(err)
+	}
 	if errors.Is(err, ErrUnsupported) {
 		raw, err = nil, nil
 	}
@@ -50,7 +52,6 @@ func (f *fetcher) config(ctx context.Context) (*prepared, error) {
 		})
 		return nil, fmt.Errorf("fetch the config: %w", err)
 	}
-	f.client.identity.accepted()
 	return f.prepare(ctx, raw)
 }
 

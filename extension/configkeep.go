@@ -109,6 +109,21 @@ func (c *configs) retryLater() {
 	c.wake()
 }
 
+// enrolled asks the source at once for a config that osqueryd waits for: it could not be had
+// without a node key.
+func (c *configs) enrolled() {
+	c.mu.Lock()
+	waits := !c.retry.IsZero()
+	if waits {
+		c.retry = time.Now()
+		c.retrying.Reset()
+	}
+	c.mu.Unlock()
+	if waits {
+		c.wake()
+	}
+}
+
 // chore asks the source again while osqueryd has a stale config.
 func (c *configs) chore() chore {
 	return chore{

@@ -75,7 +75,6 @@ func (d *distributed) ask(ctx context.Context) (QuerySet, error) {
 		})
 		return QuerySet{}, err
 	}
-	d.client.identity.accepted()
 	return set, nil
 }
 
@@ -216,7 +215,6 @@ func (d *distributed) deliver(ctx context.Context, b Batch) error {
 		return struct{}{}, d.set.transport.WriteResults(ctx, n, results)
 	})
 	if err == nil {
-		d.client.identity.accepted()
 		d.set.counters.Distributed(len(results))
 	}
 	return err

@@ -41,7 +41,10 @@
 //
 // A Transport that is an [Enroller] is asked for a node key before its first other
 // call. At most one enrolment of an instance is under way, its key is kept, and
-// [ErrNodeInvalid] from any call enrols again, once, and repeats the call.
+// [ErrNodeInvalid] from any call enrols again, once, and repeats the call. Enrolments are
+// limited, for one instance and for several together ([WithEnrolment]). While there is no
+// key, calls fail at once; the extension goes on enrolling by itself, and hands a config
+// that osqueryd waits for to the [WithLateConfig] hook as soon as there is one.
 //
 // # Code of the host
 //

@@ -15,7 +15,8 @@ import (
 
 // identity keeps the node key. At most one enrolment is under way, however many
 // calls wait for it; after a failure the next waits out a backoff, and until then
-// calls fail at once rather than hold up osqueryd.
+// calls fail at once rather than hold up osqueryd. Once a call wanted a key, the
+// extension goes on enrolling by itself.
 type identity struct {
 	enroller Enroller // nil: the transport does not enrol
 	store    NodeKeyStore
@@ -26,17 +27,35 @@ type identity struct {
 	say      *announcer
 	life     *lifetime
 	busy     slot
+	limits   Enrolment
+	wake     func()
+	enrolled func() // called after an enrolment that went well
 
 	mu      sync.Mutex
 	loaded  bool // the store was read, or is behind
 	keyless bool // the transport enrols nobody, and takes calls without a key
 	current string
-	stale   string // a key that the server refused
+	born    time.Time // when current was given out; zero when it is from the store
+	fresh   bool      // current is new, and no call has been made with it yet that went well
+	short   int       // keys in a row that did not last
+	stale   string    // a key that the server refused
 	flight  *enrolFlight
+	wanted  bool // a call was turned away for want of a key
 	backoff *backoff.ExponentialBackOff
+	turn    time.Time // when our enrolment is, if it has to wait for its turn
 	blocked time.Time
 	lastErr error
 }
+
+const (
+	// lastingKey is how long a key has to be good for its end to be no sign of trouble.
+	lastingKey = time.Hour
+	// slowestEnrolment bounds how often the interval between enrolments doubles.
+	slowestEnrolment = 5
+)
+
+// errPaced says that others enrol just now.
+var errPaced = errors.New("enrolments are spread out, and this one has its turn later")
 
 // enrolFlight is one enrolment under way.
 type enrolFlight struct {
@@ -51,6 +70,7 @@ func newIdentity(s *settings, t *tasks, say *announcer) *identity {
 		enroller: enroller, store: s.keys, node: s.node, details: s.hostDetails,
 		timeout: s.transportTimeout, tasks: t, say: say, busy: newSlot(),
 		backoff: newBackoff(s.log.minBackoff, s.log.maxBackoff),
+		limits:  s.enrolment, wake: func() {}, enrolled: func() {},
 	}
 }
 
@@ -81,10 +101,8 @@ func (i *identity) key(ctx context.Context) (string, error) {
 
 // renew gives a key other than bad, which the server refused.
 func (i *identity) renew(ctx context.Context, bad string) (string, error) {
+	i.refused(bad)
 	i.mu.Lock()
-	if bad != "" && i.current == bad {
-		i.current, i.stale = "", bad
-	}
 	if i.current != "" || i.keyless {
 		defer i.mu.Unlock()
 		return i.current, nil
@@ -92,6 +110,7 @@ func (i *identity) renew(ctx context.Context, bad string) (string, error) {
 	f, err := i.fly()
 	i.mu.Unlock()
 	if err != nil {
+		i.wake() // for the time when it may be tried again
 		return "", err
 	}
 	select {
@@ -108,7 +127,8 @@ func (i *identity) fly() (*enrolFlight, error) {
 		return i.flight, nil
 	}
 	if left := time.Until(i.blocked); left > 0 {
-		return nil, RetryAfter(left, fmt.Errorf("enrolment failed and waits: %w", i.lastErr))
+		i.wanted = true
+		return nil, RetryAfter(left, fmt.Errorf("enrolment waits: %w", i.lastErr))
 	}
 	f := &enrolFlight{done: make(chan struct{})}
 	i.flight = f
@@ -127,25 +147,68 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 		fromStore = f.key != "" && f.key != stale
 	}
 	if !fromStore {
-		f.key, f.err = i.enrol(ctx)
+		f.key, f.err = i.enrolInTurn(ctx)
 	}
 	if errors.Is(f.err, ErrUnsupported) {
 		f.err = nil
 		i.goKeyless()
 	}
 	cutOff := f.err != nil && ended(ctx)
-	wait := i.settle(f, loaded, cutOff)
+	wait := i.settle(f, loaded, fromStore, cutOff)
 	switch {
-	case cutOff:
+	case cutOff, errors.Is(f.err, errPaced):
 	case f.err != nil:
-		i.say.say(func(h stats.Head) stats.Event {
-			return stats.TransportFailed{Head: h, Call: callEnroll, Err: f.err, Retry: wait}
-		})
+		i.failed(f.err, wait)
 	case !fromStore && f.key != "":
 		i.save(ctx, f.key)
 		i.say.say(func(h stats.Head) stats.Event { return stats.Enrolled{Head: h, Again: stale != ""} })
 	}
 	close(f.done)
+	if f.err == nil {
+		i.enrolled()
+	}
+	i.wake() // the time of the next one may be another now
+}
+
+func (i *identity) failed(err error, wait time.Duration) {
+	i.say.say(func(h stats.Head) stats.Event {
+		return stats.TransportFailed{Head: h, Call: callEnroll, Err: err, Retry: wait}
+	})
+}
+
+// enrolInTurn enrols, unless others that share our pace are first.
+func (i *identity) enrolInTurn(ctx context.Context) (string, error) {
+	if wait := i.untilTurn(time.Now()); wait > 0 {
+		return "", RetryAfter(wait, errPaced)
+	}
+	return i.enrol(ctx)
+}
+
+// untilTurn gives the wait until our turn. A turn that was not used in time is lost: many
+// of them at once, after a sleep of the machine, would be what the pace is there against.
+func (i *identity) untilTurn(now time.Time) time.Duration {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.turn.IsZero() || now.Sub(i.turn) > i.limits.Pace.every {
+		i.turn = i.limits.Pace.reserve(now)
+	}
+	wait := i.turn.Sub(now)
+	if wait <= 0 {
+		i.turn = time.Time{}
+	}
+	return wait
+}
+
+// chore enrols when a call that was turned away could have its key.
+func (i *identity) chore() chore {
+	return chore{
+		due: func() (time.Time, bool) {
+			i.mu.Lock()
+			defer i.mu.Unlock()
+			return i.blocked, i.wanted && i.current == "" && i.flight == nil && !i.keyless
+		},
+		do: func(ctx context.Context) { _, _ = i.renew(ctx, "") },
+	}
 }
 
 func (i *identity) goKeyless() {
@@ -156,16 +219,21 @@ func (i *identity) goKeyless() {
 
 // settle notes how the flight ended and gives the wait before the next one. One that was
 // cut off by the end of a run asks for no wait.
-func (i *identity) settle(f *enrolFlight, loaded, cutOff bool) time.Duration {
+func (i *identity) settle(f *enrolFlight, loaded, fromStore, cutOff bool) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
-	i.flight, i.loaded = nil, loaded || f.err == nil
+	i.flight, i.loaded, i.wanted = nil, loaded || f.err == nil, f.err != nil && !cutOff
 	switch {
 	case f.err == nil:
-		i.current = f.key
+		i.current, i.fresh, i.born = f.key, false, time.Time{}
+		if !fromStore {
+			i.fresh, i.born = true, time.Now()
+		}
 		return 0
 	case cutOff:
 		return 0
+	case errors.Is(f.err, errPaced):
+		return i.hold(retryAfter(f.err), errPaced)
 	default:
 		return i.block(f.err)
 	}
@@ -177,25 +245,58 @@ func (i *identity) block(err error) time.Duration {
 	if d := retryAfter(err); d > 0 {
 		wait = d
 	}
+	return i.hold(wait, err)
+}
+
+// hold keeps enrolments back; i.mu is held.
+func (i *identity) hold(wait time.Duration, err error) time.Duration {
 	i.blocked, i.lastErr = time.Now().Add(wait), err
 	return wait
 }
 
-// refused says that the server does not accept a key it has just given out: to
-// enrol again at once would go round in circles.
+// refused forgets a key that the server does not accept.
 func (i *identity) refused(key string) {
 	i.mu.Lock()
-	defer i.mu.Unlock()
-	if i.current == key {
-		i.current, i.stale = "", key
-		i.block(fmt.Errorf("a new node key was refused at once: %w", ErrNodeInvalid))
+	if key == "" || i.current != key {
+		i.mu.Unlock()
+		return
+	}
+	i.current, i.stale, i.wanted = "", key, true
+	wait, err := i.restAfterLoss(time.Since(i.born))
+	i.mu.Unlock()
+	if err != nil {
+		i.failed(err, wait)
 	}
 }
 
+// restAfterLoss keeps the next enrolment back when the key, given out so long ago, did not
+// last: to enrol again at once would go round in circles. i.mu is held.
+func (i *identity) restAfterLoss(age time.Duration) (time.Duration, error) {
+	if i.fresh {
+		err := fmt.Errorf("a new node key was refused at once: %w", ErrNodeInvalid)
+		return i.block(err), err
+	}
+	if age > lastingKey {
+		i.short = 0
+		return 0, nil
+	}
+	i.short++
+	wait := i.limits.Interval<<min(i.short-1, slowestEnrolment)/2 - age
+	if i.short == 1 || wait <= 0 {
+		return 0, nil
+	}
+	err := fmt.Errorf("the server has refused %d node keys in a row soon after it gave them out; "+
+		"another host may enrol as the same node: %w", i.short, ErrNodeInvalid)
+	return i.hold(wait, err), err
+}
+
 // accepted says that the server works with the key: the next failure starts a new backoff.
-func (i *identity) accepted() {
+func (i *identity) accepted(key string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
+	if i.current == key {
+		i.fresh = false
+	}
 	i.backoff.Reset()
 }
 

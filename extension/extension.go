@@ -92,9 +92,10 @@ func assemble(s *settings) *Extension {
 	}
 	e.say = &announcer{emit: s.emit, head: s.head, warn: s.logger.Warn}
 	e.client = newClient(s, e.tasks, e.say)
-	e.client.identity.life = e.life
+	e.client.identity.life, e.client.identity.wake = e.life, e.wake
 	f := &fetcher{set: s, client: e.client, say: e.say, policy: newSlot()}
 	e.configs = newConfigs(s, f, e.tasks, e.life, e.say, e.wake)
+	e.client.identity.enrolled = e.configs.enrolled
 	e.dist = &distributed{set: s, client: e.client, say: e.say, asking: newSlot()}
 	return e
 }
@@ -196,9 +197,6 @@ func (e *Extension) publish(ctx context.Context, kind string, b Batch) error {
 	_, err := invoke(ctx, e.client, kind, func(ctx context.Context, n Node) (struct{}, error) {
 		return struct{}{}, e.set.transport.PublishLogs(ctx, n, b)
 	})
-	if err == nil {
-		e.client.identity.accepted()
-	}
 	return err
 }
 

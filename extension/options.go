@@ -48,6 +48,7 @@ type settings struct {
 	delivery    Delivery
 	signer      crypto.Signer
 	keys        NodeKeyStore
+	enrolment   Enrolment
 	hostDetails func(context.Context) map[string]map[string]string
 	discover    func(ctx context.Context, sql string) (rows int, err error)
 	rawEvents   bool
@@ -77,6 +78,7 @@ func defaults() *settings {
 		configLimit:      1 << 20,
 		log:              defaultLogSettings(),
 		delivery:         defaultDelivery(),
+		enrolment:        Enrolment{Interval: time.Minute},
 	}
 }
 
@@ -123,6 +125,9 @@ func (s *settings) fill() {
 	}
 	if s.counters == nil {
 		s.counters = &stats.Counters{}
+	}
+	if s.enrolment.Pace == nil {
+		s.enrolment.Pace = NewEnrollPace(DefaultEnrollRate)
 	}
 	if s.activated == nil {
 		s.activated = func(string) {}

@@ -51,7 +51,9 @@ type QueryBroker interface {
 // is asked before its first other call, and again after ErrNodeInvalid; at most
 // one call an instance is under way, however many wait for it. ErrUnsupported says
 // that there are no keys: the other calls are made without. After any other error they
-// wait, and nothing that waits with them is given up, whatever the error.
+// wait, and nothing that waits with them is given up, whatever the error. How often it is
+// called is limited, see [Enrolment]; a new key that is refused by the first call made with
+// it counts as a failed enrolment.
 type Enroller interface {
 	Enroll(ctx context.Context, req EnrollRequest) (nodeKey string, err error)
 }

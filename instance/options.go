@@ -38,6 +38,7 @@ type options struct {
 	transport extension.Transport
 	tables    []extension.Table
 	extOpts   []extension.Option
+	pace      *extension.EnrollPace
 
 	flags    map[string]string
 	env      []string

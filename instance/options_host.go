@@ -61,6 +61,10 @@ func WithExtension(opts ...extension.Option) Option {
 	return func(o *options) { o.extOpts = append(o.extOpts, opts...) }
 }
 
+// WithEnrollPace limits the enrolments of all instances that are given the same pace. A
+// runtime.Runner sets its own; extension.WithEnrolment, by [WithExtension], overrides it.
+func WithEnrollPace(p *extension.EnrollPace) Option { return func(o *options) { o.pace = p } }
+
 // WithFlag passes a flag to osqueryd. The name comes without dashes. Flags that
 // the SDK sets itself are refused, as are flags that the binary does not know. A config
 // cannot change a flag that was set so.

@@ -47,6 +47,7 @@ type realMaker struct {
 	binary   instance.Binary // zero when each instance names its own
 	defaults []instance.Option
 	gate     instance.Gate
+	pace     *extension.EnrollPace // of all instances together
 }
 
 func (k *realMaker) options(own []instance.Option) []instance.Option {
@@ -59,7 +60,7 @@ func (k *realMaker) options(own []instance.Option) []instance.Option {
 	}
 	opts = append(opts, k.defaults...)
 	opts = append(opts, own...)
-	return append(opts, instance.WithGate(k.gate))
+	return append(opts, instance.WithGate(k.gate), instance.WithEnrollPace(k.pace))
 }
 
 func (k *realMaker) locate(id string, own []instance.Option) place {

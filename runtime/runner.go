@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/semaphore"
 
+	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 )
 
@@ -45,7 +46,7 @@ func New(opts ...Option) (*Runner, error) {
 		starts:  semaphore.NewWeighted(int64(max(o.startLimit, 1))),
 		members: map[string]*member{},
 	}
-	maker := &realMaker{root: o.root, defaults: o.defaults, gate: r.gate}
+	maker := &realMaker{root: o.root, defaults: o.defaults, gate: r.gate, pace: extension.NewEnrollPace(extension.DefaultEnrollRate)}
 	if o.binarySet {
 		switch b, err := instance.CheckBinary(context.Background(), o.binary, o.defaults...); {
 		case err != nil: // and no instance is to try it again
