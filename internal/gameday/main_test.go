@@ -1,4 +1,4 @@
-package main
+package gameday
 
 import (
 	"os"
@@ -9,6 +9,6 @@ import (
 
 func TestMain(m *testing.M) {
 	osquerydtest.Main()
-	helperMain()
+	HelperMain()
 	os.Exit(m.Run())
 }

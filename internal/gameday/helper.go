@@ -1,4 +1,4 @@
-package main
+package gameday
 
 import (
 	"bufio"
@@ -20,8 +20,9 @@ const helperEnv = "GAMEDAY_HELPER"
 // helperReady is what a helper prints when it is where it should be.
 const helperReady = "ready"
 
-// helperMain plays a helper, and then never returns, when helperEnv says so.
-func helperMain() {
+// HelperMain makes the program one of the other processes that a game needs, when its
+// environment asks for it, and does not return then. Call it first in main.
+func HelperMain() {
 	role := os.Getenv(helperEnv)
 	if role == "" {
 		return

@@ -1,4 +1,4 @@
-package main
+package gameday
 
 import (
 	"context"
@@ -8,8 +8,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
+	"github.com/osquery/osquery-go/plugin/table"
+
+	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/runtime"
@@ -213,4 +217,176 @@ func logTo(verbose bool, stderr io.Writer) *slog.Logger {
 		return slog.New(slog.DiscardHandler)
 	}
 	return slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+// deaf is a transport whose server never takes a log: lines stay queued on disk.
+type deaf struct{ *sink }
+
+var errDeaf = errors.New("gameday: the server does not answer")
+
+// PublishLogs fails.
+func (deaf) PublishLogs(context.Context, extension.Node, extension.Batch) error { return errDeaf }
+
+// hostMain is another host: it runs one instance, until it is killed. Its arguments are
+// the binary, the root and the instance's id.
+func hostMain(args []string) error {
+	w := &world{set: worldSettings{}}
+	opts := append(w.options(), instance.WithTables((&tables{}).of(args[2])))
+	runner, err := runtime.New(
+		runtime.WithBinary(args[0]), runtime.WithRoot(args[1]), runtime.WithTransport(deaf{newSink("{}")}),
+		runtime.WithInstance(args[2], opts...),
+	)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- runner.Run(ctx) }()
+	if err := runner.WaitReady(ctx, args[2]); err != nil {
+		return err
+	}
+	if err := stayUntilAlone(); err != nil && !errors.Is(err, io.EOF) && !errors.Is(err, os.ErrClosed) {
+		return err
+	}
+	cancel()
+	return <-done
+}
+
+// What the fake spoils an answer by, when a query's text contains it.
+const (
+	spoilReset    = "gameday_reset"
+	spoilRubbish  = "gameday_rubbish"
+	spoilTruncate = "gameday_truncate"
+	spoilHuge     = "gameday_huge"
+)
+
+// hugeAnswer is the size of the largest answer, in bytes.
+const hugeAnswer = 50 << 20
+
+// startPatience bounds a start.
+const startPatience = 45 * time.Second
+
+// script is a fake that waits a twentieth of what osqueryd does, and spoils certain answers.
+func (w *world) script() osquerydtest.Script {
+	s := osquerydtest.Script{TimeScale: 0.05}
+	for text, do := range map[string]osquerydtest.Kind{
+		spoilReset: osquerydtest.Reset, spoilRubbish: osquerydtest.Rubbish,
+		spoilTruncate: osquerydtest.Truncate, spoilHuge: osquerydtest.Huge,
+	} {
+		s = s.WithRule(osquerydtest.Rule{
+			Phase: osquerydtest.PhaseQuery, Match: text,
+			Action: osquerydtest.Action{Do: do, Bytes: hugeAnswer},
+		})
+	}
+	return s
+}
+
+// config gives a real osqueryd something to log; the fake is told when.
+func (w *world) config() string {
+	if w.set.osqueryd == "" {
+		return "{}"
+	}
+	return `{"schedule": {"gameday": {"query": "select unix_time from time", "interval": 1, "snapshot": true}}}`
+}
+
+// options makes everything quick, so that a game takes a minute and not an hour.
+func (w *world) options() []instance.Option {
+	opts := []instance.Option{
+		instance.WithDistributed(0), instance.WithConfigRefresh(0),
+		instance.WithDrain(time.Second), instance.WithStartTimeout(startPatience),
+		instance.WithReplaceTimeout(45 * time.Second),
+		instance.WithExtension(
+			extension.WithConfigTimeout(500*time.Millisecond), extension.WithTransportTimeout(time.Second),
+			extension.WithLogBatch(200, 64<<10, 50*time.Millisecond),
+			extension.WithBackoff(20*time.Millisecond, 200*time.Millisecond),
+			extension.WithSync(extension.SyncNever()),
+		),
+	}
+	if w.fake != nil {
+		return append(opts, instance.WithHealth(250*time.Millisecond, time.Second, 3),
+			instance.WithStopGrace(2*time.Second), instance.WithRegisterTimeout(5*time.Second))
+	}
+	return append(opts, instance.WithHealth(time.Second, 2*time.Second, 3),
+		instance.WithStopGrace(5*time.Second), instance.WithWatchdog(instance.Watchdog{Delay: time.Second}))
+}
+
+// restartPolicy never gives up by the number of failures: a game has many.
+func restartPolicy() runtime.RestartPolicy {
+	soon := runtime.CausePolicy{MinDelay: 100 * time.Millisecond, Unlimited: true}
+	return runtime.RestartPolicy{
+		Initial: 50 * time.Millisecond, Max: 500 * time.Millisecond, HealthyAfter: time.Second, Budget: -1,
+		Causes: map[stats.Cause]runtime.CausePolicy{
+			stats.CauseDatabaseLocked: soon, stats.CausePidfileBusy: soon, stats.CauseLeftover: soon,
+			stats.CauseCrashLoop: soon, stats.CauseDirectory: soon,
+		},
+	}
+}
+
+// patience bounds one fault, from injection to recovery.
+func (w *world) patience() time.Duration {
+	if w.fake == nil {
+		return 3 * time.Minute
+	}
+	return 90 * time.Second
+}
+
+// tableName is the host's own table, which every instance has.
+const tableName = "gameday_table"
+
+// tables are the host's plugins, which panic when they are told to. It is safe for
+// concurrent use.
+type tables struct {
+	mu    sync.Mutex
+	shaky map[string]bool
+}
+
+func (t *tables) of(id string) extension.Table {
+	columns := []table.ColumnDefinition{table.TextColumn("instance")}
+	return table.NewPlugin(tableName, columns, func(context.Context, table.QueryContext) ([]map[string]string, error) {
+		t.mu.Lock()
+		shaky := t.shaky[id]
+		t.mu.Unlock()
+		if shaky {
+			panic("gameday: the host's table panics")
+		}
+		return []map[string]string{{"instance": id}}, nil
+	})
+}
+
+func (t *tables) shake(id string, on bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.shaky == nil {
+		t.shaky = map[string]bool{}
+	}
+	t.shaky[id] = on
+}
+
+// clocks are the clocks of the instances: the system's, until one jumps. It is safe for
+// concurrent use.
+type clocks struct {
+	mu    sync.Mutex
+	ahead map[string]time.Duration
+}
+
+// of gives an instance's clock.
+func (c *clocks) of(id string) func() (time.Time, time.Duration) {
+	begin := time.Now()
+	return func() (time.Time, time.Duration) {
+		now := time.Now()
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return now.Round(0).Add(c.ahead[id]), now.Sub(begin)
+	}
+}
+
+// jump moves an instance's wall clock, as a sleep of the machine does.
+func (c *clocks) jump(id string, d time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ahead == nil {
+		c.ahead = map[string]time.Duration{}
+	}
+	c.ahead[id] += d
 }

@@ -1,4 +1,4 @@
-package main
+package gameday
 
 import (
 	"bytes"
@@ -245,7 +245,7 @@ func TestReadmeCountsTheFaults(t *testing.T) {
 // TestCommand plays one fault by the command's own door.
 func TestCommand(t *testing.T) {
 	var stdout, stderr bytes.Buffer
-	code := start(t.Context(), []string{"-json", "-for", "0s", "-only", "kill -9 of the group"}, &stdout, &stderr)
+	code := Main(t.Context(), []string{"-json", "-for", "0s", "-only", "kill -9 of the group"}, &stdout, &stderr)
 	var rep map[string]any
 	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &rep); err != nil {
@@ -254,10 +254,10 @@ func TestCommand(t *testing.T) {
 	if code != 0 || rep["ok"] != true || rep["faults"] != 1.0 {
 		t.Errorf("exit code %d, report %v\n%s", code, rep, stderr.String())
 	}
-	if code := start(t.Context(), []string{"-for", "-1s"}, &stdout, &stderr); code != exitUsage {
+	if code := Main(t.Context(), []string{"-for", "-1s"}, &stdout, &stderr); code != exitUsage {
 		t.Errorf("a negative -for gave exit code %d, want %d", code, exitUsage)
 	}
-	if code := start(t.Context(), []string{"-only", "no such fault"}, &stdout, &stderr); code != exitFailed {
+	if code := Main(t.Context(), []string{"-only", "no such fault"}, &stdout, &stderr); code != exitFailed {
 		t.Errorf("a game without faults gave exit code %d, want %d", code, exitFailed)
 	}
 }

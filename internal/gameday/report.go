@@ -1,4 +1,4 @@
-package main
+package gameday
 
 import (
 	"encoding/json"
