@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"github.com/osquery/osquery-go/gen/osquery"
@@ -22,6 +23,69 @@ type distributed struct {
 	results *shipper
 	gate    gate
 	asking  slot // one discovery query at a time
+
+	underWay underWay
+}
+
+// underWay knows the ids of the queries whose results are queued.
+type underWay struct {
+	mu   sync.Mutex
+	ids  map[uint64][]string // by the entry's number
+	upTo uint64              // entries up to here were looked at
+}
+
+// add notes the queries that an entry answers.
+func (u *underWay) add(seq uint64, results []Result) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.ids == nil {
+		u.ids = map[uint64][]string{}
+	}
+	ids := make([]string, 0, len(results))
+	for _, r := range results {
+		ids = append(ids, r.ID)
+	}
+	u.ids[seq] = ids
+}
+
+// gone notes that an entry is dealt with.
+func (u *underWay) gone(seq uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	delete(u.ids, seq)
+}
+
+// since forgets entries up to floor, and gives the number after which to look for more. A
+// queue whose numbers are lower than before is another one.
+func (u *underWay) since(floor, last uint64) uint64 {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if last < u.upTo {
+		u.ids, u.upTo = nil, 0
+	}
+	for seq := range u.ids {
+		if seq <= floor {
+			delete(u.ids, seq)
+		}
+	}
+	return max(u.upTo, floor)
+}
+
+func (u *underWay) looked(upTo uint64) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.upTo = max(u.upTo, upTo)
+}
+
+// addTo puts the ids into set.
+func (u *underWay) addTo(set map[string]bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for _, ids := range u.ids {
+		for _, id := range ids {
+			set[id] = true
+		}
+	}
 }
 
 // call answers osqueryd.
@@ -46,10 +110,15 @@ type questions struct {
 func (d *distributed) getQueries(ctx context.Context) osquery.ExtensionResponse {
 	ctx, cancel := context.WithTimeout(ctx, d.set.answerTimeout)
 	defer cancel()
+	d.lookUnderWay()
+	answered := map[string]bool{}
+	d.underWay.addTo(answered) // the server may have answered before it stored these
 	set, err := d.ask(ctx)
 	if err != nil {
 		return failure("error getting queries: " + err.Error())
 	}
+	d.underWay.addTo(answered)
+	set.Queries = without(set.Queries, answered)
 	ask, answers := d.check(ctx, set)
 	d.answer(ctx, answers)
 	text, err := json.Marshal(ask)
@@ -57,6 +126,40 @@ func (d *distributed) getQueries(ctx context.Context) osquery.ExtensionResponse 
 		return failure("error getting queries: " + err.Error())
 	}
 	return success(map[string]string{"results": string(text)})
+}
+
+// lookUnderWay looks which queries the entries in the queue answer, those that were there
+// at the start.
+func (d *distributed) lookUnderWay() {
+	q := d.results.q
+	st := q.Stats()
+	at := d.underWay.since(max(st.Acked, st.Evicted), st.Last)
+	for at < st.Last {
+		r, err := q.Read(at, 0, 1<<20)
+		if err != nil || r.Last <= at {
+			break
+		}
+		for i, line := range r.Lines {
+			_, text := unstamp(line)
+			seq := r.First + uint64(i)
+			if results, err := parseResults(text); err == nil && !d.results.live.done(seq) {
+				d.underWay.add(seq, results)
+			}
+		}
+		at = r.Last
+	}
+	d.underWay.looked(at)
+}
+
+// without gives the queries but for those of some ids.
+func without(queries map[string]string, ids map[string]bool) map[string]string {
+	out := make(map[string]string, len(queries))
+	for id, sql := range queries {
+		if !ids[id] {
+			out[id] = sql
+		}
+	}
+	return out
 }
 
 // ask gets the queries from the broker. One that asked to wait is not asked.
@@ -134,7 +237,7 @@ func (d *distributed) answer(ctx context.Context, answers []Result) {
 	}
 	text, err := encodeResults(answers)
 	if err == nil {
-		err = d.keep(ctx, text)
+		err = d.keep(ctx, text, answers)
 	}
 	if err != nil {
 		d.say.warn("answers to distributed queries were lost", "answers", len(answers), "error", err)
@@ -152,36 +255,43 @@ func (d *distributed) writeResults(ctx context.Context, text string) osquery.Ext
 		return success(nil)
 	}
 	d.announceDenied(results)
-	if err := d.keep(ctx, []byte(text)); err != nil {
+	if err := d.keep(ctx, []byte(text), results); err != nil {
 		return failure("error writing results: " + err.Error())
 	}
 	return success(nil)
 }
 
 // keep queues one write, or, when that fails, hands it to the broker at once.
-func (d *distributed) keep(ctx context.Context, text []byte) error {
-	if len(text) <= d.results.set.lineBytes {
-		seq, err := d.results.q.Append(text)
+func (d *distributed) keep(ctx context.Context, text []byte, results []Result) error {
+	if line := stamp(time.Now(), text); len(line) <= d.results.set.lineBytes {
+		seq, err := d.results.q.Append(line)
 		if seq != 0 || err == nil {
-			d.results.note(len(text))
+			d.underWay.add(seq, results)
+			d.results.note(len(line))
+			d.results.wake()
 			return nil
 		}
 	}
 	ctx, cancel := context.WithTimeout(ctx, d.set.answerTimeout)
 	defer cancel()
-	return d.dropRefused(d.deliver(ctx, Batch{Lines: [][]byte{text}}), len(text))
+	return d.deliverNow(ctx, results)
 }
 
-// dropRefused takes results for dealt with that nobody will ever take. osqueryd would
-// send them again for ever, together with everything that it answers later, which would
-// be refused with them.
-func (d *distributed) dropRefused(err error, size int) error {
+// deliverNow hands results to the broker that could not be queued. Those that nobody will ever
+// take count as dealt with: osqueryd would send them again for ever, together with everything
+// that it answers later, which would be refused with them.
+func (d *distributed) deliverNow(ctx context.Context, results []Result) error {
+	err := d.deliver(ctx, results)
+	final := errors.Is(err, ErrPermanent) || errors.Is(err, ErrTooLarge)
 	switch {
 	case errors.Is(err, ErrUnsupported):
 		return nil
-	case errors.Is(err, ErrPermanent), errors.Is(err, ErrTooLarge):
+	case final && len(results) > 1:
+		half := len(results) / 2
+		return errors.Join(d.deliverNow(ctx, results[:half]), d.deliverNow(ctx, results[half:]))
+	case final:
 		d.say.warn("the server refused distributed results for good", "error", err)
-		d.results.lose("refused for good by the server", 1, uint64(size))
+		d.results.lose("refused for good by the server", 1, uint64(len(results[0].Rows)))
 		return nil
 	default:
 		return err
@@ -198,16 +308,8 @@ func (d *distributed) announceDenied(results []Result) {
 	}
 }
 
-// deliver hands queued writes to the broker.
-func (d *distributed) deliver(ctx context.Context, b Batch) error {
-	var results []Result
-	for _, line := range b.Lines {
-		more, err := parseResults(line)
-		if err != nil {
-			return fmt.Errorf("%w: %w", ErrPermanent, err)
-		}
-		results = append(results, more...)
-	}
+// deliver hands results to the broker.
+func (d *distributed) deliver(ctx context.Context, results []Result) error {
 	if len(results) == 0 {
 		return nil
 	}

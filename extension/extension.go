@@ -120,17 +120,17 @@ func (e *Extension) openQueues() error {
 		}
 		s.says.shipped = shipped(e.say, e.set.counters)
 		s.elsewhere = func() time.Time { return e.client.calls.elsewhere(kind) }
-		if e.set.log.deadBytes > 0 {
-			s.dead = newDeadLetters(e.set.dir, name, e.set.log.deadBytes)
-		}
 	}
 	set := distributedSettings(e.shipSettings(), e.set.transportTimeout)
 	set.lineBytes = maxDistributed(e.set.log.queueBytes)
-	s, err := e.openShipper(queueDistributed, callResults, set, e.dist.deliver)
+	s, err := e.openShipper(queueDistributed, callResults, set, nil)
 	if err != nil {
 		return err
 	}
 	e.dist.results = s
+	s.live = newLive(s, e.set.dir)
+	s.live.send, s.live.gone, s.live.came = e.dist.deliver, e.dist.underWay.gone, e.dist.underWay.add
+	s.live.restore()
 	e.loggers = newLoggers(e.shippers[0], e.shippers[1], e.shippers[2], e.set.counters, e.set.rawEvents)
 	return nil
 }
@@ -168,6 +168,9 @@ func (e *Extension) openShipper(name Queue, call string, set shipSettings, send 
 	s := newShipper(name, call, q, set, send)
 	s.drops, s.wake, s.tasks = e.drops, e.wake, e.tasks
 	s.says = &shipVoice{announcer: e.say, counters: e.set.counters, shipped: func(Batch) {}}
+	if e.set.log.deadBytes > 0 {
+		s.dead = newDeadLetters(e.set.dir, name, e.set.log.deadBytes)
+	}
 	e.shippers = append(e.shippers, s)
 	return s, nil
 }

@@ -75,7 +75,7 @@ func WithLogBatch(lines, bytes int, age time.Duration) Option {
 // WithQueueLimit bounds each of the instance's queues on disk (results, snapshots,
 // status, distributed results), in bytes. When one is full its oldest lines are
 // dropped, counted and announced. The default is 64 MiB; the least is 1 MiB. There are four,
-// so that by default an instance keeps up to 256 MiB, and 48 MiB of dead letters.
+// so that by default an instance keeps up to 256 MiB, and 64 MiB of dead letters.
 func WithQueueLimit(bytes int64) Option {
 	return optionFunc(func(s *settings) {
 		s.log.queueBytes = bytes
@@ -97,8 +97,8 @@ func WithLineLimit(bytes int) Option {
 	})
 }
 
-// WithDeadLetterLimit bounds, for each queue, the file of batches that the server
-// refused for good, in bytes: queue/QUEUE.dead and, for the older half, .dead.1, of
+// WithDeadLetterLimit bounds, for each queue, the file of lines and results that were given
+// up, in bytes (see [Delivery]): queue/QUEUE.dead and, for the older half, .dead.1, of
 // mode 0600. 0 keeps none. The default is 16 MiB.
 func WithDeadLetterLimit(bytes int64) Option {
 	return optionFunc(func(s *settings) {

@@ -67,6 +67,9 @@ func (s *shipper) resume() error {
 	defer s.busy.free()
 	st := s.q.Stats()
 	s.step.flight, s.step.settled, s.step.doubt = nil, false, doubt{}
+	if s.live != nil {
+		s.live.restore()
+	}
 	s.alert.Store(st.Records == 0)
 	s.told.Store(false)
 	s.lines.Store(int64(st.Records))

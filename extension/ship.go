@@ -14,8 +14,15 @@ import (
 type shipVoice struct {
 	*announcer
 	counters *stats.Counters
-	// shipped is told of every batch that the transport took.
+	// shipped is called with every batch that the transport took.
 	shipped func(Batch)
+}
+
+// failed announces a call that failed.
+func (v *shipVoice) failed(call string, err error, wait time.Duration) {
+	v.say(func(h stats.Head) stats.Event {
+		return stats.TransportFailed{Head: h, Call: call, Err: err, Retry: wait}
+	})
 }
 
 // attempt tries to deliver the batch under way, or the next one. The caller holds
@@ -343,7 +350,12 @@ func (s *shipper) rest(sent int) {
 
 // postpone holds the batch under way back, and says so.
 func (s *shipper) postpone(err error) error {
-	wait, asked := s.step.backoff.NextBackOff(), retryAfter(err)
+	return s.postponeBy(s.step.backoff.NextBackOff(), err)
+}
+
+// postponeBy holds the queue back for a while, or for as long as the server asked for.
+func (s *shipper) postponeBy(wait time.Duration, err error) error {
+	asked := retryAfter(err)
 	if asked > 0 {
 		wait = asked
 	}
@@ -353,9 +365,7 @@ func (s *shipper) postpone(err error) error {
 		s.asked = s.notBefore
 	}
 	s.mu.Unlock()
-	s.says.say(func(h stats.Head) stats.Event {
-		return stats.TransportFailed{Head: h, Call: s.call, Err: err, Retry: wait}
-	})
+	s.says.failed(s.call, err, wait)
 	return err
 }
 
@@ -380,15 +390,7 @@ func (s *shipper) split(ctx context.Context) error {
 func (s *shipper) bury(cause error, reason string) error {
 	b := s.step.flight
 	s.says.warn("a batch is given up", "batch", b.ID, "reason", reason, "error", cause)
-	if s.dead != nil {
-		if err := s.dead.keep(*b, cause); err != nil {
-			reason += ", and not kept"
-			s.says.warn("a dead letter was not kept", "batch", b.ID, "error", err)
-		} else {
-			reason += ", kept as a dead letter"
-		}
-	}
-	s.lose(reason, uint64(len(b.Lines)), uint64(b.Bytes))
+	s.lose(reason+s.bequeath(*b, cause), uint64(len(b.Lines)), uint64(b.Bytes))
 	d := &s.step.doubt
 	d.proofs, d.turn, d.refusals = 0, false, 0
 	d.lonely++
@@ -404,6 +406,18 @@ func (s *shipper) bury(cause error, reason string) error {
 	defer s.mu.Unlock()
 	s.notBefore = time.Now().Add(s.step.backoff.NextBackOff())
 	return nil
+}
+
+// bequeath keeps a batch as a dead letter, and gives what to add to the reason.
+func (s *shipper) bequeath(b Batch, cause error) string {
+	if s.dead == nil {
+		return ""
+	}
+	if err := s.dead.keep(b, cause); err != nil {
+		s.says.warn("a dead letter was not kept", "batch", b.ID, "error", err)
+		return ", and not kept"
+	}
+	return ", kept as a dead letter"
 }
 
 // discard gives up what waits, and what is to come: there is nobody to take it,

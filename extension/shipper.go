@@ -24,6 +24,7 @@ type shipper struct {
 	drops *drops
 	wake  func()
 	tasks *tasks
+	live  *live // how distributed results are delivered; nil for logs
 	// elsewhere gives when another call of the transport last succeeded.
 	elsewhere func() time.Time
 
@@ -125,6 +126,9 @@ func (s *shipper) lose(reason string, lines, bytes uint64) {
 // due says when the next batch should go; false when there is none, and then the
 // next line wakes the dispatcher.
 func (s *shipper) due() (time.Time, bool) {
+	if s.live != nil {
+		return s.live.due()
+	}
 	if !s.flying.Load() && s.pending() == 0 {
 		s.alert.Store(true)
 		if s.pending() == 0 {
@@ -170,6 +174,9 @@ func (s *shipper) one(ctx context.Context) error {
 		return err
 	}
 	defer s.busy.free()
+	if s.live != nil {
+		return s.live.one(ctx)
+	}
 	return s.attempt(ctx)
 }
 
@@ -180,19 +187,29 @@ func (s *shipper) drain(ctx context.Context) error {
 		return err
 	}
 	defer s.busy.free()
+	if s.live != nil {
+		return s.live.drain(ctx)
+	}
 	for s.pending() > 0 || s.flying.Load() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		s.mu.Lock()
-		left := time.Until(s.asked)
-		s.mu.Unlock()
-		if left > 0 {
-			return RetryAfter(left, errAskedToWait)
+		if err := s.askedToWait(); err != nil {
+			return err
 		}
 		if err := s.attempt(ctx); err != nil {
 			return err
 		}
+	}
+	return nil
+}
+
+// askedToWait is an error while a wait lasts that the server asked for.
+func (s *shipper) askedToWait() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := time.Until(s.asked); left > 0 {
+		return RetryAfter(left, errAskedToWait)
 	}
 	return nil
 }
