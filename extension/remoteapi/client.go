@@ -125,6 +125,6 @@ func (c *Client) WriteResults(ctx context.Context, node extension.Node, results 
 	if err != nil {
 		return fmt.Errorf("remoteapi: %s: encode: %w", callWrite, err)
 	}
-	_, err = c.post(ctx, request{call: callWrite, node: node, body: b})
+	_, err = c.post(ctx, request{call: callWrite, node: node, body: b, lines: len(results)})
 	return err
 }

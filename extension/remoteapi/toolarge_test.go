@@ -95,3 +95,17 @@ func arrived(batches []remoteapitest.Batch) (lines []string, ids map[string]bool
 	}
 	return lines, ids
 }
+
+// TestTrial04ResultsTooLarge: several results that are too large together can be split, one cannot.
+func TestTrial04ResultsTooLarge(t *testing.T) {
+	server, client := serve(t)
+	server.FailNext(remoteapitest.CallAny, 2, remoteapitest.Answer(http.StatusRequestEntityTooLarge, `{}`))
+	node := extension.Node{Key: "k-e-y", Instance: "a"}
+	one := extension.Result{ID: "q", Rows: []byte(`[]`)}
+	for _, results := range [][]extension.Result{{one}, {one, one}} {
+		err := client.WriteResults(within(t, 10*time.Second), node, results)
+		if errors.Is(err, extension.ErrTooLarge) != (len(results) > 1) {
+			t.Errorf("%d results: %v", len(results), err)
+		}
+	}
+}
