@@ -117,7 +117,7 @@ func (c *configs) land(f *configFlight) {
 	f.config, f.err = c.fetch.config(ctx)
 	cancel()
 	if f.err == nil && c.fresh(f.config) {
-		c.announceStripped(f.config)
+		c.announceChanges(f.config)
 	}
 	late := c.settle(f) // before the disk is waited for: osqueryd waits for this
 	c.wake()            // while it lasted, nobody waited for the time of the next one

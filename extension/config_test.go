@@ -80,7 +80,7 @@ func TestInvalidConfigNeverReachesOsqueryd(t *testing.T) {
 	src := &source{config: map[string]string{"main": goodConfig}}
 	r := newRig(t, dir, configFrom(src))
 	r.config()
-	src.config = map[string]string{"main": `{"schedule":{"q":{"interval":60}}}`}
+	src.config = map[string]string{"main": `{"schedule":{"q":{"interval":60}}`}
 	_, status := r.config()
 	equal(t, "status when osqueryd has the last good one", status.Code, 1)
 	r.Registry() // a new worker has nothing
@@ -90,7 +90,7 @@ func TestInvalidConfigNeverReachesOsqueryd(t *testing.T) {
 	refused := eventsOf[stats.ConfigRefused](r)
 	equal(t, "refusals", len(refused), 2)
 	equal(t, "source", refused[0].Source, "main")
-	if !strings.Contains(refused[0].Err.Error(), "schedule.q: has no query") {
+	if !strings.Contains(refused[0].Err.Error(), "the document ends too early") {
 		t.Errorf("it says %v", refused[0].Err)
 	}
 	_, _, err := r.FetchConfig(t.Context())
@@ -287,8 +287,8 @@ func TestPacksAreResolved(t *testing.T) {
 		`"m":{"queries":{}},"n":{"queries":{}},"c":{"queries":{}}}}`)
 	tr.packs["deep=v"] = `{"x":` + strings.Repeat("[", 30) + "1" + strings.Repeat("]", 30) + "}"
 	tr.packs["big=v"] = `{"x":"` + strings.Repeat("x", 1<<20-10) + `"}`
-	tr.packs["shape=v"] = `{"queries":{"x":{}}}`
-	for _, packs := range []string{`{"zz":"?"}`, `{"a":"va","*":"all","m":{}}`, `{"deep":"v"}`, `{"big":"v"}`, `{"shape":"v"}`} {
+	tr.packs["shape=v"] = `{"events":[]}`
+	for _, packs := range []string{`{"zz":"?"}`, `{"deep":"v"}`, `{"big":"v"}`, `{"shape":"v"}`} {
 		src.config = map[string]string{"main": `{"packs":` + packs + `}`}
 		if _, status := r.config(); status.Code != 1 {
 			t.Errorf("a config with the packs %s was served", packs)
@@ -402,4 +402,33 @@ func TestLastGoodConfigIsLookedAtAgain(t *testing.T) {
 	down = false
 	got, _ := r.config()
 	equal(t, "config", got["main"], goodConfig)
+}
+
+// One bad query costs neither its source nor the others; the host is told of it once.
+func TestTrial29OneBadQueryCostsNobodyElse(t *testing.T) {
+	bad := `{"schedule":{"q":{"query":"select 1","interval":0},"ok":{"query":"select 2","interval":60}}}`
+	src := &source{config: map[string]string{"bad": bad, "main": goodConfig}}
+	r := newRig(t, t.TempDir(), configFrom(src))
+	for range 2 {
+		got, status := r.config()
+		equal(t, "status", status.Message, "OK")
+		equal(t, "the source with the bad query", got["bad"], bad)
+		equal(t, "the other", got["main"], goodConfig)
+	}
+	ignored := eventsOf[stats.ConfigPartIgnored](r)
+	if len(ignored) != 1 || ignored[0].Source != "bad" || ignored[0].Path != "schedule.q.interval" {
+		t.Errorf("announced: %+v", ignored)
+	}
+}
+
+// Packs that the transport resolves may bring what is there already: the first counts.
+func TestTrial29PacksOfOneName(t *testing.T) {
+	src := &source{config: map[string]string{"main": `{"packs":{"*":"all","m":{"queries":{}}}}`}}
+	r := newRig(t, t.TempDir(), WithTransport(packed{Funcs: Funcs{ConfigFunc: src.get}, packs: map[string]string{
+		"*=all": `{"m":{"shard":1,"shard":2},"n":{}}`,
+	}}))
+	got, status := r.config()
+	equal(t, "status", status.Message, "OK")
+	equal(t, "config", got["main"], `{"packs":{"m":{"shard":1},"n":{}}}`)
+	equal(t, "parts announced", len(eventsOf[stats.ConfigPartIgnored](r)), 2)
 }

@@ -18,6 +18,7 @@ type prepared struct {
 	sources  map[string]string
 	hash     string
 	stripped []strippedOption
+	ignored  []*ConfigError
 	before   *prepared // without the policy's changes, which is what is kept on disk
 }
 
@@ -114,6 +115,7 @@ func (f *fetcher) parse(ctx context.Context, raw map[string]string) (*prepared, 
 			return nil, err
 		}
 		p.stripped = append(p.stripped, d.strip(f.set.owned)...)
+		p.ignored = append(p.ignored, d.ignored...)
 		p.sources[d.source] = d.text()
 	}
 	p.hash = hashSources(p.sources)
@@ -121,7 +123,7 @@ func (f *fetcher) parse(ctx context.Context, raw map[string]string) (*prepared, 
 }
 
 // putPacks puts the packs in that the document only names, and checks the whole
-// again: packs can make it too large, too deep, or have one name twice.
+// again: packs can make it too large or too deep, or end osqueryd.
 func (f *fetcher) putPacks(ctx context.Context, d *document) (*document, error) {
 	source, ok := f.set.transport.(PackSource)
 	packs := d.tree.get("packs")
@@ -129,6 +131,7 @@ func (f *fetcher) putPacks(ctx context.Context, d *document) (*document, error) 
 		return d, nil
 	}
 	var all []member
+	ignored := d.ignored
 	for _, m := range packs.members {
 		if !namesPack(m) {
 			all = append(all, m)
@@ -140,38 +143,50 @@ func (f *fetcher) putPacks(ctx context.Context, d *document) (*document, error) 
 		if err != nil {
 			return nil, fmt.Errorf("pack %q of config source %q: %w", m.key, d.source, err)
 		}
-		found, err := parsePack(d.source, m.key, text, f.set.configLimit)
+		found, twice, err := parsePack(d.source, m.key, text, f.set.configLimit)
 		if err != nil {
 			return nil, err
 		}
-		all = append(all, found...)
+		all, ignored = append(all, found...), append(ignored, twice...)
 	}
 	packs.members, d.changed = all, true
-	return parseConfig(d.source, d.text(), f.set.configLimit)
+	whole, err := parseConfig(d.source, d.text(), f.set.configLimit)
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range ignored { // of what the whole has no more, too
+		if !slices.ContainsFunc(whole.ignored, func(other *ConfigError) bool { return *other == *part }) {
+			whole.ignored = append(whole.ignored, part)
+		}
+	}
+	return whole, nil
 }
 
 func namesPack(m member) bool { return m.value.kind == '"' }
 
 // parsePack reads a pack; its shape is checked with the document that it joins. The
-// name "*" stands for an object of several.
-func parsePack(source, name, text string, limit int) ([]member, error) {
-	fail := func(reason string) error { return &ConfigError{source, "packs." + name, reason} }
+// name "*" stands for an object of several. ignored are keys that are there twice.
+func parsePack(source, name, text string, limit int) (found []member, ignored []*ConfigError, err error) {
+	bad := func(reason string) *ConfigError { return &ConfigError{source, "packs." + name, reason} }
 	stripped, _ := stripComments(text)
 	if len(stripped) > limit {
-		return nil, fail(fmt.Sprintf("%d bytes are more than the limit of %d", len(stripped), limit))
+		return nil, nil, bad(fmt.Sprintf("%d bytes are more than the limit of %d", len(stripped), limit))
 	}
-	tree, err := parseTree([]byte(stripped))
+	tree, twice, err := parseTree([]byte(stripped))
 	if err != nil {
-		return nil, fail(err.Error())
+		return nil, nil, bad(err.Error())
 	}
 	if tree.kind != '{' {
-		return nil, fail("it is not a JSON object")
+		return nil, nil, bad("it is not a JSON object")
 	}
-	found := []member{{name, tree}}
+	for _, what := range twice[:min(len(twice), maxShapeErrors)] {
+		ignored = append(ignored, bad(what))
+	}
+	found = []member{{name, tree}}
 	if name == "*" {
 		found = tree.members
 	}
-	return found, nil
+	return found, ignored, nil
 }
 
 // hashSources gives a hash that two configs share only if they are the same.

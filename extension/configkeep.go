@@ -91,11 +91,16 @@ func (c *configs) loadKept(ctx context.Context) (*prepared, error) {
 	return c.fetch.prepare(ctx, kept.Sources)
 }
 
-// announceStripped says which options were taken out of a config.
-func (c *configs) announceStripped(p *prepared) {
+// announceChanges tells what was taken out of a config, and what osqueryd will not use of it.
+func (c *configs) announceChanges(p *prepared) {
 	for _, o := range p.stripped {
 		c.say.say(func(h stats.Head) stats.Event {
 			return stats.OptionStripped{Head: h, Source: o.source, Option: o.option, Reason: o.reason}
+		})
+	}
+	for _, part := range p.ignored {
+		c.say.say(func(h stats.Head) stats.Event {
+			return stats.ConfigPartIgnored{Head: h, Source: part.Source, Path: part.Path, Reason: part.Reason}
 		})
 	}
 }

@@ -35,6 +35,7 @@ type document struct {
 	original string
 	plain    bool
 	changed  bool
+	ignored  []*ConfigError // what osqueryd will not use of it
 }
 
 // text gives the document as osqueryd gets it.
@@ -45,7 +46,8 @@ func (d *document) text() string {
 	return string(d.tree.write(nil))
 }
 
-// parseConfig reads one source, strictly: what it accepts, osqueryd accepts.
+// parseConfig reads one source, strictly: what it accepts, osqueryd accepts, but for the parts
+// that it notes as ignored.
 func parseConfig(source, text string, limit int) (*document, error) {
 	fail := func(format string, args ...any) error {
 		return &ConfigError{Source: source, Reason: fmt.Sprintf(format, args...)}
@@ -60,7 +62,7 @@ func parseConfig(source, text string, limit int) (*document, error) {
 	if strings.TrimSpace(stripped) == "" {
 		return nil, fail("it is empty; an empty config is {}")
 	}
-	tree, err := parseTree([]byte(stripped))
+	tree, twice, err := parseTree([]byte(stripped))
 	if err != nil {
 		return nil, fail("%v", err)
 	}
@@ -68,8 +70,13 @@ func parseConfig(source, text string, limit int) (*document, error) {
 		return nil, fail("it is not a JSON object")
 	}
 	s := shape{source: source}
+	for _, what := range twice {
+		s.skipped("", "%s", what)
+	}
 	s.document(tree)
-	return &document{source: source, tree: tree, original: text, plain: plain}, s.err()
+	return &document{
+		source: source, tree: tree, original: text, plain: plain, changed: len(twice) > 0, ignored: s.notes(),
+	}, s.err()
 }
 
 // stripComments does what osqueryd does before it parses: it joins lines that end

@@ -11,41 +11,22 @@ func TestParseConfigRefuses(t *testing.T) {
 		return `{"x":` + strings.Repeat("[", n-2) + "1" + strings.Repeat("]", n-2) + "}"
 	}
 	for text, want := range map[string]string{
-		``:                          "empty",
-		"# only a comment":          "empty",
-		`[]`:                        "not a JSON object",
-		`{`:                         "line",
-		`{"a":1,"a":2}`:             `"a" is there twice`,
-		"{\"a\":1,\n\"\\u0061\":2}": `line 2: the key "a" is there twice`,
-		`{"a":1,}`:                  "name is missing",
-		`{"a":1}{}`:                 "follows the end",
-		`{"a":01}`:                  "not a JSON value",
-		`{"a":1e999}`:               "too large",
-		`{"a":"\u0000"}`:            "NUL",
-		`{"a":"\ud800"}`:            "surrogate",
-		`{"a":"\udc00"}`:            "surrogate",
-		"{\"a\":\"\xff\"}":          "UTF-8",
-		"{\"a\":\"\t\"}":            "control character",
-		deep(33):                    "levels",
-		`{"options":[]}`:            "options: is an array and should be an object",
-		`{"schedule":[]}`:           "schedule: is an array",
-		`{"schedule":{"q":1}}`:      "schedule.q: is a number",
-		`{"schedule":{"q":{"query":"","interval":1}}}`:        "schedule.q.query: is empty",
-		`{"schedule":{"q":{"query":"x","interval":0}}}`:       "schedule.q.interval: 0 is not from 1 to 604800",
-		`{"schedule":{"q":{"query":"x","interval":604801}}}`:  "604801 is not",
-		`{"schedule":{"q":{"query":"x","interval":"1.5"}}}`:   "not a whole number",
-		`{"schedule":{"q":{"query":"x","interval":true}}}`:    "not a whole number",
-		`{"schedule":{"q":{"query":"x","snapshot":"maybe"}}}`: "not true or false",
-		`{"packs":{"p":1}}`:                             "packs.p: is a number",
-		`{"packs":{"p":{"queries":{"q":{"query":1}}}}}`: "packs.p.queries.q.query",
-		`{"packs":{"p":{"discovery":[1]}}}`:             "packs.p.discovery[0]",
-		`{"decorators":{"load":"x"}}`:                   "decorators.load",
-		`{"decorators":{"interval":{"61":["x"]}}}`:      "multiple of 60",
-		`{"views":{"v":1}}`:                             "views.v",
-		`{"file_paths":{"e":"x"}}`:                      "file_paths.e",
-		`{"schedule":{"a":1,"b":2},"options":1}`:        "schedule.b",
-		`{"a":"` + strings.Repeat("x", 1<<20) + `"}`:    "more than the limit",
-		strings.Repeat("#\n", 4<<20):                    "4 times the limit",
+		``:                 "empty",
+		"# only a comment": "empty",
+		`[]`:               "not a JSON object",
+		`{`:                "line",
+		`{"a":1,}`:         "name is missing",
+		`{"a":1}{}`:        "follows the end",
+		`{"a":01}`:         "not a JSON value",
+		`{"a":1e999}`:      "too large",
+		`{"a":"\u0000"}`:   "NUL",
+		`{"a":"\ud800"}`:   "surrogate",
+		`{"a":"\udc00"}`:   "surrogate",
+		"{\"a\":\"\xff\"}": "UTF-8",
+		"{\"a\":\"\t\"}":   "control character",
+		deep(33):           "levels",
+		`{"a":"` + strings.Repeat("x", 1<<20) + `"}`: "more than the limit",
+		strings.Repeat("#\n", 4<<20):                 "4 times the limit",
 	} {
 		_, err := parseConfig("s", text, 1<<20)
 		if err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), `config source "s"`) {
@@ -73,9 +54,120 @@ func TestParseConfigAccepts(t *testing.T) {
 	}
 }
 
+// osqueryd dies of these, or loses every query beside the bad part; the sources are those of 5.23.
+func TestTrial29RefusesWhatEndsOsqueryd(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"decorators":{"interval":{"0":["select 1"]}}}`:                       "decorators.interval.0: is no number of seconds",
+		`{"decorators":{"interval":{"hourly":["select 1"]}}}`:                  "divide by zero",
+		`{"decorators":{"interval":{"-0":["select 1"]}}}`:                      "divide by zero",
+		`{"packs":{"p":{"decorators":{"interval":{"":["select 1"]}}}}}`:        "packs.p.decorators.interval.",
+		`{"packs":{"*":{"p":{"decorators":{"interval":{"0":["select 1"]}}}}}}`: "packs.*.p.decorators.interval.0",
+		`{"events":[1]}`:                                          "events: is an array",
+		`{"events":{"enable_subscribers":[1]}}`:                   "events.enable_subscribers[0]: is a number",
+		`{"events":{"disable_subscribers":["a",null]}}`:           "events.disable_subscribers[1]: is null",
+		`{"prometheus_targets":{"urls":"http://x"}}`:              "prometheus_targets.urls: is a string",
+		`{"prometheus_targets":{"urls":[{}]}}`:                    "prometheus_targets.urls[0]: is an object",
+		`{"yara":{"file_paths":{"a":"b"}}}`:                       "yara.file_paths.a: is a string",
+		`{"schedule":{"q":{"version":"5.99999999999"}}}`:          "schedule.q.version",
+		`{"packs":{"p":{"queries":{},"version":"2147483648.0"}}}`: "packs.p.version",
+	} {
+		_, err := parseConfig("s", text, 1<<20)
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v, want %q", text, err, want)
+		}
+	}
+}
+
+// osqueryd leaves these parts out alone, and so they cost nobody else anything.
+func TestTrial29PassesAndNotesWhatOsquerydSkips(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"options":[]}`:                                      "options: is an array and should be an object",
+		`{"schedule":[]}`:                                     "schedule: is an array",
+		`{"schedule":{"q":1}}`:                                "schedule.q: is a number",
+		`{"schedule":{"q":{"interval":60}}}`:                  "schedule.q: has no query",
+		`{"schedule":{"q":{"query":"","interval":1}}}`:        "schedule.q.query: is empty",
+		`{"schedule":{"q":{"query":"x","interval":0}}}`:       "schedule.q.interval: 0 is not from 1 to 604800",
+		`{"schedule":{"q":{"query":"x","interval":null}}}`:    "schedule.q.interval: is not a whole number",
+		`{"schedule":{"q":{"query":"x","interval":604801}}}`:  "604801 is not",
+		`{"schedule":{"q":{"query":"x","interval":"1.5"}}}`:   "not a whole number",
+		`{"schedule":{"q":{"query":"x","interval":true}}}`:    "not a whole number",
+		`{"schedule":{"q":{"query":"x","shard":101}}}`:        "schedule.q.shard: 101 is not",
+		`{"schedule":{"q":{"query":"x","snapshot":"maybe"}}}`: "schedule.q.snapshot: is not true or false",
+		`{"schedule":{"q":{"query":"x","snapshot":"1"}}}`:     "schedule.q.snapshot: is not true or false",
+		`{"packs":{"p":1}}`:                                   "packs.p: is a number",
+		`{"packs":{"*":{"p":"x"}}}`:                           "packs.*.p: is a string",
+		`{"packs":{"p":{"queries":{"q":{"query":1}}}}}`:       "packs.p.queries.q.query",
+		`{"packs":{"p":{"discovery":[1]}}}`:                   "packs.p.discovery[0]",
+		`{"decorators":{"load":"x"}}`:                         "decorators.load",
+		`{"decorators":{"interval":{"61":["x"]}}}`:            "multiple of 60",
+		`{"decorators":{"interval":{"0":[]}}}`:                "multiple of 60",
+		`{"views":{"v":1}}`:                                   "views.v",
+		`{"file_paths":{"e":"x"}}`:                            "file_paths.e",
+	} {
+		d, err := parseConfig("s", text, 1<<20)
+		if err != nil {
+			t.Errorf("%s is refused: %v", text, err)
+			continue
+		}
+		equal(t, "text", d.text(), text)
+		if len(d.ignored) != 1 || !strings.Contains(d.ignored[0].Error(), want) {
+			t.Errorf("%s: noted %v, want %q", text, d.ignored, want)
+		}
+	}
+}
+
+// Of two queries of one name osqueryd runs the first.
+func TestTrial29KeyThatIsThereTwice(t *testing.T) {
+	for text, want := range map[string]string{
+		`{"a":1,"a":2}`:                     `{"a":1}`,
+		"{\"a\":{\"b\":1,\n\"\\u0062\":2}}": `{"a":{"b":1}}`,
+		`{"options":{"utc":true,"utc":{"utc":1,"utc":2}},"options":{"db_path":"/x"}}`: `{"options":{"utc":true}}`,
+	} {
+		d, err := parseConfig("s", text, 1<<20)
+		if err != nil {
+			t.Errorf("%q is refused: %v", text, err)
+			continue
+		}
+		equal(t, "text", d.text(), want)
+		if len(d.ignored) == 0 || !strings.Contains(d.ignored[0].Reason, "is there twice") {
+			t.Errorf("%q: noted %v", text, d.ignored)
+		}
+	}
+}
+
+// However many mistakes there are, their list is short, and says so.
+func TestTrial29NotesAreBounded(t *testing.T) {
+	d, err := parseConfig("s", `{"schedule":{"q":1`+strings.Repeat(`,"q":1`, 100)+`}}`, 1<<20)
+	if err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "notes", len(d.ignored), maxShapeErrors+1)
+	equal(t, "the last", d.ignored[maxShapeErrors].Reason, "81 more parts are ignored")
+}
+
+// What is written anew is never longer than what came: U+2028 took twice its bytes.
+func TestTrial11RewrittenConfigDoesNotOutgrowTheLimit(t *testing.T) {
+	const limit = 4096
+	begin, end := `{"options":{"socket":"x"},"schedule":{"`, `":{"query":"select 1","interval":60}}}`
+	text := begin + strings.Repeat("\u2028", (limit-2-len(begin)-len(end))/3) + end
+	src := &source{config: map[string]string{"main": text}}
+	r := newRig(t, t.TempDir(), configFrom(src), WithConfigLimit(limit))
+	got, status := r.config()
+	equal(t, "status", status.Message, "OK")
+	if strings.Contains(got["main"], "socket") || len(got["main"]) > limit {
+		t.Errorf("osqueryd is handed %d bytes: %.60q", len(got["main"]), got["main"])
+	}
+	for _, key := range []string{"\u2028\u2029", `a"b\c/`, "<>&", "\b\f\n\r\t\x01\x1f\x7f", "é😀"} {
+		var back string
+		if err := json.Unmarshal(appendJSONString(nil, key), &back); err != nil || back != key {
+			t.Errorf("%q is written as %s and read as %q, %v", key, appendJSONString(nil, key), back, err)
+		}
+	}
+}
+
 func FuzzParseConfig(f *testing.F) {
 	for _, s := range []string{
-		goodConfig, otherConfig, "# x\n{}",
+		goodConfig, otherConfig, "# x\n{}", "{\"\u2028\":{\"a\":1,\"a\":2}}",
 		`{"packs":{"p":{"options":{"socket":"x"}}}}`, `{"a":"\u00e9\ud83d\ude00"}`,
 	} {
 		f.Add(s)
@@ -88,6 +180,9 @@ func FuzzParseConfig(f *testing.F) {
 		d.strip(nil)
 		d.changed = true
 		out := d.text()
+		if whole, _ := stripComments(text); len(out) > len(whole) {
+			t.Fatalf("%q grew to %q", text, out)
+		}
 		var anything map[string]any
 		if err := json.Unmarshal([]byte(out), &anything); err != nil {
 			t.Fatalf("%q was accepted and became %q: %v", text, out, err)

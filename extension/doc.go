@@ -14,8 +14,9 @@
 // asks the source, parses what it gets more strictly than osqueryd does, takes out
 // options that a config must not set ([OwnedOptions]), lets the host's
 // [ConfigPolicy] change or refuse it, and keeps it on disk as the last good one.
-// What is refused never reaches osqueryd, because osqueryd drops its whole schedule
-// for it. A source that fails or is slow is covered by the last good config; what
+// What would end osqueryd, or cost it its whole schedule, never reaches it; what it
+// leaves out alone, such as a query without a valid interval, is announced as
+// [stats.ConfigPartIgnored] and passed on with the rest. A source that fails or is slow is covered by the last good config; what
 // it says later goes to the [WithLateConfig] hook.
 //
 // # Logs

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strconv"
+	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
 )
@@ -15,7 +16,8 @@ const maxConfigDepth = 32
 
 // node is a JSON value that keeps the order of its members. It is stricter than
 // encoding/json, for what osqueryd's own parser refuses or reads in another way
-// must not get past ours: duplicate keys, broken UTF-8, half surrogate pairs, NUL.
+// must not get past ours: broken UTF-8, half surrogate pairs, NUL. Of a key that stands twice
+// the first is kept, as osqueryd keeps it of two queries; the document is written anew then.
 type node struct {
 	kind    byte // one of { [ " 0 t n
 	raw     []byte
@@ -29,10 +31,18 @@ type member struct {
 	value *node
 }
 
-// get gives the member called key; nil when there is none or it is null.
+// get returns the member called key; nil when there is none or it is null.
 func (n *node) get(key string) *node {
+	if m := n.find(key); m != nil && m.kind != 'n' {
+		return m
+	}
+	return nil
+}
+
+// find returns the member called key; nil when there is none.
+func (n *node) find(key string) *node {
 	for _, m := range n.members {
-		if m.key == key && m.value.kind != 'n' {
+		if m.key == key {
 			return m.value
 		}
 	}
@@ -41,8 +51,9 @@ func (n *node) get(key string) *node {
 
 // treeParser reads one document.
 type treeParser struct {
-	data []byte
-	at   int
+	data  []byte
+	at    int
+	twice []string // keys that stood twice in an object, each with its line
 }
 
 func (p *treeParser) fail(format string, args ...any) error {
@@ -50,20 +61,21 @@ func (p *treeParser) fail(format string, args ...any) error {
 	return fmt.Errorf("line %d: %s", line, fmt.Sprintf(format, args...))
 }
 
-// parseTree reads data, which holds one JSON document.
-func parseTree(data []byte) (*node, error) {
+// parseTree reads data, which holds one JSON document. twice names the keys that were left out
+// because they stood in their object already.
+func parseTree(data []byte) (n *node, twice []string, err error) {
 	p := &treeParser{data: data}
 	if !utf8.Valid(data) {
-		return nil, fmt.Errorf("it is not UTF-8")
+		return nil, nil, fmt.Errorf("it is not UTF-8")
 	}
-	n, err := p.value(1)
+	n, err = p.value(1)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if p.skipSpace(); p.at < len(data) {
-		return nil, p.fail("%q follows the end of the document", data[p.at])
+		return nil, nil, p.fail("%q follows the end of the document", data[p.at])
 	}
-	return n, nil
+	return n, p.twice, nil
 }
 
 func (p *treeParser) skipSpace() {
@@ -123,9 +135,8 @@ func (p *treeParser) object(depth int) (*node, error) {
 			return nil, err
 		}
 		if seen[key] {
-			return nil, p.fail("the key %q is there twice", key)
+			p.twice = append(p.twice, p.fail("the key %q is there twice; the first one counts", key).Error())
 		}
-		seen[key] = true
 		if p.peek() != ':' {
 			return nil, p.fail("a ':' is missing after %q", key)
 		}
@@ -134,7 +145,10 @@ func (p *treeParser) object(depth int) (*node, error) {
 		if err != nil {
 			return nil, err
 		}
-		n.members = append(n.members, member{key, v})
+		if !seen[key] {
+			n.members = append(n.members, member{key, v})
+		}
+		seen[key] = true
 		if end, err := p.more('}'); end || err != nil {
 			return n, err
 		}
@@ -284,11 +298,24 @@ func (n *node) write(b []byte) []byte {
 	}
 }
 
-// appendJSONString appends s, which is UTF-8, as a JSON string.
+// appendJSONString appends s, which is UTF-8, as a JSON string. None of the ways in which
+// JSON can write s is shorter, so that what is written anew never outgrows what came.
 func appendJSONString(b []byte, s string) []byte {
-	var buf bytes.Buffer
-	e := json.NewEncoder(&buf)
-	e.SetEscapeHTML(false)
-	_ = e.Encode(s) // a string always encodes
-	return append(b, bytes.TrimSuffix(buf.Bytes(), []byte{'\n'})...)
+	b = append(b, '"')
+	for i := range len(s) {
+		switch c := s[i]; {
+		case c == '"' || c == '\\':
+			b = append(b, '\\', c)
+		case c >= ' ':
+			b = append(b, c)
+		case strings.IndexByte(shortEscapes, c) >= 0:
+			b = append(b, '\\', "bfnrt"[strings.IndexByte(shortEscapes, c)])
+		default:
+			b = fmt.Appendf(b, "\\u%04x", c)
+		}
+	}
+	return append(b, '"')
 }
+
+// shortEscapes are the control characters that JSON has two letters for.
+const shortEscapes = "\b\f\n\r\t"

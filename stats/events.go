@@ -177,6 +177,16 @@ type OptionStripped struct {
 	Reason string
 }
 
+// ConfigPartIgnored says that osqueryd, which was handed a config, leaves a part of it out or
+// reads it otherwise than it looks, such as a query without an interval that it takes. It
+// comes once for each config that has it, and for at most 20 parts of a source.
+type ConfigPartIgnored struct {
+	Head
+	// Path is the way to the part, such as "schedule.logins.interval".
+	Source, Path string
+	Reason       string
+}
+
 // ConfigPushed says that osqueryd took a config by its update call.
 type ConfigPushed struct{ Head }
 

@@ -26,6 +26,7 @@ var (
 	_ Event = ConfigServed{}
 	_ Event = ConfigRefused{}
 	_ Event = OptionStripped{}
+	_ Event = ConfigPartIgnored{}
 	_ Event = ConfigPushed{}
 	_ Event = LogsShipped{}
 	_ Event = LogsDropped{}
@@ -112,6 +113,9 @@ func (OptionStripped) Kind() string { return "option stripped" }
 
 // Kind is "discovery failed".
 func (DiscoveryFailed) Kind() string { return "discovery failed" }
+
+// Kind is "config part ignored".
+func (ConfigPartIgnored) Kind() string { return "config part ignored" }
 
 // Kind is "config pushed".
 func (ConfigPushed) Kind() string { return "config pushed" }

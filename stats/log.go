@@ -63,7 +63,7 @@ func levelOf(e Event) slog.Level {
 		return slog.LevelDebug
 	case RestartScheduled, WorkerLost, WatchdogKilled, RegistrationLost, TableParked,
 		HealthFailed, ConfigRefused, LogsDropped, TransportFailed, QueryDenylisted,
-		DatabaseReplaced, OptionStripped, DiscoveryFailed,
+		DatabaseReplaced, OptionStripped, ConfigPartIgnored, DiscoveryFailed,
 		FlagIneffective, RateAlarm:
 		return slog.LevelWarn
 	}
