@@ -6,14 +6,10 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
-	"time"
-
-	"github.com/osqvisor/osqvisor/internal/process"
 )
 
 // MinVersion is the oldest osquery that can be run: pidfile locks and the denylist
@@ -53,8 +49,8 @@ func (f fingerprint) is(info fs.FileInfo) bool {
 }
 
 // CheckBinary looks at the osqueryd at path and runs it, for its version and its
-// flags. Each execution is bounded by ctx and by WithBinaryTimeout, the only one of the
-// options that counts here. It refuses
+// flags. Each execution is bounded by ctx and by WithBinaryTimeout, which is one of the
+// options that count here; the others are WithEnv and WithBinaryChecks. It refuses
 // what osqueryd itself or good sense would refuse: a file that is not there, a
 // directory, one that cannot be executed, is made for another system or processor, can
 // be written by everyone, belongs to somebody else or is older than MinVersion.
@@ -68,10 +64,13 @@ func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, erro
 	if o.binaryTimeout <= 0 {
 		o.binaryTimeout = DefaultBinaryTimeout // New of an instance tells the mistake
 	}
-	return checkBinary(ctx, path, o.binaryTimeout)
+	if err := errors.Join(o.checkEnv()...); err != nil {
+		return Binary{Path: path}, err
+	}
+	return o.checkBinary(ctx, path)
 }
 
-func checkBinary(ctx context.Context, path string, timeout time.Duration) (Binary, error) {
+func (o *options) checkBinary(ctx context.Context, path string) (Binary, error) {
 	b := Binary{Path: path}
 	if path == "" {
 		return b, fmt.Errorf("%w: no path is given; name the osqueryd to run", ErrBinaryMissing)
@@ -83,13 +82,13 @@ func checkBinary(ctx context.Context, path string, timeout time.Duration) (Binar
 	if err != nil {
 		return b, err
 	}
-	if err := askVersion(ctx, &b, timeout); err != nil {
+	if err := o.askVersion(ctx, &b); err != nil {
 		if foreign != nil {
 			return b, fmt.Errorf("%w; %w", err, foreign)
 		}
 		return b, err
 	}
-	verdict, err := probeFlags(ctx, path, timeout, sdkProbe())
+	verdict, err := o.probeFlags(ctx, path, sdkProbe())
 	b.lacks = verdict.unknown
 	return b, err
 }
@@ -124,8 +123,10 @@ func inspectBinary(b *Binary) (foreign, err error) {
 
 var versionPattern = regexp.MustCompile(`version (\d+)\.(\d+)\.(\d+)`)
 
-func askVersion(ctx context.Context, b *Binary, timeout time.Duration) error {
-	out, err := execute(ctx, b.Path, timeout, "--version")
+func (o *options) askVersion(ctx context.Context, b *Binary) error {
+	out, err := o.checks.run(ctx, probe{
+		path: b.Path, args: []string{"--version"}, env: o.env, timeout: o.binaryTimeout,
+	})
 	if err != nil {
 		return fmt.Errorf("%w: %s --version: %w", ErrBinaryUnusable, b.Path, err)
 	}
@@ -139,33 +140,6 @@ func askVersion(ctx context.Context, b *Binary, timeout time.Duration) error {
 		return fmt.Errorf("%w: %s is osquery %s; %s or newer is needed", ErrBinaryUnusable, b.Path, b.Version, MinVersion)
 	}
 	return nil
-}
-
-// execute runs the binary for what it prints. It is bounded, because a sanity
-// check under a virus scanner has been seen to hang.
-func execute(ctx context.Context, path string, timeout time.Duration, args ...string) ([]byte, error) {
-	return runBinary(ctx, path, timeout, args, (*exec.Cmd).Output)
-}
-
-// executeBoth is execute for what it prints on either of its outputs.
-func executeBoth(ctx context.Context, path string, timeout time.Duration, args ...string) ([]byte, error) {
-	return runBinary(ctx, path, timeout, args, (*exec.Cmd).CombinedOutput)
-}
-
-func runBinary(
-	ctx context.Context, path string, timeout time.Duration, args []string, output func(*exec.Cmd) ([]byte, error),
-) ([]byte, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
-		fmt.Errorf("%w within %v", errBinarySlow, timeout))
-	defer cancel()
-	cmd := exec.CommandContext(ctx, path, args...)
-	cmd.Env = process.CleanEnv(os.Environ())
-	cmd.WaitDelay = time.Second
-	out, err := output(cmd)
-	if ctx.Err() != nil {
-		return out, context.Cause(ctx)
-	}
-	return out, err
 }
 
 func versionLess(a, b string) bool {

@@ -111,13 +111,13 @@ func (o *options) check() (Binary, error) {
 var errNotTried = errors.New("not tried")
 
 func (o *options) checkedBinary() (Binary, error) {
-	if o.binaryTimeout <= 0 {
+	if o.binaryTimeout <= 0 || len(o.checkEnv()) > 0 { // it could make the binary something else
 		return Binary{}, errNotTried
 	}
 	if o.checked != nil && o.checked.Version != "" && o.checked.unchanged() {
 		return *o.checked, nil
 	}
-	return checkBinary(context.Background(), o.binary, o.binaryTimeout)
+	return o.checkBinary(context.Background(), o.binary)
 }
 
 // recorder gives the predecessor's, or a new one.

@@ -31,6 +31,7 @@ type options struct {
 
 	binary  string
 	checked *Binary
+	checks  *BinaryChecks
 	root    string
 	dir     string
 	socket  string
@@ -103,6 +104,7 @@ const (
 func defaults(id string) *options {
 	return &options{
 		id:                 id,
+		checks:             &BinaryChecks{},
 		flags:              map[string]string{},
 		labels:             map[string]string{},
 		distributed:        DefaultDistributed,

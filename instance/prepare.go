@@ -70,7 +70,7 @@ func (r *run) checkBinary(ctx context.Context) error {
 	if b.unchanged() {
 		return nil
 	}
-	b, err := checkBinary(ctx, b.Path, r.o.binaryTimeout)
+	b, err := r.o.checkBinary(ctx, b.Path)
 	if err != nil {
 		return err
 	}

@@ -26,9 +26,11 @@ type flagVerdict struct {
 
 // probeFlags asks the binary what it thinks of args. Whoever does not answer in
 // gflags' words has no objection.
-func probeFlags(ctx context.Context, path string, timeout time.Duration, args []string) (flagVerdict, error) {
+func (o *options) probeFlags(ctx context.Context, path string, args []string) (flagVerdict, error) {
 	args = append(append([]string{"--flagfile="}, args...), "--"+probeFlag)
-	out, err := executeBoth(ctx, path, timeout, args...)
+	out, err := o.checks.run(ctx, probe{
+		path: path, args: args, env: o.env, both: true, refuses: true, timeout: o.binaryTimeout,
+	})
 	v := flagVerdict{unknown: map[string]bool{}}
 	var exit *exec.ExitError
 	if err != nil && !errors.As(err, &exit) {
@@ -65,7 +67,7 @@ func (o *options) askFlags(ctx context.Context, b Binary) error {
 	for _, name := range sortedKeys(o.flags) {
 		args = append(args, "--"+name+"="+o.flags[name])
 	}
-	v, err := probeFlags(ctx, b.Path, o.binaryTimeout, args)
+	v, err := o.probeFlags(ctx, b.Path, args)
 	if err != nil {
 		return &OptionError{Option: "WithBinary", Err: err}
 	}

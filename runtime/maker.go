@@ -48,6 +48,7 @@ type realMaker struct {
 	defaults []instance.Option
 	gate     instance.Gate
 	pace     *extension.EnrollPace // of all instances together
+	checks   *instance.BinaryChecks
 }
 
 func (k *realMaker) options(own []instance.Option) []instance.Option {
@@ -60,7 +61,7 @@ func (k *realMaker) options(own []instance.Option) []instance.Option {
 	}
 	opts = append(opts, k.defaults...)
 	opts = append(opts, own...)
-	return append(opts, instance.WithGate(k.gate), instance.WithEnrollPace(k.pace))
+	return append(opts, instance.WithGate(k.gate), instance.WithEnrollPace(k.pace), instance.WithBinaryChecks(k.checks))
 }
 
 func (k *realMaker) locate(id string, own []instance.Option) place {

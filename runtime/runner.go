@@ -46,9 +46,12 @@ func New(opts ...Option) (*Runner, error) {
 		starts:  semaphore.NewWeighted(int64(max(o.startLimit, 1))),
 		members: map[string]*member{},
 	}
-	maker := &realMaker{root: o.root, defaults: o.defaults, gate: r.gate, pace: extension.NewEnrollPace(extension.DefaultEnrollRate)}
+	maker := &realMaker{
+		root: o.root, defaults: o.defaults, gate: r.gate,
+		pace: extension.NewEnrollPace(extension.DefaultEnrollRate), checks: &instance.BinaryChecks{},
+	}
 	if o.binarySet {
-		switch b, err := instance.CheckBinary(context.Background(), o.binary, o.defaults...); {
+		switch b, err := instance.CheckBinary(context.Background(), o.binary, maker.options(nil)...); {
 		case err != nil: // and no instance is to try it again
 			errs = append(errs, &instance.OptionError{Option: "WithBinary", Err: err})
 		default:
