@@ -56,8 +56,9 @@ func failing(cause stats.Cause) life {
 // fakes makes fake instances, all with the same life.
 type fakes struct {
 	live   life
-	refuse error // of make
-	unsent int   // how many calls of Ship fail
+	liveAs func(ctx context.Context, id string) error // instead of live, if set
+	refuse error                                      // of make
+	unsent int                                        // how many calls of Ship fail
 
 	mu     sync.Mutex
 	made   []*fake
@@ -164,6 +165,9 @@ func (in *fake) Run(ctx context.Context) error {
 		in.mu.Unlock()
 	}()
 	in.Record(ctx, stats.RunStarting{Head: head(in.id)})
+	if in.fakes.liveAs != nil {
+		return in.fakes.liveAs(ctx, in.id)
+	}
 	return in.fakes.live(ctx, n)
 }
 

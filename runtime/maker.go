@@ -46,12 +46,12 @@ type realMaker struct {
 	root     string
 	binary   instance.Binary // zero when each instance names its own
 	defaults []instance.Option
-	gate     instance.Gate
+	gate     func(id string) instance.Gate
 	pace     *extension.EnrollPace // of all instances together
 	checks   *instance.BinaryChecks
 }
 
-func (k *realMaker) options(own []instance.Option) []instance.Option {
+func (k *realMaker) options(id string, own []instance.Option) []instance.Option {
 	var opts []instance.Option
 	if k.root != "" {
 		opts = append(opts, instance.WithRoot(k.root))
@@ -61,16 +61,16 @@ func (k *realMaker) options(own []instance.Option) []instance.Option {
 	}
 	opts = append(opts, k.defaults...)
 	opts = append(opts, own...)
-	return append(opts, instance.WithGate(k.gate), instance.WithEnrollPace(k.pace), instance.WithBinaryChecks(k.checks))
+	return append(opts, instance.WithGate(k.gate(id)), instance.WithEnrollPace(k.pace), instance.WithBinaryChecks(k.checks))
 }
 
 func (k *realMaker) locate(id string, own []instance.Option) place {
-	dir, socket := instance.Locate(id, k.options(own)...)
+	dir, socket := instance.Locate(id, k.options(id, own)...)
 	return place{dir: dir, socket: socket}
 }
 
 func (k *realMaker) make(id string, own []instance.Option, old subject, watch stats.Observer) (subject, error) {
-	opts := k.options(own)
+	opts := k.options(id, own)
 	if watch != nil {
 		opts = append(opts, instance.WithObserver(watch))
 	}

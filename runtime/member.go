@@ -34,6 +34,7 @@ type member struct {
 	run    *liveRun // nil between runs
 	again  bool     // the host asked for a new run
 	parked bool
+	sick   bool // the last start failed
 
 	changed chan struct{} // closed and replaced whenever any of this changed
 }
@@ -196,7 +197,7 @@ func (r *Runner) install(m *member, in subject, opts []instance.Option) {
 		m.alarm.bind(in)
 	}
 	r.mu.Lock()
-	m.in, m.opts = in, opts
+	m.in, m.opts, m.sick = in, opts, false
 	in.SetAsleep(r.asleep != nil)
 	tables := m.tables
 	m.notify()

@@ -95,7 +95,8 @@ func WithRestart(p RestartPolicy) Option {
 
 // WithStartLimit bounds how many instances are between their spawn and the registration
 // of their extension, which is just before ready, at the same time, so that a large set
-// does not starve itself. At least 1; the default is twice the number of CPUs, at least 4.
+// does not starve itself. Those whose last start failed go after all others, and are at most
+// half of them. At least 1; the default is twice the number of CPUs, at least 4.
 func WithStartLimit(n int) Option { return func(o *options) { o.startLimit = n } }
 
 // WithStartTurn bounds how long one start counts against the start limit, so that

@@ -6,9 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"time"
-
-	"golang.org/x/sync/semaphore"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
@@ -23,7 +20,7 @@ type Runner struct {
 	o      *options
 	log    *slog.Logger
 	maker  maker
-	starts *semaphore.Weighted
+	starts *starts
 
 	mu      sync.Mutex // never held across I/O or code of the host
 	members map[string]*member
@@ -43,15 +40,15 @@ func New(opts ...Option) (*Runner, error) {
 	errs := []error{err}
 	r := &Runner{
 		o: o, log: o.logger,
-		starts:  semaphore.NewWeighted(int64(max(o.startLimit, 1))),
+		starts:  newStarts(max(o.startLimit, 1)),
 		members: map[string]*member{},
 	}
 	maker := &realMaker{
-		root: o.root, defaults: o.defaults, gate: r.gate,
+		root: o.root, defaults: o.defaults, gate: r.gateOf,
 		pace: extension.NewEnrollPace(extension.DefaultEnrollRate), checks: &instance.BinaryChecks{},
 	}
 	if o.binarySet {
-		switch b, err := instance.CheckBinary(context.Background(), o.binary, maker.options(nil)...); {
+		switch b, err := instance.CheckBinary(context.Background(), o.binary, maker.options("", nil)...); {
 		case err != nil: // and no instance is to try it again
 			errs = append(errs, &instance.OptionError{Option: "WithBinary", Err: err})
 		default:
@@ -189,18 +186,4 @@ func (r *Runner) retire(m *member) {
 	m.cancel, m.done = nil, nil
 	m.notify()
 	r.taskDone()
-}
-
-// gate bounds the starts under way. One that takes long is waiting for something,
-// not working, and lets the next one go.
-func (r *Runner) gate(ctx context.Context) (func(), error) {
-	if err := r.starts.Acquire(ctx, 1); err != nil {
-		return nil, fmt.Errorf("waiting for other instances to start: %w", err)
-	}
-	release := sync.OnceFunc(func() { r.starts.Release(1) })
-	timer := time.AfterFunc(r.o.startTurn, release)
-	return func() {
-		timer.Stop()
-		release()
-	}, nil
 }

@@ -40,7 +40,9 @@ func (s *supervisor) run(ctx context.Context) {
 		case s.takeAgain():
 			s.ledger.clear()
 		default:
-			s.settle(ctx, failureOf(err, time.Since(began)), err)
+			f := failureOf(err, time.Since(began))
+			s.setSick(!f.ready)
+			s.settle(ctx, f, err)
 		}
 	}
 }
@@ -186,6 +188,13 @@ func (s *supervisor) park(ctx context.Context, f failure, v verdict, err error) 
 	if ctx.Err() == nil {
 		s.in.Record(ctx, stats.InstanceResumed{Head: head(s.m.id), Reason: why})
 	}
+}
+
+// setSick decides on the place of the next starts.
+func (s *supervisor) setSick(sick bool) {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.m.sick = sick
 }
 
 func (s *supervisor) setParked(parked bool) {

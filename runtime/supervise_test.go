@@ -204,12 +204,12 @@ func TestStartThatHangsGivesItsTurnUp(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		hung, err := r.gate(t.Context())
+		hung, err := r.gateOf("a")(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
 		began := time.Now()
-		release, err := r.gate(t.Context())
+		release, err := r.gateOf("a")(t.Context())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -219,7 +219,7 @@ func TestStartThatHangsGivesItsTurnUp(t *testing.T) {
 		hung() // late, and must not give a second place away
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if _, err := r.gate(ctx); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := r.gateOf("b")(ctx); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("a third start: %v, want to wait", err)
 		}
 		release()
