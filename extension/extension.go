@@ -110,9 +110,15 @@ func (e *Extension) wake() {
 
 // openQueues opens the four queues and makes their shippers.
 func (e *Extension) openQueues() error {
+	form := &statusForm{}
 	for _, name := range []Queue{QueueResults, QueueSnapshots, QueueStatus} {
 		kind := callLogs + " " + string(name)
-		s, err := e.openShipper(name, callLogs, e.shipSettings(), func(ctx context.Context, b Batch) error {
+		set := e.shipSettings()
+		set.form = form.learn
+		if name == QueueStatus {
+			set.form = form.shape
+		}
+		s, err := e.openShipper(name, callLogs, set, func(ctx context.Context, b Batch) error {
 			return e.publish(ctx, kind, b)
 		})
 		if err != nil {

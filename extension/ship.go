@@ -260,6 +260,10 @@ func (s *shipper) batch(ctx context.Context, r spool.Batch) (*Batch, error) {
 		ID:    batchID(node.Instance, s.name, r.First, r.Last),
 		Queue: s.name, First: r.First, Last: r.Last, Lines: r.Lines, Bytes: r.Bytes,
 	}
+	if s.set.form != nil {
+		b.Lines = s.set.form(node, r.Lines)
+		b.Bytes = sizeOf(b.Lines)
+	}
 	return b, s.sign(ctx, b)
 }
 

@@ -65,6 +65,7 @@ type shipSettings struct {
 	longest   time.Duration
 	signer    crypto.Signer
 	node      func() (Node, error)
+	form      func(Node, [][]byte) [][]byte // what the lines are sent as, one for one; nil: as they are
 	delivery  Delivery
 }
 

@@ -117,7 +117,12 @@ type Batch struct {
 	// First and Last are the sequence numbers of the first and last line. They
 	// count from 1 and never start over while the instance's directory lives.
 	First, Last uint64
-	// Lines are osqueryd's own bytes, one JSON document a line, without newline.
+	// Lines are osqueryd's own bytes, one JSON document a line, without newline. Those of
+	// QueueStatus are in the form that osqueryd's own TLS logger sends, and servers read:
+	// hostIdentifier, calendarTime, unixTime, severity, filename, line, message and version,
+	// every value a string, and decorations. osqueryd hands a logger plugin no decorations of
+	// status lines, so they are those of the newest result that was sent since the start of the
+	// process; without one there are none.
 	Lines [][]byte
 	// Bytes is the sum of the lengths of Lines.
 	Bytes int
