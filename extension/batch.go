@@ -7,9 +7,9 @@ import (
 	"io"
 )
 
-// batchID names consecutive lines of a queue.
-func batchID(instance string, queue Queue, first, last uint64) string {
-	return fmt.Sprintf("%s/%s/%d-%d", instance, queue, first, last)
+// batchID names consecutive lines of a queue, for ever: the epoch is random.
+func batchID(instance string, queue Queue, epoch string, first, last uint64) string {
+	return fmt.Sprintf("%s/%s/%s/%d-%d", instance, queue, epoch, first, last)
 }
 
 // clone copies the batch with its bytes.

@@ -17,7 +17,7 @@ func ExampleFuncs() {
 			return map[string]string{"main": `{"schedule":{}}`}, nil
 		},
 		LogsFunc: func(_ context.Context, _ extension.Node, batch extension.Batch) error {
-			fmt.Println(batch.ID)
+			fmt.Println(batch.Queue, batch.First, batch.Last) // batch.ID is unique for ever
 			_, err := batch.WriteTo(os.Stdout)
 			return err
 		},
@@ -43,7 +43,7 @@ func ExampleFuncs() {
 		fmt.Println(err)
 	}
 	// Output:
-	// vendor/results/1-1
+	// results 1 1
 	// {"name":"q"}
 }
 

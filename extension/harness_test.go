@@ -161,14 +161,24 @@ func (s *sink) lines() []string {
 	return out
 }
 
+// ids gives the ids of all tries, without the epoch, which is random.
 func (s *sink) ids() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	var out []string
 	for _, b := range s.tries {
-		out = append(out, b.ID)
+		out = append(out, short(b.ID))
 	}
 	return out
+}
+
+// short takes the epoch out of the id of a batch.
+func short(id string) string {
+	parts := strings.Split(id, "/")
+	if len(parts) != 4 || len(parts[2]) != 32 {
+		return "no id of a batch: " + id
+	}
+	return strings.Join([]string{parts[0], parts[1], parts[3]}, "/")
 }
 
 func (s *sink) set(fail func(Batch) error) {

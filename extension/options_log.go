@@ -41,7 +41,8 @@ func SyncEachLine() Sync { return Sync{each: true} }
 // within d.
 func SyncEvery(d time.Duration) Sync { return Sync{timed: true, every: d} }
 
-// SyncNever leaves flushing to the operating system.
+// SyncNever leaves flushing lines to the operating system: a power cut loses what came in
+// the last half minute or so. Each batch still costs one flush, of what keeps its id unique.
 func SyncNever() Sync { return Sync{} }
 
 // WithSync sets when log lines are flushed to the disk. The default is every second.

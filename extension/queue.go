@@ -28,7 +28,9 @@ const queueDistributed Queue = "distributed"
 // spoolOptions works out a queue's options. A line has to fit into a segment, and
 // a segment twice into the queue.
 func spoolOptions(l logSettings, lineBytes int, onLoss func(spool.Loss)) spool.Options {
-	o := spool.Options{MaxBytes: l.queueBytes, MaxRecord: lineBytes, Sync: l.sync.policy(), OnLoss: onLoss}
+	o := spool.Options{
+		MaxBytes: l.queueBytes, MaxRecord: lineBytes, Sync: l.sync.policy(), OnLoss: onLoss, Parents: queueParents,
+	}
 	o.SegmentBytes = max(min(spool.DefaultSegmentBytes, l.queueBytes/4), int64(lineBytes)+lineRoom)
 	return o
 }
@@ -43,6 +45,10 @@ func (p Sync) policy() spool.SyncPolicy {
 		return spool.SyncNever()
 	}
 }
+
+// queueParents are the directories above a queue that may be new with it: queue/, the instance's, the root, and what the
+// root's name is in.
+const queueParents = 4
 
 func queueDir(dir string, name Queue) string { return filepath.Join(dir, "queue", string(name)) }
 

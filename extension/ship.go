@@ -256,9 +256,10 @@ func (s *shipper) batch(ctx context.Context, r spool.Batch) (*Batch, error) {
 		s.says.caught(err)
 		return nil, err
 	}
+	epoch := s.q.Stats().Epoch
 	b := &Batch{
-		ID:    batchID(node.Instance, s.name, r.First, r.Last),
-		Queue: s.name, First: r.First, Last: r.Last, Lines: r.Lines, Bytes: r.Bytes,
+		ID:    batchID(node.Instance, s.name, epoch, r.First, r.Last),
+		Queue: s.name, Epoch: epoch, First: r.First, Last: r.Last, Lines: r.Lines, Bytes: r.Bytes,
 	}
 	if s.set.form != nil {
 		b.Lines = s.set.form(node, r.Lines)

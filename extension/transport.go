@@ -109,13 +109,19 @@ const (
 // Batch is what a LogSink is handed: consecutive lines of one queue.
 type Batch struct {
 	// ID is stable: the same lines have the same ID at every try, after a restart
-	// too, so that a server can drop what it has already. It is unique within one host: a
-	// server looks at it together with who sent it.
+	// too, so that a server can drop what it has already. It is unique for ever, over all
+	// hosts, queues and directories: no other lines ever have it.
 	ID string
 	// Queue says what kind of lines these are.
 	Queue Queue
-	// First and Last are the sequence numbers of the first and last line. They
-	// count from 1 and never start over while the instance's directory lives.
+	// Epoch names what First and Last count in: 32 random hexadecimal digits that are
+	// kept with the queue. A new epoch begins when nothing proves that the numbers go on
+	// where they ended: the instance's directory is new, or the queue's files were
+	// deleted, damaged or lost to a power cut.
+	Epoch string
+	// First and Last are the sequence numbers of the first and last line. Within an epoch
+	// they only rise, and no number is given to two lines. A new queue counts from 1; one
+	// that lost its epoch alone goes on counting.
 	First, Last uint64
 	// Lines are osqueryd's own bytes, one JSON document a line, without newline. Those of
 	// QueueStatus are in the form that osqueryd's own TLS logger sends, and servers read:

@@ -76,7 +76,7 @@ func (h *harness) Transport() extension.Transport { return h.client }
 func (h *harness) Received(instance string) []extension.Batch {
 	var out []extension.Batch
 	for _, b := range h.server.Batches(instance) {
-		batch := extension.Batch{ID: b.ID, Queue: b.Queue, First: b.First, Last: b.Last, Signature: b.Signature}
+		batch := extension.Batch{ID: b.ID, Queue: b.Queue, Epoch: b.Epoch, First: b.First, Last: b.Last, Signature: b.Signature}
 		for _, raw := range b.Lines {
 			batch.Lines = append(batch.Lines, line(raw))
 		}

@@ -50,9 +50,9 @@
 // cannot stand in JSON and become U+FFFD.
 //
 // The API has no field for a batch's identity, so it travels in headers, which
-// servers that do not know them ignore: Idempotency-Key is the batch's ID, which
-// other nodes use as well, so that it means something only beside the node key;
-// Osqvisor-Batch its queue and sequence numbers, Osqvisor-Signature the detached
+// servers that do not know them ignore: Idempotency-Key is the batch's ID, which is
+// unique for ever and over all nodes; Osqvisor-Batch its queue, its sequence numbers
+// and the epoch in which they count, Osqvisor-Signature the detached
 // signature when there is one. [WithoutBatchHeaders] leaves them out.
 //
 // # What errors hold

@@ -16,7 +16,7 @@ const (
 	// HeaderBatchID holds the batch's ID; bytes other than visible ASCII, and the
 	// percent sign, are percent-encoded.
 	HeaderBatchID = "Idempotency-Key"
-	// HeaderBatch holds "queue=results; first=1; last=20".
+	// HeaderBatch holds "queue=results; first=1; last=20; epoch=0123456789abcdef0123456789abcdef".
 	HeaderBatch = "Osqvisor-Batch"
 	// HeaderSignature holds the batch's signature in base64.
 	HeaderSignature = "Osqvisor-Signature"
@@ -48,7 +48,11 @@ func (c *Client) PublishLogs(ctx context.Context, node extension.Node, batch ext
 
 func setBatchHeader(h http.Header, b extension.Batch) {
 	h.Set(HeaderBatchID, visible(b.ID))
-	h.Set(HeaderBatch, fmt.Sprintf("queue=%s; first=%d; last=%d", url.PathEscape(string(b.Queue)), b.First, b.Last))
+	about := fmt.Sprintf("queue=%s; first=%d; last=%d", url.PathEscape(string(b.Queue)), b.First, b.Last)
+	if b.Epoch != "" {
+		about += "; epoch=" + url.PathEscape(b.Epoch)
+	}
+	h.Set(HeaderBatch, about)
 	if len(b.Signature) > 0 {
 		h.Set(HeaderSignature, base64.StdEncoding.EncodeToString(b.Signature))
 	}

@@ -2,7 +2,7 @@ package spool
 
 import "fmt"
 
-// Ack says that every line up to the sequence number last is delivered. It is on disk when Ack returns without an error: it
+// Ack notes that every line up to the sequence number last is delivered. It is on disk when Ack returns without an error: it
 // survives kill -9, and under SyncEach a power cut. A number that is acknowledged already is no error; one that was never
 // given out is ErrSequence. With ErrNoSpace or ErrIO nothing changed, and the same call may be made again. A pin that is
 // reached is lifted.
@@ -12,28 +12,33 @@ func (q *Queue) Ack(last uint64) error {
 			return false
 		}
 		m.acked = last
-		if m.pinned <= last {
-			m.pinned = 0
-		}
+		m.pinned = m.pin()
 		return true
 	}, q.opts.Sync.kind == syncEach)
 }
 
 // Pin writes down that the batch after the last acknowledged line ends with the sequence number last, so that a Read after a
 // restart can return the same batch again: Read does not go beyond a pin. Call it before a batch is sent, or to change how a
-// batch that failed is cut. It also keeps the numbers up to last from being given out again after a power cut (not under
-// SyncNever). Zero lifts the pin. Errors are those of Ack.
+// batch that failed is cut. When it returns without an error the pin survives a power cut under every policy, so that within
+// an epoch no number up to it is ever given to another line; the lines are flushed before it, unless the policy is SyncNever.
+// Zero lifts the pin. Errors are those of Ack.
 func (q *Queue) Pin(last uint64) error {
+	if q.opts.Sync.kind != syncNever && !q.isClosed() {
+		q.mu.Lock()
+		highest := q.last
+		q.mu.Unlock()
+		_ = q.syncTo(min(last, highest)) // counted; the lines are stored, and their numbers are kept
+	}
 	return q.mark(last, func(m *marks) bool {
-		if last <= m.acked && last != 0 || last == m.pinned {
+		if last <= m.floor() && last != 0 || last == m.pinned {
 			return false
 		}
 		m.pinned = last
 		return true
-	}, q.opts.Sync.kind != syncNever)
+	}, true)
 }
 
-// mark changes the marks by set, which says whether there is something to write.
+// mark changes the marks by set, which reports whether there is something to write.
 func (q *Queue) mark(last uint64, set func(*marks) bool, flush bool) error {
 	if err := q.take(q.cursorTurn); err != nil {
 		return err
@@ -45,18 +50,38 @@ func (q *Queue) mark(last uint64, set func(*marks) bool, flush bool) error {
 	if last > highest {
 		return fmt.Errorf("sequence number %d, last is %d: %w", last, highest, ErrSequence)
 	}
-	if !set(&m) {
-		return nil
-	}
-	if err := q.cursor.save(m); err != nil {
-		return err
-	}
-	if flush {
-		if err := q.cursor.f.Sync(); err != nil {
-			return typed("flush spool cursor", err)
+	changed := set(&m)
+	if changed {
+		if err := q.cursor.save(m); err != nil {
+			return err
 		}
 	}
-	q.drop(q.apply(m), flush)
+	if flush {
+		if err := q.flushCursor(); err != nil {
+			return err
+		}
+	}
+	if changed {
+		q.drop(q.apply(m))
+	}
+	return nil
+}
+
+// flushCursor makes what the cursor holds survive a power cut, with its name. The caller has the cursor token.
+func (q *Queue) flushCursor() error {
+	if err := q.cursor.flush(); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	q.cursor.rooted = q.rooted
+	q.mu.Unlock()
+	if q.cursor.rooted {
+		return nil
+	}
+	if err := q.flushNames(); err != nil {
+		return typed("flush the names of the spool's files", err)
+	}
+	q.cursor.rooted = true
 	return nil
 }
 
@@ -65,7 +90,8 @@ func (q *Queue) apply(m marks) []string {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.marks.acked, q.marks.pinned = m.acked, m.pinned
-	q.holes = dropSpans(q.holes, q.marks.floor())
+	q.marks.seen = max(q.marks.seen, m.highest())
+	q.forget()
 	var names []string
 	for len(q.segs) > 1 && q.segs[1].first-1 <= q.marks.floor() {
 		names = append(names, q.segs[0].name)
@@ -75,13 +101,12 @@ func (q *Queue) apply(m marks) []string {
 	return names
 }
 
-// drop deletes acknowledged segments. The cursor is flushed before: after a power cut, their lines would otherwise be missed.
-func (q *Queue) drop(names []string, flushed bool) {
+// drop deletes acknowledged segments. The caller has the cursor token. The cursor is flushed before, whatever the policy:
+// after a power cut, their lines would otherwise be missed.
+func (q *Queue) drop(names []string) {
 	if len(names) == 0 {
 		return
 	}
-	if !flushed && q.opts.Sync.kind != syncNever {
-		_ = q.cursor.f.Sync() // at worst, a false report
-	}
+	_ = q.flushCursor() // at worst, a false report
 	q.discard(names)
 }

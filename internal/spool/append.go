@@ -94,7 +94,7 @@ func (q *Queue) commit(seq uint64, size int64, length int) {
 	q.counter.appended++
 	q.counter.appendedBytes += uint64(length)
 	if q.seal { // a flush failed while it was being written
-		q.failed.last, q.synced = seq, seq
+		q.failed, q.synced = addSpan(q.failed, span{seq, seq}), seq
 	}
 	q.arm()
 }
@@ -133,7 +133,7 @@ func (q *Queue) rotate() error {
 		return typed("create spool segment", err)
 	}
 	w.gen++
-	q.switchTo(s, &tailFile{f: f, refs: 1, unnamed: q.opts.Sync.kind != syncNever})
+	q.switchTo(s, &tailFile{f: f, refs: 1, unnamed: true})
 	return nil
 }
 
@@ -146,6 +146,9 @@ func (q *Queue) switchTo(s *segment, t *tailFile) {
 		empty = append(empty, q.segs[n-1].name)
 		q.total -= q.segs[n-1].bytes
 		q.segs = q.segs[:n-1]
+	}
+	if n := len(q.segs); n > 0 && q.segs[n-1].last > q.synced {
+		q.segs[n-1].unflushed = true
 	}
 	q.segs = append(q.segs, s)
 	q.out, q.seal, q.unread = t, false, false
@@ -194,7 +197,7 @@ func (q *Queue) popOldest(names *[]string) Loss {
 	}
 	q.counter.dropped.Evicted += l.Records
 	q.marks.evicted = max(q.marks.evicted, last)
-	q.holes = dropSpans(q.holes, q.marks.floor())
+	q.forget()
 	q.segs = q.segs[1:]
 	q.total -= s.bytes
 	*names = append(*names, s.name)
@@ -210,7 +213,9 @@ func (q *Queue) keepEvicted(seq uint64) {
 	defer func() { <-q.cursorTurn }()
 	m := q.cursor.marks
 	m.evicted = max(m.evicted, seq)
-	_ = q.cursor.save(m)
+	if q.cursor.save(m) == nil {
+		_ = q.flushCursor()
+	}
 }
 
 func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

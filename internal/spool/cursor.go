@@ -1,14 +1,16 @@
 package spool
 
 import (
+	"crypto/rand"
 	"encoding/binary"
+	"encoding/hex"
 	"hash/crc32"
 )
 
 const (
 	cursorName  = "cursor"
-	cursorMagic = 0x31435053 // "SPC1"
-	slotSize    = 40
+	cursorMagic = 0x32435053 // "SPC2"
+	slotSize    = 72
 	slotStride  = 4096 // a torn write harms one sector, hence one slot
 )
 
@@ -17,16 +19,41 @@ type marks struct {
 	acked   uint64 // every line up to here is delivered
 	evicted uint64 // every line up to here is delivered or was evicted, and announced
 	pinned  uint64 // the batch after acked ends here; 0 if none
+	seen    uint64 // no number up to here is given to another line; it never falls, whatever becomes of the others
 }
 
 // highest is the last number that may have been seen outside.
-func (m marks) highest() uint64 { return max(m.acked, m.evicted, m.pinned) }
+func (m marks) highest() uint64 { return max(m.acked, m.evicted, m.pinned, m.seen) }
 
-// cursor keeps marks in a file, in two slots that are written in turn, so that one is whole at any moment.
+// pin is where the batch under way ends; 0 if there is none, or nothing of it is left to read.
+func (m marks) pin() uint64 {
+	if m.pinned <= m.floor() {
+		return 0
+	}
+	return m.pinned
+}
+
+// epoch names one unbroken sequence of numbers.
+type epoch [16]byte
+
+func newEpoch() (e epoch) {
+	_, _ = rand.Read(e[:]) // never fails
+	return e
+}
+
+func (e epoch) String() string { return hex.EncodeToString(e[:]) }
+
+// cursor keeps marks in a file, in two slots. What was flushed is not written over before its successor is: at any moment,
+// and after a power cut at any moment, one whole slot holds the last marks that were flushed, or later ones.
 type cursor struct {
-	f     file
-	turn  uint64
-	marks marks
+	f       file
+	turn    uint64
+	epoch   epoch
+	marks   marks
+	rooted  bool // the names of the file and of the directories above it are flushed
+	doubt   bool // a slot was damaged: whether the other one was the newer cannot be known
+	flushed bool // the newest slot is; unknown, and so false, after Open
+	opened  bool // nothing was written since Open found a slot
 }
 
 // loadCursor reads the newer whole slot; found says that there was one. An empty file gets room for both slots now:
@@ -40,15 +67,20 @@ func loadCursor(f file) (c cursor, found bool, err error) {
 	if size == 0 {
 		_, _ = f.WriteAt(make([]byte, slotStride+slotSize), 0)
 	}
+	doubt := false
 	for i := range int64(2) {
 		var b [slotSize]byte
 		if n, _ := f.ReadAt(b[:], i*slotStride); n < slotSize {
 			continue
 		}
-		if turn, m, ok := parseSlot(b[:]); ok && (!found || turn > c.turn) {
-			c.turn, c.marks, found = turn, m, true
+		s, ok := parseSlot(b[:])
+		doubt = doubt || !ok && b != [slotSize]byte{}
+		if ok && (!found || s.turn > c.turn) {
+			s.f = f
+			c, found = s, true
 		}
 	}
+	c.opened, c.doubt = found, doubt
 	return c, found, nil
 }
 
@@ -64,31 +96,58 @@ func (c *cursor) blank() bool {
 	return true
 }
 
-// save writes m to the older slot.
+// save writes m to the slot that does not hold what was flushed last.
 func (c *cursor) save(m marks) error {
-	var b [slotSize]byte
+	if c.opened { // an earlier process wrote the newest slot, and may have been killed before it flushed it
+		if err := c.flush(); err != nil {
+			return err
+		}
+	}
+	m.seen = m.highest()
 	turn := c.turn + 1
-	binary.LittleEndian.PutUint32(b[4:], cursorMagic)
-	binary.LittleEndian.PutUint64(b[8:], turn)
-	binary.LittleEndian.PutUint64(b[16:], m.acked)
-	binary.LittleEndian.PutUint64(b[24:], m.evicted)
-	binary.LittleEndian.PutUint64(b[32:], m.pinned)
-	binary.LittleEndian.PutUint32(b[:], crc32.Checksum(b[4:], castagnoli))
+	if !c.flushed && c.turn > 0 {
+		turn++ // the same slot again
+	}
+	b := c.slot(turn, m)
 	if _, err := c.f.WriteAt(b[:], int64(turn%2)*slotStride); err != nil {
 		return typed("write spool cursor", err)
 	}
-	c.turn, c.marks = turn, m
+	c.turn, c.marks, c.flushed = turn, m, false
 	return nil
 }
 
-func parseSlot(b []byte) (turn uint64, m marks, ok bool) {
+func (c *cursor) flush() error {
+	if c.flushed {
+		return nil
+	}
+	if err := c.f.Sync(); err != nil {
+		return typed("flush spool cursor", err)
+	}
+	c.flushed, c.opened = true, false
+	return nil
+}
+
+func (c *cursor) slot(turn uint64, m marks) (b [slotSize]byte) {
+	binary.LittleEndian.PutUint32(b[4:], cursorMagic)
+	for i, n := range []uint64{turn, m.acked, m.evicted, m.pinned, m.seen} {
+		binary.LittleEndian.PutUint64(b[8+8*i:], n)
+	}
+	copy(b[48:64], c.epoch[:])
+	if c.rooted {
+		b[64] = 1
+	}
+	binary.LittleEndian.PutUint32(b[:], crc32.Checksum(b[4:], castagnoli))
+	return b
+}
+
+func parseSlot(b []byte) (c cursor, ok bool) {
 	if binary.LittleEndian.Uint32(b) != crc32.Checksum(b[4:slotSize], castagnoli) ||
 		binary.LittleEndian.Uint32(b[4:]) != cursorMagic {
-		return 0, marks{}, false
+		return cursor{}, false
 	}
-	turn = binary.LittleEndian.Uint64(b[8:])
-	m.acked = binary.LittleEndian.Uint64(b[16:])
-	m.evicted = binary.LittleEndian.Uint64(b[24:])
-	m.pinned = binary.LittleEndian.Uint64(b[32:])
-	return turn, m, m.highest() < maxSeq
+	for i, n := range []*uint64{&c.turn, &c.marks.acked, &c.marks.evicted, &c.marks.pinned, &c.marks.seen} {
+		*n = binary.LittleEndian.Uint64(b[8+8*i:])
+	}
+	c.epoch, c.rooted = epoch(b[48:64]), b[64] == 1
+	return c, c.marks.highest() < maxSeq
 }

@@ -10,6 +10,10 @@
 //   - Sequence numbers start at 1, rise by one a line, and go on after a restart. A line that was evicted or damaged leaves a
 //     gap; its number is never given to another line. The one exception: lines that a power cut took from the end of the log
 //     and that were never pinned or acknowledged were never seen outside, and their numbers are used again.
+//   - Numbers count within an epoch, a random name that is kept in the cursor. Whenever nothing proves that the numbers go on
+//     where they ended (a new directory, a cursor that was lost or has a damaged slot), another epoch begins, so that an
+//     epoch and a number that was pinned together name one line for ever, on any host. A copy of the directory, such as in
+//     the snapshot of a machine, is the same queue to this package: two copies that go on repeat each other's.
 //   - A crash may repeat lines that were read, and never skips one that was not acknowledged.
 //   - The segment files together never hold more than Options.MaxBytes. The oldest segment goes first, whole, and what it
 //     held is counted and announced, so between MaxBytes-SegmentBytes and MaxBytes of the newest lines stay. Not in the sum:
@@ -19,8 +23,8 @@
 //
 // # On disk
 //
-// A directory (0700) holds files (0600) of two kinds. "cursor" has two slots that are written in turn, each with a checksum; it
-// is also what the lock is on. "GENERATION-FIRST-SALT.spool" is a segment: records one after the other, nothing else. FIRST
+// A directory (0700) holds files (0600) of two kinds. "cursor" has two slots, each with a checksum, of which the one that was
+// flushed last is never written over; it is also what the lock is on. "GENERATION-FIRST-SALT.spool" is a segment: records one after the other, nothing else. FIRST
 // is the sequence number that the segment starts at. A record is, little-endian,
 //
 //	0  uint32  CRC-32C of bytes 4 to 20, started from SALT

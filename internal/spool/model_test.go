@@ -34,6 +34,9 @@ func runModel(t *testing.T, r *rand.Rand) {
 			t.Errorf("loss %+v, floor %d", l, m.floor())
 		}
 		m.lost = l.Last
+		if m.pinned <= m.lost {
+			m.pinned = 0
+		}
 		m.drops += l.Records
 	}
 	q, _ := mustOpen(t, dir, o)
@@ -148,7 +151,7 @@ func (m *model) pin(t *testing.T, q *Queue, r *rand.Rand) {
 	if err := q.Pin(n); err != nil {
 		t.Fatal(err)
 	}
-	if n > m.acked || n == 0 {
+	if n > m.floor() || n == 0 {
 		m.pinned = n
 	}
 }

@@ -60,11 +60,11 @@ func (q *Queue) load(lock file) (Recovery, error) {
 		return Recovery{}, fmt.Errorf("list segments: %w", err)
 	}
 	segs := segmentsOf(names)
-	lost := !found && (len(segs) > 0 || !c.blank())
-	if !found {
-		c.begin(segs)
+	lost := c.doubt || !found && (len(segs) > 0 || !c.blank())
+	if !found || c.doubt {
+		c.begin(found, segs)
 	}
-	q.cursor, q.marks = c, c.marks
+	q.cursor, q.marks, q.epoch, q.rooted = c, c.marks, c.epoch.String(), c.rooted
 	rep, err := q.recover(segs)
 	if err != nil {
 		return Recovery{}, err
@@ -73,14 +73,21 @@ func (q *Queue) load(lock file) (Recovery, error) {
 	return rep, nil
 }
 
-// begin makes a first cursor. What is before the first segment counts as delivered, or evicted and announced. That it is
-// written at once lets the next Open tell a log whose beginning was deleted from one that nobody acknowledged yet.
-func (c *cursor) begin(segs []*segment) {
-	var m marks
-	if len(segs) > 0 {
+// begin begins an epoch, because there was none or nothing shows that the numbers go on where it ended. Without a cursor, what
+// is before the first segment counts as delivered, or evicted and announced. That the marks are written at once, to both
+// slots, lets the next Open tell a log whose beginning was deleted from one that nobody acknowledged yet.
+func (c *cursor) begin(found bool, segs []*segment) {
+	m := c.marks
+	if !found && len(segs) > 0 {
 		m.evicted = segs[0].first - 1
 	}
+	c.epoch = newEpoch()
 	_ = c.save(m) // a full disk is not a reason to refuse to open
+	if !found {
+		c.turn++
+		b := c.slot(c.turn, c.marks)
+		_, _ = c.f.WriteAt(b[:], int64(c.turn%2)*slotStride)
+	}
 	c.marks = m
 }
 
@@ -113,6 +120,7 @@ func (q *Queue) recover(segs []*segment) (Recovery, error) {
 		if i == len(segs)-1 {
 			q.continueIn(r, s, whole)
 		}
+		s.unflushed = true
 		q.segs = append(q.segs, s)
 		q.total += s.bytes
 	}
@@ -122,8 +130,24 @@ func (q *Queue) recover(segs []*segment) (Recovery, error) {
 		q.w.broken = true // a segment's numbers go on without a gap: start another one
 	}
 	q.synced = q.last
-	q.discard(old)
+	q.settle(old)
 	return r.rep, nil
+}
+
+// settle writes down what Open found out, before the next Open could find something else: numbers that were given out and
+// are not in the log any more, and segments that nobody wants.
+func (q *Queue) settle(old []string) {
+	if q.w.broken || len(old) > 0 && !q.cursor.flushed {
+		m := q.marks
+		m.seen = max(m.seen, q.last)
+		if q.cursor.save(m) == nil {
+			q.marks = q.cursor.marks
+		}
+	}
+	if len(old) > 0 {
+		_ = q.flushCursor() // at worst, a false report
+	}
+	q.discard(old)
 }
 
 // firstOf returns the sequence number that bounds what comes before segs.
@@ -145,17 +169,26 @@ func (q *Queue) continueIn(r *recovery, s *segment, whole bool) {
 	r.cutTail(s)
 	f, err := q.fs.Open(filepath.Join(q.dir, s.name), os.O_RDWR)
 	if err != nil {
+		q.distrust(s, err)
 		return
 	}
 	if err := q.mend(f, s); err != nil {
+		q.distrust(s, err)
 		_ = f.Close()
 		return
 	}
-	q.w.seg, q.w.off, q.w.t = s, s.end, &tailFile{f: f, refs: 1}
+	q.w.seg, q.w.off, q.w.t = s, s.end, &tailFile{f: f, refs: 1, unnamed: !q.rooted}
 	q.out = q.w.t
 }
 
-// mend also flushes what an earlier process may not have.
+// distrust notes that the lines of s could not be flushed.
+func (q *Queue) distrust(s *segment, err error) {
+	if s.last >= s.first && q.opts.Sync.kind != syncNever {
+		q.noteFailed(span{s.first, s.last}, err)
+	}
+}
+
+// mend also flushes what an earlier process may not have: the end of the log, and its name.
 func (q *Queue) mend(f file, s *segment) error {
 	if s.end < s.bytes {
 		if err := f.Truncate(s.end); err != nil {
@@ -166,5 +199,8 @@ func (q *Queue) mend(f file, s *segment) error {
 	if q.opts.Sync.kind == syncNever {
 		return nil
 	}
-	return f.Sync()
+	if err := f.Sync(); err != nil {
+		return err
+	}
+	return q.flushNames()
 }

@@ -41,8 +41,8 @@ func SyncEach() SyncPolicy { return SyncPolicy{kind: syncEach} }
 // SyncInterval flushes at most d after a line was written; d must be positive. A power cut costs the lines of the last d.
 func SyncInterval(d time.Duration) SyncPolicy { return SyncPolicy{kind: syncInterval, every: d} }
 
-// SyncNever leaves flushing to the operating system. After a power cut, lines, acknowledgements and pins of the last half
-// minute or so may be gone, so that sequence numbers that were shipped may be given out again.
+// SyncNever leaves flushing the lines to the operating system. After a power cut, those of the last half minute or so may be
+// gone, and those of them that were pinned are reported missing, delivered or not. Pins are flushed all the same.
 func SyncNever() SyncPolicy { return SyncPolicy{kind: syncNever} }
 
 // Reason says why lines are missing.
@@ -88,6 +88,9 @@ type Options struct {
 	MaxRecord int
 	// Sync says when lines are flushed to disk. Default SyncInterval(DefaultSyncInterval).
 	Sync SyncPolicy
+	// Parents is how many of the directories above the queue's the program made as well. Their names are flushed with the
+	// queue's own, which needs its parent at least. Default 1.
+	Parents int
 	// OnLoss, if set, is told of stored lines that are lost after Open. It is called on the goroutine of the Append or Read
 	// that found out, with no lock held, and may call any method of the Queue but Close. Calls may overlap.
 	OnLoss func(Loss)
@@ -105,6 +108,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.MaxRecord == 0 {
 		o.MaxRecord = int(max(min(DefaultMaxRecord, o.SegmentBytes-headerSize), 1))
+	}
+	if o.Parents == 0 {
+		o.Parents = 1
 	}
 	if o.Sync.kind == syncDefault {
 		o.Sync = SyncInterval(DefaultSyncInterval)
@@ -132,6 +138,9 @@ func (o Options) check() error {
 	if int64(o.MaxRecord) > o.SegmentBytes-headerSize {
 		errs = append(errs, fmt.Errorf("MaxRecord is %d; with its header of %d it must fit into SegmentBytes (%d)",
 			o.MaxRecord, headerSize, o.SegmentBytes))
+	}
+	if o.Parents < 1 {
+		errs = append(errs, fmt.Errorf("Parents is %d; it must be at least 1", o.Parents))
 	}
 	if o.Sync.kind == syncInterval && o.Sync.every <= 0 {
 		errs = append(errs, fmt.Errorf("sync interval is %v; it must be positive", o.Sync.every))

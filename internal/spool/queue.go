@@ -36,6 +36,7 @@ type Queue struct {
 	holes   []span   // missing sequence numbers above the floor
 	spots   [2]spot  // where the last batch began and ended
 	trash   []string // files that could not be deleted yet
+	epoch   string   // set by Open
 	unread  bool     // the newest segment cannot be read: go on in another, so that what comes can be
 	counter counters
 	syncState
@@ -71,8 +72,9 @@ type Stats struct {
 	Segments      int    // number of segment files
 	Acked         uint64 // every line up to this sequence number is acknowledged
 	Evicted       uint64 // no line up to this sequence number is kept: it was evicted, or acknowledged before; 0 if none was
-	Pinned        uint64 // last sequence number of the pinned batch; 0 if none
+	Pinned        uint64 // last sequence number of the pinned batch; 0 if none, or if nothing of it is left to read
 	Last          uint64 // last sequence number given out; 0 if none ever was
+	Epoch         string // what the numbers count in: 32 hexadecimal digits, see the package's documentation
 	Appended      uint64 // lines
 	AppendedBytes uint64 // bytes of those lines, without headers
 	Dropped       Dropped
@@ -94,7 +96,7 @@ func (q *Queue) Stats() Stats {
 	return Stats{
 		Records: q.last - floor - countIn(q.holes, floor+1, q.last),
 		Bytes:   q.total, Segments: len(q.segs),
-		Acked: q.marks.acked, Evicted: q.marks.evicted, Pinned: q.marks.pinned, Last: q.last,
+		Acked: q.marks.acked, Evicted: q.marks.evicted, Pinned: q.marks.pin(), Last: q.last, Epoch: q.epoch,
 		Appended: q.counter.appended, AppendedBytes: q.counter.appendedBytes,
 		Dropped: q.counter.dropped, Syncs: q.counter.syncs, SyncErrors: q.counter.syncErrors,
 	}
@@ -162,13 +164,19 @@ func (q *Queue) shut() error {
 	}
 	q.cursorTurn <- struct{}{}
 	if q.opts.Sync.kind != syncNever && q.used() {
-		errs = append(errs, q.cursor.f.Sync())
+		errs = append(errs, q.flushCursor())
 	}
 	errs = append(errs, q.cursor.f.Close())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close spool %s: %w", q.dir, err)
 	}
 	return nil
+}
+
+// forget drops what is known of lines that nobody wants any more; mu is locked.
+func (q *Queue) forget() {
+	q.holes = dropSpans(q.holes, q.marks.floor())
+	q.failed = dropSpans(q.failed, q.marks.floor())
 }
 
 // used says whether a line was ever given to the queue. A cursor that tells of none is not worth a flush: Open makes
@@ -203,11 +211,12 @@ type syncState struct {
 	syncing  bool      // a flush is under way
 	out      *tailFile // what to flush: the file that holds all lines that are not
 	seal     bool      // a flush failed: go on in another segment
+	rooted   bool      // the names of the directories are flushed
 	syncDone sync.Cond // a flush ended
 	group    [2]uint64 // lines that the last two flushes served
-	failed   span      // lines of the last flush that failed, and of those right before it that did
-	failure  error
-	armed    bool // the interval timer runs
+	failed   []span    // lines above the floor that a failed flush left unflushed for good
+	failure  error     // of the last such flush
+	armed    bool      // the interval timer runs
 	timer    *time.Timer
 	timers   sync.WaitGroup // armed timers, until their callback is over
 }

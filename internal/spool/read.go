@@ -84,7 +84,7 @@ func (q *Queue) Read(after uint64, maxRecords, maxBytes int) (Batch, error) {
 func (q *Queue) begin(after uint64, maxRecords, maxBytes int) (uint64, limits) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return max(after, q.marks.acked), limits{maxRecords, maxBytes, q.marks.pinned}
+	return max(after, q.marks.acked), limits{maxRecords, maxBytes, q.marks.pin()}
 }
 
 // look finds the segment that holds the first line behind at.

@@ -32,7 +32,7 @@ type Recovery struct {
 	DamagedBytes int64    // bytes that were skipped, not counting CutBytes
 	Damages      int      // number of damaged ranges
 	Damaged      []Damage // the first 128 of them
-	CursorLost   bool     // the cursor was damaged: lines that were acknowledged may come again
+	CursorLost   bool     // the cursor was damaged: an epoch began, and lines that were acknowledged may come again
 }
 
 // Clean reports whether nothing was cut, damaged or missing.
@@ -167,5 +167,5 @@ func (r *recovery) finish(m marks) {
 		r.miss("", span{r.expected, r.rep.Next - 1})
 	}
 	r.report()
-	r.rep.Acked, r.rep.Pinned = m.acked, m.pinned
+	r.rep.Acked, r.rep.Pinned = m.acked, m.pin()
 }

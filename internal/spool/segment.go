@@ -19,6 +19,8 @@ type segment struct {
 	end      int64  // offset behind the last whole record: readers stop here
 	bytes    int64  // size of the file
 	failures int    // reads in a row that the disk refused
+
+	unflushed bool // holds lines that may not be flushed, and is not the newest
 }
 
 func newSegment(gen, first uint64, salt uint32) *segment {

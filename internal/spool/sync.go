@@ -1,7 +1,11 @@
 package spool
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"runtime"
 )
 
@@ -12,7 +16,7 @@ const maxYields = 32
 type tailFile struct {
 	f    file
 	refs int
-	// unnamed, guarded likewise, says that a power cut could take the file's name away. The first flush of its lines flushes
+	// unnamed, guarded likewise, means that a power cut could take the file's name away. The first flush of its lines flushes
 	// the name too, and not its creation, which osqueryd waits for.
 	unnamed bool
 }
@@ -29,8 +33,8 @@ func (q *Queue) release(t *tailFile) error {
 	return nil
 }
 
-// Sync flushes all lines appended so far, whatever the policy, and returns when they survive a power cut. Under SyncNever it
-// flushes the newest segment only. The error is ErrNotSynced.
+// Sync flushes all lines appended so far, whatever the policy, and returns when they survive a power cut. The error is
+// ErrNotSynced; it comes again while lines that could not be flushed are neither acknowledged nor evicted.
 func (q *Queue) Sync() error {
 	if q.isClosed() {
 		return ErrClosed
@@ -38,7 +42,81 @@ func (q *Queue) Sync() error {
 	q.mu.Lock()
 	seq := q.last
 	q.mu.Unlock()
-	return q.syncTo(seq)
+	if err := q.syncTo(seq); err != nil {
+		return err
+	}
+	if err := q.flushOld(); err != nil {
+		return fmt.Errorf("flush older lines: %w: %w", ErrNotSynced, err)
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.failedIn(q.marks.floor()+1, seq)
+}
+
+// flushOld flushes the segments behind the newest that nobody flushed yet.
+func (q *Queue) flushOld() error {
+	q.mu.Lock()
+	var old []*segment
+	for i, s := range q.segs {
+		if s.unflushed && i < len(q.segs)-1 {
+			old = append(old, s)
+		}
+	}
+	q.mu.Unlock()
+	if len(old) == 0 {
+		return nil
+	}
+	for _, s := range old {
+		if err := q.flushSegment(s.name); err != nil {
+			return err
+		}
+	}
+	if err := q.flushNames(); err != nil {
+		return err
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	for _, s := range old {
+		s.unflushed = false
+	}
+	return nil
+}
+
+// flushSegment flushes a file that is not open; one that is gone meanwhile holds nothing that anybody wants.
+func (q *Queue) flushSegment(name string) error {
+	f, err := q.fs.Open(filepath.Join(q.dir, name), os.O_RDWR)
+	if isNotExist(err) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// flushNames makes the names of the queue's files survive a power cut, and once those of its directory and of the ones above.
+// Then the cursor goes first: segments without one would look as if it had been lost.
+func (q *Queue) flushNames() error {
+	q.mu.Lock()
+	rooted := q.rooted
+	q.mu.Unlock()
+	if rooted {
+		return q.fs.SyncDir(q.dir)
+	}
+	if err := errors.Join(q.cursor.f.Sync(), q.fs.SyncDir(q.dir)); err != nil {
+		return err
+	}
+	dir := q.dir
+	for range q.opts.Parents {
+		dir = filepath.Dir(dir)
+		if err := q.fs.SyncDir(dir); err != nil && !errors.Is(err, fs.ErrPermission) {
+			return err
+		}
+	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.rooted = true
+	return nil
 }
 
 // syncTo returns when the lines up to seq are flushed. One flush serves all that wait: who finds none under way does it for
@@ -56,8 +134,15 @@ func (q *Queue) syncTo(seq uint64) error {
 		}
 		q.flush()
 	}
-	if q.failure != nil && q.failed.first <= seq && seq <= q.failed.last {
-		return fmt.Errorf("flush lines %d to %d: %w: %w", q.failed.first, q.failed.last, ErrNotSynced, q.failure)
+	return q.failedIn(seq, seq)
+}
+
+// failedIn returns an error if one of the lines from first to last could not be flushed; mu is locked.
+func (q *Queue) failedIn(first, last uint64) error {
+	for _, s := range q.failed {
+		if s.first <= last && first <= s.last {
+			return fmt.Errorf("flush lines %d to %d: %w: %w", s.first, s.last, ErrNotSynced, q.failure)
+		}
 	}
 	return nil
 }
@@ -71,13 +156,19 @@ func (q *Queue) flush() {
 	unnamed := t.unnamed
 	q.mu.Unlock()
 	err := t.f.Sync()
-	if unnamed {
-		_ = q.fs.SyncDir(q.dir) // not every file system can
+	var nameless error
+	if unnamed && err == nil {
+		nameless = q.flushNames()
 	}
-	_ = q.release(t) // the flush has said whether the lines are safe
+	_ = q.release(t) // the flush has shown whether the lines are safe
 	q.mu.Lock()
-	q.syncing, t.unnamed = false, false
+	q.syncing = false
+	t.unnamed = unnamed && (err != nil || nameless != nil)
 	q.counter.syncs++
+	if nameless != nil { // the next flush tries again, and until then nothing is safe
+		q.counter.syncErrors++
+		q.noteFailed(span{q.synced + 1, upTo}, nameless)
+	}
 	if err != nil {
 		// The kernel may have dropped the pages, and a second flush would say that all is well. So these lines stay
 		// unflushed for good, and the file is not written to again. So do those that were written meanwhile: they may be in
@@ -91,12 +182,17 @@ func (q *Queue) flush() {
 	q.syncDone.Broadcast()
 }
 
-// noteFailed goes on with the lines of the flush before if that failed too: who waits for them may not have looked yet.
+// maxFailed bounds the list of lines that could not be flushed.
+const maxFailed = 64
+
+// noteFailed notes lines that a failed flush left unflushed; mu is locked. Of very many ranges the oldest become one, and
+// what lies between counts as unflushed as well.
 func (q *Queue) noteFailed(lines span, err error) {
-	if q.failure != nil && q.failed.last+1 == lines.first {
-		lines.first = q.failed.first
+	q.failed, q.failure = addSpan(q.failed, lines), err
+	if len(q.failed) > maxFailed {
+		q.failed[1].first = q.failed[0].first
+		q.failed = q.failed[1:]
 	}
-	q.failed, q.failure = lines, err
 }
 
 // gather lets the writers that the flush before has set free write their next lines first. Without it they fall into two

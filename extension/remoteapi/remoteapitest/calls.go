@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
@@ -60,20 +61,29 @@ func (s *Server) takeLogs(w http.ResponseWriter, host string, body []byte, r *ht
 	batch := Batch{Host: host, LogType: req.LogType, Lines: req.Data}
 	batch.ID, _ = url.PathUnescape(r.Header.Get(remoteapi.HeaderBatchID))
 	batch.Signature, _ = base64.StdEncoding.DecodeString(r.Header.Get(remoteapi.HeaderSignature))
-	batch.Queue, batch.First, batch.Last = parseBatchHeader(r.Header.Get(remoteapi.HeaderBatch))
+	batch.about(r.Header.Get(remoteapi.HeaderBatch))
 	s.state.mu.Lock()
 	s.state.batches[host] = append(s.state.batches[host], batch)
 	s.state.mu.Unlock()
 	reply(w, http.StatusOK, object{})
 }
 
-func parseBatchHeader(value string) (queue extension.Queue, first, last uint64) {
-	var name string
-	if _, err := fmt.Sscanf(value, "queue=%s first=%d; last=%d", &name, &first, &last); err != nil {
-		return "", 0, 0
+// about reads [remoteapi.HeaderBatch]; a part that is no number is 0.
+func (b *Batch) about(header string) {
+	for part := range strings.SplitSeq(header, ";") {
+		key, value, _ := strings.Cut(strings.TrimSpace(part), "=")
+		switch key {
+		case "queue":
+			name, _ := url.PathUnescape(value)
+			b.Queue = extension.Queue(name)
+		case "epoch":
+			b.Epoch, _ = url.PathUnescape(value)
+		case "first":
+			b.First, _ = strconv.ParseUint(value, 10, 64)
+		case "last":
+			b.Last, _ = strconv.ParseUint(value, 10, 64)
+		}
 	}
-	name, _ = url.PathUnescape(name[:len(name)-1]) // without the semicolon
-	return extension.Queue(name), first, last
 }
 
 func (s *Server) handOut(w http.ResponseWriter, host string) {

@@ -15,10 +15,11 @@ import (
 type Batch struct {
 	Host    string
 	LogType string // "result" or "status"
-	// ID, Queue, First, Last and Signature are from remoteapi's headers; empty
+	// ID, Queue, Epoch, First, Last and Signature are from remoteapi's headers; empty
 	// without them.
 	ID          string
 	Queue       extension.Queue
+	Epoch       string
 	First, Last uint64
 	Signature   []byte
 	// Lines are the elements of "data", byte for byte.
