@@ -149,3 +149,7 @@ func (p *Process) GroupAlive() bool {
 	n, err := p.box.active()
 	return err != nil || n > 0
 }
+
+// collectOrphans and lateOrphans have nothing to do: Windows has no zombies.
+func collectOrphans(Identity)        {}
+func lateOrphans(Identity, bool) int { return 0 }

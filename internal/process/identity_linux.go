@@ -15,6 +15,7 @@ import (
 // Positions in /proc/PID/stat, counted from the state, which is the first field after the parenthesised name.
 const (
 	statState   = 0
+	statParent  = 1
 	statPgrp    = 2
 	statFlags   = 6
 	statThreads = 17
@@ -51,11 +52,16 @@ func parseStat(boot string, pid int, raw []byte) (procInfo, error) {
 	if err != nil {
 		return procInfo{}, errors.New("unreadable process group in /proc stat line")
 	}
+	parent, err := strconv.Atoi(string(fields[statParent]))
+	if err != nil {
+		return procInfo{}, errors.New("unreadable parent in /proc stat line")
+	}
 	state := fields[statState][0]
 	// A first thread that is dead says nothing while others are left: they still hold the files, and their locks.
 	dead := state == 'Z' && len(fields[statThreads]) == 1 && fields[statThreads][0] <= '1'
 	return procInfo{
 		id:     Identity{PID: pid, StartTime: boot + ":" + string(fields[statStart])},
+		parent: parent,
 		pgid:   pgid,
 		zombie: dead || state == 'X' || state == 'x',
 	}, nil

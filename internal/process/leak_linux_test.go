@@ -31,12 +31,12 @@ func checkLeaks(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), patience)
 		defer cancel()
 		clean := func() bool {
-			return runtime.NumGoroutine() <= goroutines && openFiles(t) <= files && len(children(t)) == 0
+			return runtime.NumGoroutine() <= goroutines && openFiles(t) <= files && len(childrenOf(os.Getpid())) == 0
 		}
 		if waitUntil(ctx, clean) != nil {
 			stacks := make([]byte, 64<<10)
 			t.Errorf("leak: goroutines %d → %d, files %d → %d, children %v\n%s", goroutines, runtime.NumGoroutine(),
-				files, openFiles(t), children(t), stacks[:runtime.Stack(stacks, true)])
+				files, openFiles(t), childrenOf(os.Getpid()), stacks[:runtime.Stack(stacks, true)])
 		}
 	})
 }
@@ -51,22 +51,4 @@ func openFiles(t *testing.T) int {
 }
 
 // children lists all children of this process, zombies included.
-func children(t *testing.T) []string {
-	t.Helper()
-	entries, err := os.ReadDir("/proc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var found []string
-	for _, entry := range entries {
-		raw, err := os.ReadFile("/proc/" + entry.Name() + "/stat")
-		if err != nil {
-			continue
-		}
-		fields := strings.Fields(string(raw[strings.LastIndexByte(string(raw), ')')+1:]))
-		if fields[1] == strconv.Itoa(os.Getpid()) {
-			found = append(found, entry.Name()+fields[0])
-		}
-	}
-	return found
-}
+func children(*testing.T) []string { return childrenOf(os.Getpid()) }

@@ -29,6 +29,9 @@ func TestMain(m *testing.M) {
 	}
 	play, ok := roles[role]
 	if !ok {
+		play, ok = systemRoles[role]
+	}
+	if !ok {
 		fmt.Fprintln(os.Stderr, "unknown role", role)
 		os.Exit(99)
 	}

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -14,8 +15,14 @@ import (
 // maxEnviron bounds how much of a process's environment is looked at, in bytes; Linux's usual limit is 2 MiB with argv.
 const maxEnviron = 2 << 20
 
-// groupMembers lists the members of a group that run. The kernel offers no shorter way than all of /proc.
+// groupMembers lists the members of a group that run.
 func groupMembers(pgid int) ([]procInfo, error) {
+	all, err := groupWithZombies(pgid)
+	return slices.DeleteFunc(all, func(m procInfo) bool { return m.zombie }), err
+}
+
+// groupWithZombies lists all members of a group. The kernel offers no shorter way than all of /proc.
+func groupWithZombies(pgid int) ([]procInfo, error) {
 	if groupEmpty(pgid) {
 		return nil, nil
 	}
@@ -41,7 +48,7 @@ func inGroup(names []string, pgid int) []procInfo {
 			continue
 		}
 		info, err := probeIn(boot, pid)
-		if err == nil && info.pgid == pgid && !info.zombie {
+		if err == nil && info.pgid == pgid {
 			members = append(members, info)
 		}
 	}

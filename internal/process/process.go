@@ -59,10 +59,10 @@ func (p *Process) Stderr() Output { return p.stderr.counts() }
 // could be armed, never on macOS.
 func (p *Process) Tethered() bool { return p.box.tethered() }
 
-// WaitGroupGone waits until every member of the group is gone, looking after 1 ms first and every 50 ms at last.
-// When ctx ends first, the error wraps ErrStillAlive and the cause of ctx.
+// WaitGroupGone waits until every member of the group is gone, looking after 1 ms first and every 50 ms at last. Where this
+// host inherits orphans, as PID 1 or a subreaper, those of the group are waited for too. When ctx ends first, the error wraps ErrStillAlive and the cause of ctx.
 func (p *Process) WaitGroupGone(ctx context.Context) error {
-	err := waitUntil(ctx, func() bool { return !p.GroupAlive() })
+	err := waitUntil(ctx, func() bool { return !p.GroupAlive() && lateOrphans(p.claim.leader, false) == 0 })
 	if err != nil {
 		return fmt.Errorf("wait for process group %d: %w", p.PID(), err)
 	}

@@ -118,6 +118,9 @@ func reclaim(ctx context.Context, lease Lease, log *slog.Logger) (Report, error)
 		seen:   make(map[Identity]bool),
 	}
 	err := waitUntil(ctx, h.round)
+	if err == nil { // after exec(2), the children of before are still this host's
+		err = waitUntil(ctx, func() bool { return lateOrphans(lease.Identity, true) == 0 })
+	}
 	if err == nil {
 		err = h.err
 	} else if h.err != nil {

@@ -74,6 +74,7 @@ func (p *Process) seeOut() {
 	p.exit = Exit{Code: -1, Started: p.started, Ended: time.Now()}
 	if err == nil && !p.spec.SpareGroup {
 		p.exit.GroupErr = p.box.killGroup(p.claim.leader)
+		collectOrphans(p.claim.leader)
 	}
 	p.mu.Lock()
 	state, err := p.child.Wait()
