@@ -49,11 +49,17 @@ func (f fingerprint) is(info fs.FileInfo) bool {
 }
 
 // CheckBinary looks at the osqueryd at path and runs it, for its version and its
-// flags. Each execution is bounded by ctx and by WithBinaryTimeout, which is one of the
-// options that count here; the others are WithEnv and WithBinaryChecks. It refuses
-// what osqueryd itself or good sense would refuse: a file that is not there, a
-// directory, one that cannot be executed, is made for another system or processor, can
-// be written by everyone, belongs to somebody else or is older than MinVersion.
+// flags. Of the options, WithBinaryTimeout, WithEnv and WithBinaryChecks count. Each execution is bounded by ctx,
+// by WithBinaryTimeout and by 4 MiB of output, and ends together with all that it started.
+//
+// It refuses what osqueryd itself or good sense would refuse: a file that is not there, a
+// directory, one that cannot be executed, is made for another system or processor, or is older
+// than MinVersion; and, but for Windows, one that somebody other than root and this user can
+// change or replace: the file, or a directory on the way to it (through links too), belongs to
+// another user or can be written by others or by a group. A directory that others cannot reach, a
+// sticky one such as /tmp in which the next part of the path is root's or this user's, and a group
+// of the same number as the owner, as root's and user-private groups are, are no objection. osqueryd
+// itself wants its file not to lie directly in a sticky directory.
 func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, error) {
 	o := defaults("")
 	for _, opt := range opts {

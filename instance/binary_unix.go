@@ -27,7 +27,10 @@ func checkBinaryMode(path string, info fs.FileInfo) error {
 		return fmt.Errorf("%s belongs to user %d; it must belong to root or to the user that runs it (%d)",
 			path, uid, os.Geteuid())
 	}
-	return checkSticky(path)
+	if err := checkSticky(path); err != nil {
+		return err
+	}
+	return checkReplaceable(path)
 }
 
 // checkSticky leaves links alone: where they lie is nothing to osqueryd, which looks at

@@ -1,12 +1,12 @@
 package instance
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -147,25 +147,73 @@ func (c *BinaryChecks) leave(f *flight) {
 
 // settles says whether an execution that ended so was answered for good.
 func (p probe) settles(err error) bool {
-	exit, ok := errors.AsType[*exec.ExitError](err)
-	return err == nil || ok && p.refuses && exit.ExitCode() == 1
+	exit, ok := errors.AsType[exitStatus](err)
+	return err == nil || ok && p.refuses && exit.Code == 1
 }
 
-// execute runs a binary for what it prints. It is bounded, because a sanity check under a
-// virus scanner has been seen to hang.
+const (
+	// maxProbeOutput is some hundred times what a help text takes, in bytes.
+	maxProbeOutput = 4 << 20
+	// probeKillWait bounds the wait for the end of an execution that was killed.
+	probeKillWait = 5 * time.Second
+)
+
+// exitStatus says that an execution ended otherwise than with 0.
+type exitStatus process.Exit
+
+func (e exitStatus) Error() string {
+	if e.Signal != "" {
+		return "it was ended by " + e.Signal
+	}
+	return "exit status " + strconv.Itoa(e.Code)
+}
+
+// execute runs a binary for what it prints. It is bounded in time and size, because a sanity check under a virus scanner
+// has been seen to hang, and leaves no process behind, whatever the binary is and starts.
 func execute(ctx context.Context, p probe) answer {
 	ctx, cancel := context.WithTimeoutCause(ctx, p.timeout, fmt.Errorf("%w within %v", errBinarySlow, p.timeout))
 	defer cancel()
-	cmd := exec.CommandContext(ctx, p.path, p.args...)
-	cmd.Env = lastWins(append(process.CleanEnv(os.Environ()), p.env...))
-	cmd.WaitDelay = time.Second
-	output := cmd.Output
+	var out bytes.Buffer // complete, and ours to read, when the child has exited
+	keep := func(line []byte) {
+		out.Write(line)
+		out.WriteByte('\n')
+	}
+	spec := process.Spec{Path: p.path, Args: append([]string{p.path}, p.args...), Env: environ(p.env), MaxOutput: maxProbeOutput}
 	if p.both {
-		output = cmd.CombinedOutput
+		spec.Output = keep
+	} else {
+		spec.Stdout = keep
 	}
-	out, err := output()
-	if ctx.Err() != nil {
-		err = context.Cause(ctx)
+	child, err := process.Start(ctx, spec)
+	if err != nil {
+		return answer{err: err}
 	}
-	return answer{out, err}
+	select {
+	case <-child.Exited():
+	case <-ctx.Done():
+		return answer{err: errors.Join(context.Cause(ctx), endProbe(child))}
+	}
+	if max(child.Stdout().Bytes, child.Stderr().Bytes) > maxProbeOutput {
+		return answer{err: fmt.Errorf("it printed more than %d MiB", maxProbeOutput>>20)}
+	}
+	switch exit := child.Exit(); {
+	case exit.Err != nil:
+		err = exit.Err
+	case exit.Code != 0:
+		err = exitStatus(exit)
+	}
+	return answer{out.Bytes(), err}
+}
+
+// endProbe kills an execution and all it started.
+func endProbe(child *process.Process) error {
+	err := child.KillGroup()
+	timer := time.NewTimer(probeKillWait)
+	defer timer.Stop()
+	select {
+	case <-child.Exited():
+		return err
+	case <-timer.C:
+		return errors.Join(err, fmt.Errorf("process %d does not end although it was killed", child.PID()))
+	}
 }

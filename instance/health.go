@@ -185,9 +185,9 @@ func (r *run) checkSession(ctx context.Context) error {
 // socket a second time. Where there is no file to look at, a connection is opened and closed again.
 func (r *run) reachable(ctx context.Context) error {
 	if r.session.file != nil {
-		return sameSocket(r.in.paths.socket, r.session.file)
+		return sameSocket(r.in.Socket(), r.session.file)
 	}
-	c, err := thriftconn.Dial(ctx, r.in.paths.socket)
+	c, err := thriftconn.Dial(ctx, r.in.Socket())
 	if err != nil {
 		return err
 	}
@@ -223,7 +223,7 @@ func (r *run) reconnect(ctx context.Context) error {
 	if !r.session.control.Broken() {
 		return nil
 	}
-	c, err := thriftconn.Dial(ctx, r.in.paths.socket)
+	c, err := thriftconn.Dial(ctx, r.in.Socket())
 	if err != nil {
 		return err
 	}

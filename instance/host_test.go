@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"runtime"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,9 @@ func hostMain() {
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
+	}
+	if runs, err := strconv.Atoi(os.Getenv("OSQVISOR_TEST_REAPER")); err == nil {
+		reaperMain(in, runs)
 	}
 	go func() {
 		if err := in.WaitReady(context.Background()); err == nil {

@@ -53,11 +53,16 @@ type Instance struct {
 }
 
 // New makes an instance and its extension. It checks every option and reports
-// all mistakes at once, each as an *OptionError; it makes the instance's
-// directory, and it runs the binary to learn its version, unless
+// all mistakes at once, each as an *OptionError, and leaves nothing behind then; it makes the
+// instance's directory, and it runs the binary to learn its version, unless
 // WithCheckedBinary is given. It starts nothing else.
-func New(id string, opts ...Option) (*Instance, error) {
+func New(id string, opts ...Option) (_ *Instance, err error) {
 	o := defaults(id)
+	defer func() {
+		if err != nil {
+			o.unmake()
+		}
+	}()
 	for i, opt := range opts {
 		if opt == nil {
 			o.problem(optionErrorf("New", "option %d is nil", i))
@@ -81,6 +86,9 @@ func New(id string, opts ...Option) (*Instance, error) {
 		shipping: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
 		use: newUse(), checker: newHostChecker(),
 		changed: make(chan struct{}),
+	}
+	if err = in.paths.shortSocket(); err != nil {
+		return nil, fmt.Errorf("instance %q: %w", id, err)
 	}
 	in.emitter = emit.New(context.Background(), 0, in.rec, o.observers...)
 	in.queries = in.newQueryQueue()
@@ -138,7 +146,16 @@ func (in *Instance) Directory() string { return in.paths.dir }
 
 // Socket gives the path of osqueryd's extension socket. Whoever can open it can
 // read the node key and change the config: it is a secret.
-func (in *Instance) Socket() string { return in.paths.socket }
+//
+// It stays the same from run to run, unless it lies outside of the instance's directory, where
+// its path would be too long, and another user took its place meanwhile.
+func (in *Instance) Socket() string { return in.place().socket }
+
+func (in *Instance) place() paths {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.paths
+}
 
 // Binary gives the osqueryd that the next run starts, or the current one started.
 func (in *Instance) Binary() Binary {

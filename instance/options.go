@@ -77,6 +77,7 @@ type options struct {
 	oomKills            func() uint64
 	noParentDeathSignal bool
 	problems            []error
+	made                []string // directories that were made for a check, the deepest first
 }
 
 // The defaults. Each belongs to the option that its comment names.

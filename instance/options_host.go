@@ -73,7 +73,7 @@ func WithFlag(name, value string) Option {
 }
 
 // WithEnv adds variables, as "NAME=value", to osqueryd's environment, which is
-// the host's without OSQUERY_*. Each call adds to the ones before.
+// the host's without OSQUERY_*, in checks of the binary too. Each call adds to the ones before.
 func WithEnv(vars ...string) Option {
 	return func(o *options) { o.env = append(o.env, vars...) }
 }

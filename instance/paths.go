@@ -1,8 +1,6 @@
 package instance
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -18,7 +16,8 @@ type paths struct {
 	logs         string // osqueryd's logger_path, for plugins that write files
 	lease        string
 	lock         string
-	socket       string
+	socketNote   string // holds the name of a socket that lies elsewhere; see shortSocket
+	socket       string // empty when it would be too long, so that it lies elsewhere
 	socketDir    string // the directory of the socket; empty for a named pipe
 	ownSocketDir bool   // it is outside of dir, and the SDK's own: it goes with the run
 }
@@ -35,16 +34,12 @@ func (o *options) layout() paths {
 		logs:     filepath.Join(dir, "logs"),
 		lease:    filepath.Join(dir, "lease.json"),
 		lock:     filepath.Join(dir, "lock"),
+
+		socketNote: filepath.Join(dir, "socket"),
 	}
 	p.socket, p.socketDir = o.socketPath(dir)
-	p.ownSocketDir = o.socket == "" && p.socketDir != "" && filepath.Dir(p.socketDir) != dir
+	p.ownSocketDir = p.socket == ""
 	return p
-}
-
-// shortID stands for a directory where its path would be too long.
-func shortID(dir string) string {
-	sum := sha256.Sum256([]byte(dir))
-	return hex.EncodeToString(sum[:6])
 }
 
 // checkPaths holds what can be known of the directories before the first run. It
@@ -61,7 +56,7 @@ func (o *options) checkPaths() []error {
 		return []error{optionErrorf(option, "%q is relative; give an absolute path", base)}
 	}
 	if o.dir == "" {
-		if err := makeWritableDir(o.root, false); err != nil {
+		if err := o.makeWritableDir(o.root, false); err != nil {
 			return []error{&OptionError{Option: option, Err: err}}
 		}
 	}
@@ -70,7 +65,7 @@ func (o *options) checkPaths() []error {
 	}
 	var errs []error
 	p := o.layout()
-	if err := makeWritableDir(p.dir, true); err != nil {
+	if err := o.makeWritableDir(p.dir, true); err != nil {
 		errs = append(errs, &OptionError{Option: option, Err: err})
 	}
 	if err := o.checkSocket(p); err != nil {
@@ -79,17 +74,20 @@ func (o *options) checkPaths() []error {
 	return errs
 }
 
-// CheckRoot says whether dir can be a root: absolute, of this user, a directory that
-// can be written to. It is made, 0700, if it is not there.
+// CheckRoot reports whether dir can be a root: absolute, of this user, a directory that
+// can be written to, and none in which others can replace what is not theirs: if they can write
+// to it, it must be sticky. A dir that is not there is made for the check, 0700, and removed again.
 func CheckRoot(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("%q is relative; give an absolute path", dir)
 	}
-	return makeWritableDir(dir, false)
+	var o options
+	defer o.unmake()
+	return o.makeWritableDir(dir, false)
 }
 
 // makeDir makes dir, 0700, or checks that it is a directory of ours. Private ones are
-// closed to others.
+// closed to others; in the rest others must not be able to replace what is ours.
 func makeDir(dir string, private bool) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("%s cannot be made: %w", dir, reason(err))
@@ -107,7 +105,10 @@ func makeDir(dir string, private bool) error {
 	if err := checkDirOwner(dir, info); err != nil {
 		return err
 	}
-	if private && info.Mode().Perm()&0o077 != 0 {
+	switch {
+	case !private:
+		return checkShared(dir)
+	case info.Mode().Perm()&0o077 != 0:
 		if err := os.Chmod(dir, 0o700); err != nil {
 			return fmt.Errorf("%s is open to others and cannot be closed: %w", dir, reason(err))
 		}
@@ -116,12 +117,32 @@ func makeDir(dir string, private bool) error {
 }
 
 // makeWritableDir is makeDir for what is checked before the first run. At a start,
-// the first file that is made in the directory tells the same.
-func makeWritableDir(dir string, private bool) error {
+// the first file that is made in the directory tells the same. What it made goes with unmake.
+func (o *options) makeWritableDir(dir string, private bool) error {
+	o.made = append(missing(dir), o.made...)
 	if err := makeDir(dir, private); err != nil {
 		return err
 	}
 	return checkWritable(dir)
+}
+
+// missing lists what of the path is not there, the longest first.
+func missing(dir string) (paths []string) {
+	for {
+		if _, err := os.Lstat(dir); !errors.Is(err, fs.ErrNotExist) || dir == filepath.Dir(dir) {
+			return paths
+		}
+		paths = append(paths, dir)
+		dir = filepath.Dir(dir)
+	}
+}
+
+// unmake removes the directories that were made for a check, as far as they are empty.
+func (o *options) unmake() {
+	for _, dir := range o.made {
+		_ = os.Remove(dir) // it was not made, or somebody uses it by now
+	}
+	o.made = nil
 }
 
 // checkWritable makes a file, because modes alone do not tell: read-only mounts,

@@ -51,17 +51,20 @@ func (r *run) reclaim(ctx context.Context) error {
 }
 
 func (r *run) makeDirectories() error {
-	p := r.in.paths
+	p := r.in.place()
 	if err := makeDir(p.logs, true); err != nil {
 		return err
 	}
 	removeSockets(p)
-	if r.o.socket == "" {
-		if err := makeSocketDir(p); err != nil {
-			return err
-		}
+	r.madeDirs = true
+	if r.o.socket != "" {
+		return nil
 	}
-	return nil
+	err := p.makeSocketDir() // which may choose another
+	r.in.mu.Lock()
+	r.in.paths = p
+	r.in.mu.Unlock()
+	return err
 }
 
 // checkBinary looks at the file again, because it may have been replaced since.
@@ -85,11 +88,10 @@ func (r *run) checkBinary(ctx context.Context) error {
 
 // spawn starts osqueryd and notes it in the lease.
 func (r *run) spawn(ctx context.Context) error {
-	p, b := r.in.paths, r.in.Binary()
+	p, b := r.in.place(), r.in.Binary()
 	r.oomSeen = r.o.oomKills()
-	env := lastWins(append(process.CleanEnv(os.Environ()), r.o.env...))
 	proc, err := process.Start(ctx, process.Spec{
-		Path: b.Path, Args: r.o.argv(p, extensionName, b), Env: env, Dir: p.dir,
+		Path: b.Path, Args: r.o.argv(p, extensionName, b), Env: environ(r.o.env), Dir: p.dir,
 		RunID: r.id, Output: r.words.take,
 		NoParentDeathSignal: r.o.noParentDeathSignal, NoTether: r.o.noParentDeathSignal,
 	})
@@ -105,6 +107,11 @@ func (r *run) spawn(ctx context.Context) error {
 		return fmt.Errorf("%w: the lease could not be written: %w", errDirectory, err)
 	}
 	return nil
+}
+
+// environ is what the binary gets, in a check and in a run: the host's environment without OSQUERY_*, and own.
+func environ(own []string) []string {
+	return lastWins(append(process.CleanEnv(os.Environ()), own...))
 }
 
 // lastWins keeps the last of several variables of one name, because a program that
@@ -132,6 +139,6 @@ func (r *run) writeLease() error {
 	}
 	return process.WriteLease(r.in.paths.lease, process.Lease{
 		Identity: r.proc.Identity(), PGID: r.proc.PID(), Binary: r.in.Binary().Path, RunID: r.proc.RunID(),
-		Socket: r.in.paths.socket, Started: r.spawned, Host: host,
+		Socket: r.in.Socket(), Started: r.spawned, Host: host,
 	})
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os/exec"
 	"regexp"
 	"time"
 )
@@ -32,7 +31,7 @@ func (o *options) probeFlags(ctx context.Context, path string, args []string) (f
 		path: path, args: args, env: o.env, both: true, refuses: true, timeout: o.binaryTimeout,
 	})
 	v := flagVerdict{unknown: map[string]bool{}}
-	var exit *exec.ExitError
+	var exit exitStatus
 	if err != nil && !errors.As(err, &exit) {
 		return v, fmt.Errorf("%w: %s: %w", ErrBinaryUnusable, path, err)
 	}

@@ -125,7 +125,7 @@ func (in *Instance) hostDetails(ctx context.Context) map[string]map[string]strin
 
 // controlTable asks one of osqueryd's tables on a connection of its own.
 func (in *Instance) controlTable(ctx context.Context, table string) ([]map[string]string, error) {
-	c, err := thriftconn.Dial(ctx, in.paths.socket)
+	c, err := thriftconn.Dial(ctx, in.Socket())
 	if err != nil {
 		return nil, err
 	}

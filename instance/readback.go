@@ -25,7 +25,7 @@ func (r *run) readBackFlags(ctx context.Context) {
 	for _, row := range rows {
 		values[row["name"]] = row["value"]
 	}
-	for _, f := range r.o.passedFlags(r.in.paths, extensionName, r.in.Binary()) {
+	for _, f := range r.o.passedFlags(r.in.place(), extensionName, r.in.Binary()) {
 		got, known := values[f.name]
 		if !known || sameFlag(f.value, got) {
 			continue // gflags' own, such as flagfile, are not listed by every version

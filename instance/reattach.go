@@ -15,11 +15,11 @@ import (
 func (r *run) reattach(ctx context.Context, lost time.Time) bool {
 	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
 	defer cancel()
-	control, err := thriftconn.Dial(ctx, r.in.paths.socket)
+	control, err := thriftconn.Dial(ctx, r.in.Socket())
 	if err != nil {
 		return false // the usual case: it is dead
 	}
-	sentinel, err := thriftconn.Watch(ctx, r.in.paths.socket)
+	sentinel, err := thriftconn.Watch(ctx, r.in.Socket())
 	if err != nil {
 		_ = control.Close() // it always succeeds
 		return false
@@ -32,7 +32,7 @@ func (r *run) reattach(ctx context.Context, lost time.Time) bool {
 	r.in.mu.Lock()
 	r.session.control, r.session.sentinel = control, sentinel
 	r.in.mu.Unlock()
-	r.in.queries.Reset(r.in.paths.socket)
+	r.in.queries.Reset(r.in.Socket())
 	r.setReady(true)
 	r.syncTables(ctx) // SetTables found no run that was ready
 	r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})

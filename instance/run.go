@@ -47,6 +47,7 @@ type run struct {
 
 	release      func() // gives the start's place back; nil when it has none
 	stopShipping func() // ends this run's shipping; nil when it has none
+	madeDirs     bool   // prepare came to the sockets
 	entered      bool   // the directory is held
 	tablesHave   uint64 // the value of in.tablesAsked that osqueryd has the tables of
 

@@ -53,7 +53,7 @@ func (in *Instance) register(ctx context.Context, c *thriftconn.Conn, name strin
 		return nil, fmt.Errorf("registering extension %q: %w", name, err)
 	}
 	g := &registration{name: name, uuid: uuid, items: itemNames(reg), stopped: make(chan struct{})}
-	l, err := thriftconn.Listen(fmt.Sprintf("%s.%d", in.paths.socket, uuid))
+	l, err := thriftconn.Listen(fmt.Sprintf("%s.%d", in.Socket(), uuid))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listening for osqueryd: %w", err), c.Deregister(ctx, uuid))
 	}

@@ -84,7 +84,7 @@ func (r *run) openSession(ctx context.Context) error {
 
 // tryOpenSession makes a session or nothing.
 func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
-	socket := r.in.paths.socket
+	socket := r.in.Socket()
 	control, err := thriftconn.DialUntil(ctx, socket, r.proc.Exited())
 	if err != nil {
 		return nil, err
@@ -94,7 +94,7 @@ func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
 	defer cancel()
-	s := &session{control: control, file: socketFile(r.in.paths)}
+	s := &session{control: control, file: socketFile(r.in.place())}
 	if err := r.fill(ctx, s); err != nil {
 		s.close(r.o.killTimeout)
 		return nil, err
@@ -105,7 +105,7 @@ func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
 // fill registers tables first and what osqueryd waits for last, so that the
 // tables are there when its schedule starts.
 func (r *run) fill(ctx context.Context, s *session) (err error) {
-	if s.sentinel, err = thriftconn.Watch(ctx, r.in.paths.socket); err != nil {
+	if s.sentinel, err = thriftconn.Watch(ctx, r.in.Socket()); err != nil {
 		return err
 	}
 	if s.tables, err = r.registerTables(ctx, s.control); err != nil {
@@ -178,7 +178,7 @@ func (r *run) adopt(s *session) {
 	r.in.mu.Lock()
 	r.session = s
 	r.in.mu.Unlock()
-	r.in.queries.Reset(r.in.paths.socket)
+	r.in.queries.Reset(r.in.Socket())
 	r.announce(again)
 }
 

@@ -32,7 +32,9 @@ func (r *run) stop(asked bool) exit {
 	}
 	if r.proc != nil {
 		removePidfile(r.in.paths.pidfile, r.proc.PID())
-		removeSockets(r.in.paths)
+	}
+	if r.madeDirs {
+		removeSockets(r.in.place())
 	}
 	r.giveBack()
 	return x

@@ -38,7 +38,7 @@ func (in *Instance) enter(ctx context.Context) error {
 }
 
 func (in *Instance) openDirectory() error {
-	p := in.paths
+	p := in.place()
 	if err := makeDir(p.dir, true); err != nil {
 		return err
 	}

@@ -19,6 +19,10 @@ type reader struct {
 	sink func([]byte)
 	done chan struct{} // closed when the last line was passed on
 
+	limit   uint64 // in bytes; 0 means none
+	over    func() // called once when more came
+	stopped bool   // it was called
+
 	bytes, lines, truncated atomic.Uint64
 }
 
@@ -41,7 +45,7 @@ func (r *reader) run() {
 // line reads one line and passes it on. An unfinished last line counts as one.
 func (r *reader) line(in *bufio.Reader) error {
 	part, err := in.ReadSlice('\n')
-	r.bytes.Add(uint64(len(part)))
+	r.count(part)
 	if !errors.Is(err, bufio.ErrBufferFull) {
 		if len(part) > 0 {
 			r.emit(part)
@@ -52,7 +56,7 @@ func (r *reader) line(in *bufio.Reader) error {
 	cut := false
 	for errors.Is(err, bufio.ErrBufferFull) {
 		part, err = in.ReadSlice('\n')
-		r.bytes.Add(uint64(len(part)))
+		r.count(part)
 		room := MaxLine - len(long)
 		if text := bytes.TrimRight(part, "\r\n"); len(text) > room {
 			part, cut = text[:room], true
@@ -66,7 +70,17 @@ func (r *reader) line(in *bufio.Reader) error {
 	return err
 }
 
+func (r *reader) count(part []byte) {
+	if n := r.bytes.Add(uint64(len(part))); r.limit > 0 && n > r.limit && !r.stopped {
+		r.stopped = true
+		r.over()
+	}
+}
+
 func (r *reader) emit(line []byte) {
+	if r.stopped {
+		return
+	}
 	line = bytes.TrimSuffix(line, []byte("\n"))
 	line = bytes.TrimSuffix(line, []byte("\r"))
 	r.lines.Add(1)

@@ -35,6 +35,9 @@ type Spec struct {
 	// Output, if not nil, gets the lines of both streams, as Stdout and Stderr would, which must be nil then. One pipe and
 	// one goroutine serve both, and the order in which the child wrote is kept between them.
 	Output func(line []byte)
+	// MaxOutput bounds what the child may write to one stream, in bytes. One that writes more is killed with its group, and
+	// no further line is passed on. 0 means no bound.
+	MaxOutput uint64
 	// DrainGrace bounds the reading after the child ended; 0 means DefaultDrainGrace.
 	DrainGrace time.Duration
 	// SpareGroup leaves alive what the child left behind in its group when it ended by itself. The default is to kill it

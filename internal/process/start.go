@@ -131,11 +131,18 @@ func (p *Process) launch(ctx context.Context) (err error) {
 
 func (p *Process) connect(wires *wires) {
 	if p.spec.Output != nil {
-		p.stdout = newReader(wires.out.host, p.spec.Output)
+		p.stdout = p.newReader(wires.out.host, p.spec.Output)
 		return
 	}
-	p.stdout = newReader(wires.out.host, p.spec.Stdout)
-	p.stderr = newReader(wires.err.host, p.spec.Stderr)
+	p.stdout = p.newReader(wires.out.host, p.spec.Stdout)
+	p.stderr = p.newReader(wires.err.host, p.spec.Stderr)
+}
+
+func (p *Process) newReader(pipe *os.File, sink func([]byte)) *reader {
+	r := newReader(pipe, sink)
+	r.limit = p.spec.MaxOutput
+	r.over = func() { _ = p.KillGroup() } // what cannot be killed cannot be ended by its owner either
+	return r
 }
 
 func (p *Process) spawn(ctx context.Context, wires *wires) error {
