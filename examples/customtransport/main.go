@@ -9,7 +9,7 @@
 // query. The program ends by itself then. The exit code is 0 only when all of it
 // happened, 1 when it did not within a minute, 2 for wrong flags, and 130 after Ctrl-C.
 //
-// It runs the osqueryd of the flag -osqueryd, or a built-in fake.
+// It runs the osqueryd of -osqueryd, of $OSQUERYD or of PATH, and else a built-in fake.
 package main
 
 import (
@@ -40,7 +40,7 @@ const bound = time.Minute
 func main() {
 	osquerydtest.Main() // the fake is this program under another name
 
-	osqueryd := flag.String("osqueryd", "", "the osqueryd to run (default: a built-in fake)")
+	osqueryd := flag.String("osqueryd", "", "the osqueryd to run, or \"fake\" for the built-in one")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		fmt.Fprintf(os.Stderr, "unexpected argument %q; see -help\n", flag.Arg(0))
@@ -68,22 +68,16 @@ func tenantOf(id string) string { return strings.ToUpper(id) }
 func run(ctx context.Context, osqueryd string, out io.Writer) (err error) {
 	ctx, cancel := context.WithTimeout(ctx, bound)
 	defer cancel()
-	dir, err := os.MkdirTemp(shortTemp(), "osqv")
+	dir, err := os.MkdirTemp("", "osqv")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if osqueryd == "" {
-		fake, err := osquerydtest.New(osquerydtest.WithDir(dir))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = fake.Close() }()
-		osqueryd = fake.Path()
-	}
-	if osqueryd, err = filepath.Abs(osqueryd); err != nil {
+	found, err := osquerydtest.Find(ctx, osqueryd)
+	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, found.Close()) }()
 
 	ids := []string{"vendor", "tenant-a"}
 	server := NewServer(sayer(out), ids...)
@@ -92,7 +86,7 @@ func run(ctx context.Context, osqueryd string, out io.Writer) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, stopServer()) }()
-	return supervise(ctx, osqueryd, filepath.Join(dir, "root"), address, server, ids)
+	return supervise(ctx, found.Path, filepath.Join(dir, "root"), address, server, ids)
 }
 
 // supervise runs the instances, all on one client, until the server has it all.
@@ -173,12 +167,4 @@ func sayer(out io.Writer) func(format string, args ...any) {
 		defer mu.Unlock()
 		_, _ = fmt.Fprintf(out, format+"\n", args...) // only for the eye
 	}
-}
-
-// shortTemp gives a directory for temporary ones: short, for sockets live below.
-func shortTemp() string {
-	if dir := os.TempDir(); filepath.Separator != '/' || len(dir) <= 30 {
-		return dir
-	}
-	return "/tmp"
 }

@@ -7,8 +7,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"sync"
 	"time"
 )
@@ -85,12 +83,4 @@ func sayer(out io.Writer) func(format string, args ...any) {
 		defer mu.Unlock()
 		_, _ = fmt.Fprintf(out, format+"\n", args...) // only for the eye
 	}
-}
-
-// shortTemp gives a directory for temporary ones: short, for sockets live below.
-func shortTemp() string {
-	if dir := os.TempDir(); filepath.Separator != '/' || len(dir) <= 30 {
-		return dir
-	}
-	return "/tmp"
 }

@@ -7,7 +7,7 @@
 // HTTP endpoint that tells how they are. All of it ends after -for, or on Ctrl-C. host.go
 // has the errgroup, service.go the type with Start and Stop to take along.
 //
-// It runs the osqueryd of the flag -osqueryd, or a built-in fake. The exit code is 0 when
+// It runs the osqueryd of -osqueryd, of $OSQUERYD or of PATH, and else a built-in fake. The exit code is 0 when
 // the endpoint reported all instances healthy and each answered the worker, else 1; it
 // is 2 for wrong flags, and 130 when Ctrl-C came before that.
 package main
@@ -44,7 +44,7 @@ func main() {
 	osquerydtest.Main() // the fake is this program under another name
 
 	var s settings
-	flag.StringVar(&s.osqueryd, "osqueryd", "", "the osqueryd to run (default: a built-in fake)")
+	flag.StringVar(&s.osqueryd, "osqueryd", "", "the osqueryd to run, or \"fake\" for the built-in one")
 	flag.StringVar(&s.listen, "listen", "127.0.0.1:0", "the address of the health endpoint")
 	flag.DurationVar(&s.length, "for", 5*time.Second, "how long to run; longer if an instance is not healthy yet")
 	flag.BoolVar(&s.service, "service", false, "use Start and Stop")
@@ -70,28 +70,22 @@ func main() {
 
 // start makes the host in a temporary directory, and runs it.
 func start(ctx context.Context, s settings, out io.Writer) (err error) {
-	dir, err := os.MkdirTemp(shortTemp(), "osqv")
+	dir, err := os.MkdirTemp("", "osqv")
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(dir)) }()
-	if s.osqueryd == "" {
-		fake, err := osquerydtest.New(osquerydtest.WithDir(dir))
-		if err != nil {
-			return err
-		}
-		defer func() { _ = fake.Close() }()
-		s.osqueryd = fake.Path()
-	}
-	if s.osqueryd, err = filepath.Abs(s.osqueryd); err != nil {
+	osqueryd, err := osquerydtest.Find(ctx, s.osqueryd)
+	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, osqueryd.Close()) }()
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.listen)
 	if err != nil {
 		return err
 	}
 	runner, err := runtime.New(
-		runtime.WithBinary(s.osqueryd),
+		runtime.WithBinary(osqueryd.Path),
 		runtime.WithRoot(filepath.Join(dir, "root")),
 		runtime.WithInstance("vendor"),
 		runtime.WithInstance("tenant-a"),

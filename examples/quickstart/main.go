@@ -10,16 +10,16 @@
 // It runs the osqueryd of -osqueryd, of $OSQUERYD or of PATH, and else a built-in
 // fake: real processes that speak osquery's protocol.
 //
-// The exit code is 0 when everything happened as told, 1 when it did not, 2 for
+// The exit code is 0 when everything happened as expected, 1 when it did not, 2 for
 // wrong flags, and 130 when Ctrl-C came before the tour was over. A second Ctrl-C
-// does not wait for anything.
+// ends the program at once.
 //
-// To read it, begin with scenario.go: the calls of the SDK are there, in the order in
-// which a host makes them.
+// tour.go has the calls of the SDK, in the order in which a host makes them.
 package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -39,28 +39,21 @@ const (
 )
 
 func main() {
-	// The built-in osqueryd is this program under another name; then Main does not return.
-	osquerydtest.Main()
+	osquerydtest.Main() // the built-in osqueryd is this program under another name
 
-	os.Exit(start(untilInterrupt(), os.Args[1:], os.Stdout, os.Stderr))
-}
-
-// untilInterrupt gives a context that ends at the first Ctrl-C. The second one ends the
-// program, wherever it is.
-func untilInterrupt() context.Context {
-	ctx, cancel := context.WithCancel(context.Background())
-	signals := make(chan os.Signal, 2)
-	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
-	go func() { // for as long as the program lives
-		<-signals
-		cancel()
-		<-signals
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, func() { // a second Ctrl-C waits for nothing
+		again := make(chan os.Signal, 1)
+		signal.Notify(again, os.Interrupt, syscall.SIGTERM)
+		<-again
 		os.Exit(exitInterrupted)
-	}()
-	return ctx
+	})
+	code := start(ctx, os.Args[1:], os.Stdout, os.Stderr)
+	stop()
+	os.Exit(code)
 }
 
-// settings are what the flags say.
+// settings are the flags.
 type settings struct {
 	osqueryd string
 	root     string
@@ -85,7 +78,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 	case flags.NArg() > 0:
 		err = fmt.Errorf("unexpected argument %q; see -help", flags.Arg(0))
 	case s.length < 0:
-		err = fmt.Errorf("-for %v is negative; give a time such as 10s", s.length)
+		err = fmt.Errorf("-for %v is negative; set a time such as 10s", s.length)
 	}
 	if err != nil {
 		fmt.Fprintln(stderr, err)
@@ -94,7 +87,7 @@ func parse(args []string, stderr io.Writer) (settings, error) {
 }
 
 // start is main without the process: it returns the exit code.
-func start(ctx context.Context, args []string, stdout, stderr *os.File) int {
+func start(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	s, err := parse(args, stderr)
 	if errors.Is(err, flag.ErrHelp) {
 		return 0
@@ -106,13 +99,13 @@ func start(ctx context.Context, args []string, stdout, stderr *os.File) int {
 	if s.json {
 		progress = stderr // stdout is for programs then
 	}
-	rep, err := tour(ctx, s, newScreen(progress))
+	rep, err := takeTour(ctx, s, newTeller(progress))
 	rep.conclude(err)
 	if err != nil {
 		fmt.Fprintln(stderr, "quickstart:", err)
 	}
 	if s.json {
-		err = rep.writeJSON(stdout)
+		err = json.NewEncoder(stdout).Encode(rep)
 	} else {
 		err = rep.writeText(stdout)
 	}
@@ -123,4 +116,42 @@ func start(ctx context.Context, args []string, stdout, stderr *os.File) int {
 		return exitInterrupted
 	}
 	return exitFailed
+}
+
+// errInterrupted reports that Ctrl-C came before the tour was over.
+var errInterrupted = errors.New("interrupted before the tour was over")
+
+// report is the result of the tour. Each number is measured.
+type report struct {
+	Osqueryd   string `json:"osqueryd"` // a path, or "fake"
+	Version    string `json:"version"`
+	Instances  int    `json:"instances"` // that were ready and answered a query
+	Restarts   uint64 `json:"restarts"`  // of all of them
+	Untouched  bool   `json:"untouched"` // the others kept run, watcher and worker while one was killed
+	Queries    int    `json:"queries"`   // that were answered
+	RecoveryMS int64  `json:"recovery_ms"`
+	Orphans    int    `json:"orphans"` // processes that were seen and still run at the end
+	OK         bool   `json:"ok"`
+	Error      string `json:"error,omitempty"`
+
+	interrupted bool
+}
+
+// conclude decides whether everything went as it should.
+func (r *report) conclude(err error) {
+	r.interrupted = errors.Is(err, errInterrupted)
+	if err != nil {
+		r.Error = err.Error()
+	}
+	r.OK = err == nil && r.Instances == 3 && r.Restarts == 1 && r.Untouched && r.Queries > 0 && r.Orphans == 0
+}
+
+func (r *report) writeText(w io.Writer) error {
+	verdict := "all as it should be"
+	if !r.OK {
+		verdict = "NOT as it should be"
+	}
+	_, err := fmt.Fprintf(w, "%s: %d instances, %d restart(s), the others untouched: %t, %d queries, recovered in %d ms, %d orphans\n",
+		verdict, r.Instances, r.Restarts, r.Untouched, r.Queries, r.RecoveryMS, r.Orphans)
+	return err
 }

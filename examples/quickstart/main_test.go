@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"os"
 	"os/exec"
@@ -14,7 +15,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 )
 
@@ -70,7 +70,7 @@ func (p *program) checkClean(t *testing.T) {
 
 func TestTour(t *testing.T) {
 	t.Parallel()
-	t.Run("fake", func(t *testing.T) { testTour(t, fakeName) })
+	t.Run("fake", func(t *testing.T) { testTour(t, osquerydtest.FakeName) })
 	if real := os.Getenv("OSQUERYD"); real != "" {
 		t.Run("real", func(t *testing.T) { testTour(t, real, "-osqueryd", real) })
 	}
@@ -198,7 +198,7 @@ func TestSecondInterruptForces(t *testing.T) {
 	if code := p.ProcessState.ExitCode(); code != exitInterrupted || strings.Contains(said, "stopped: ") {
 		t.Errorf("exit code %d, want %d at once:\n%s", code, exitInterrupted, said)
 	}
-	if took := time.Since(begin); took >= instance.DefaultStopGrace {
+	if took := time.Since(begin); took >= 20*time.Second {
 		t.Errorf("it took %v, as long as osqueryd is waited for", took)
 	}
 }
@@ -282,5 +282,33 @@ func TestRootIsKept(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(p.Args[len(p.Args)-1], id)); err != nil {
 			t.Error(err)
 		}
+	}
+}
+
+func TestConcludeNeedsAll(t *testing.T) {
+	good := report{Instances: 3, Restarts: 1, Untouched: true, Queries: 1}
+	for name, test := range map[string]struct {
+		spoil func(*report)
+		err   error
+		ok    bool
+	}{
+		"all":          {spoil: func(*report) {}, ok: true},
+		"an error":     {spoil: func(*report) {}, err: errors.New("it failed")},
+		"interrupted":  {spoil: func(*report) {}, err: errInterrupted},
+		"two":          {spoil: func(r *report) { r.Instances = 2 }},
+		"no restart":   {spoil: func(r *report) { r.Restarts = 0 }},
+		"two restarts": {spoil: func(r *report) { r.Restarts = 2 }},
+		"touched":      {spoil: func(r *report) { r.Untouched = false }},
+		"no queries":   {spoil: func(r *report) { r.Queries = 0 }},
+		"an orphan":    {spoil: func(r *report) { r.Orphans = 1 }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := good
+			test.spoil(&r)
+			r.conclude(test.err)
+			if r.OK != test.ok || r.interrupted != (name == "interrupted") {
+				t.Errorf("ok is %t, interrupted is %t", r.OK, r.interrupted)
+			}
+		})
 	}
 }

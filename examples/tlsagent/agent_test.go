@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
 	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
 )
@@ -25,12 +27,10 @@ type lonely struct {
 // newLonely starts an agent, and stops to listen when the first lines are made.
 func newLonely(t *testing.T) *lonely {
 	t.Helper()
-	_, dir, forget, err := directories("")
+	dir, err := os.MkdirTemp("", "ta") // t.TempDir is too long for a socket
 	must(t, err)
-	t.Cleanup(func() { _ = forget() })
-	osqueryd, err := findOsqueryd(t.Context(), fakeName, dir)
-	must(t, err)
-	t.Cleanup(func() { _ = osqueryd.close() })
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	osqueryd := osquerydtest.Start(t, osquerydtest.WithScript(osquerydtest.Script{TimeScale: 0.2}))
 	srv, err := newServer(dir)
 	must(t, err)
 	t.Cleanup(srv.Close)
@@ -47,7 +47,7 @@ func newLonely(t *testing.T) *lonely {
 	must(t, err)
 	must(t, agent.Start())
 	must(t, json.NewEncoder(stdin).Encode(orders{Server: srv.URL(), CA: srv.ca, SecretPath: srv.secretPath,
-		Osqueryd: osqueryd.path, Root: filepath.Join(dir, "root"), From: 1}))
+		Osqueryd: osqueryd.Path(), Root: filepath.Join(dir, "root"), From: 1}))
 	said := bufio.NewScanner(stdout)
 	for ticking := false; !ticking && said.Scan(); {
 		ticking = strings.Contains(said.Text(), saysTicks)

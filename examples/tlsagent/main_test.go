@@ -26,7 +26,7 @@ func TestMain(m *testing.M) {
 // each runs a test on the fake and, when OSQUERYD names one, on a real osqueryd.
 func each(t *testing.T, test func(t *testing.T, osqueryd string)) {
 	t.Helper()
-	t.Run("fake", func(t *testing.T) { test(t, fakeName) })
+	t.Run("fake", func(t *testing.T) { test(t, osquerydtest.FakeName) })
 	if real := os.Getenv("OSQUERYD"); real != "" {
 		t.Run("real", func(t *testing.T) { test(t, real) })
 	}
@@ -99,7 +99,7 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
-	if code := start(ctx, []string{"-json", "-osqueryd", fakeName}, &stdout, &stderr); code != exitFailed {
+	if code := start(ctx, []string{"-json", "-osqueryd", osquerydtest.FakeName}, &stdout, &stderr); code != exitFailed {
 		t.Errorf("exit code %d", code)
 	}
 	if !strings.Contains(stdout.String(), errInterrupted.Error()) || !strings.Contains(stdout.String(), `"ok":false`) {
