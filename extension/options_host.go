@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -42,13 +43,14 @@ func WithTables(tables ...Table) Option {
 }
 
 // WithLogger sets where the extension logs. The default discards. Nothing secret is logged.
+// A handler that panics or blocks holds up nobody.
 func WithLogger(l *slog.Logger) Option {
 	return optionFunc(func(s *settings) {
 		if l == nil {
 			s.reject("WithLogger", "nil; leave the option out to discard")
 			return
 		}
-		s.logger = l
+		s.logger, _ = guard.Logger(l)
 	})
 }
 

@@ -13,6 +13,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/emit"
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -186,6 +187,9 @@ func (in *Instance) Settle(ctx context.Context) { in.settleWithin(ctx, in.o.obse
 func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
 	if err := in.emitter.Settle(ctx, patience); err != nil {
 		in.log.Error("not every event was delivered", "err", err)
+	}
+	if in.o.ownLog {
+		guard.SettleLog(in.log, patience)
 	}
 }
 

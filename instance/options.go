@@ -69,6 +69,7 @@ type options struct {
 	history            int
 
 	logger      *slog.Logger
+	ownLog      bool // nobody else logs by it
 	observers   []stats.Observer
 	gate        Gate
 	predecessor *Instance

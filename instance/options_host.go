@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -112,15 +113,16 @@ func WithStderrTail(lines int) Option { return func(o *options) { o.stderrLines 
 // WithHistory sets how many ended runs a snapshot holds, from 0 to 1000. Default 16.
 func WithHistory(runs int) Option { return func(o *options) { o.history = runs } }
 
-// WithLogger sets where the instance, and osqueryd's own words, are logged.
-// Without it nothing is.
+// WithLogger sets where the instance, and osqueryd's own words, are logged. Without it
+// nothing is. A handler that panics or blocks holds up nobody: after a tenth of a second
+// up to 1024 records wait for it, and those that are lost are counted in the log.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {
 			o.problem(optionErrorf("WithLogger", "the logger is nil; leave the option out to discard the log"))
 			return
 		}
-		o.logger = l
+		o.logger, o.ownLog = guard.Logger(l)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -115,15 +116,16 @@ func WithRateAlarm(n int, window time.Duration) Option {
 	return func(o *options) { o.alarmLimit, o.alarmWindow, o.alarmSet = n, window, true }
 }
 
-// WithLogger sets where the Runner and its instances log. Without it nothing is logged.
+// WithLogger sets where the Runner and its instances log. Without it nothing is logged. A
+// handler that panics or blocks holds up nobody, as instance.WithLogger has it.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {
 			o.problem("WithLogger", "the logger is nil; leave the option out to discard the log")
 			return
 		}
-		o.logger = l
-		o.instances(instance.WithLogger(l))
+		o.logger, _ = guard.Logger(l)
+		o.instances(instance.WithLogger(o.logger))
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/guard"
 )
 
 // Runner supervises a set of instances. All methods are safe for concurrent use,
@@ -120,6 +121,7 @@ func (r *Runner) end() {
 	r.join()
 	r.settleAll()
 	r.join()
+	r.settleLog()
 	r.running = false
 }
 
@@ -147,6 +149,14 @@ func (r *Runner) settleAll() {
 	}
 	r.mu.Unlock()
 	wg.Wait()
+	r.mu.Lock()
+}
+
+// settleLog is called under the lock, which it gives up while it waits for the host's log
+// handler.
+func (r *Runner) settleLog() {
+	r.mu.Unlock()
+	guard.SettleLog(r.log, guard.LogSettle)
 	r.mu.Lock()
 }
 

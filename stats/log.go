@@ -16,7 +16,8 @@ import (
 // The level is Error for a parked instance, a run that ended unasked and a
 // panic; Warn for other trouble; Debug for routine (logs shipped, configs served
 // and pushed); Info for the rest. Nothing is allocated for a level that the
-// logger does not take. A nil logger discards. It is safe for concurrent use.
+// logger does not take. A nil logger discards. It is safe for concurrent use. A handler that
+// panics or blocks is contained as every observer of an instance is.
 func LogTo(l *slog.Logger) Observer {
 	if l == nil {
 		l = slog.New(slog.DiscardHandler)
