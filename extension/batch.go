@@ -3,13 +3,43 @@ package extension
 import (
 	"bytes"
 	"compress/gzip"
+	"encoding/json"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // batchID names consecutive lines of a queue, for ever: the epoch is random.
 func batchID(instance string, queue Queue, epoch string, first, last uint64) string {
 	return fmt.Sprintf("%s/%s/%s/%d-%d", instance, queue, epoch, first, last)
+}
+
+// escapes writes line breaks as JSON does in a string.
+var escapes = strings.NewReplacer("\n", `\n`, "\r", `\r`)
+
+// spaces writes line breaks as other white space.
+var spaces = strings.NewReplacer("\n", " ", "\r", " ")
+
+// oneLine gives text without line breaks. Those at the end go. In JSON the others stand between values, where a space
+// means the same. In what is no JSON they become the two characters \n and \r, which
+// also makes JSON of a document with a bare line break within a string.
+func oneLine(text string) string {
+	if strings.IndexByte(text, '\n') < 0 && strings.IndexByte(text, '\r') < 0 {
+		return text
+	}
+	text = strings.TrimRight(text, "\r\n")
+	if !json.Valid([]byte(text)) {
+		return escapes.Replace(text)
+	}
+	return spaces.Replace(text)
+}
+
+// asWritten is a line as WriteTo writes it.
+func asWritten(line []byte) []byte {
+	if bytes.IndexByte(line, '\n') < 0 && bytes.IndexByte(line, '\r') < 0 {
+		return line
+	}
+	return []byte(oneLine(string(line)))
 }
 
 // clone copies the batch with its bytes.
@@ -22,11 +52,12 @@ func (b Batch) clone() Batch {
 	return b
 }
 
-// WriteTo writes the lines, each followed by a newline, as most servers like them.
+// WriteTo writes the lines, each followed by a newline, as most servers like them. Lines of
+// the extension hold no line break; those of others are written without, as [Batch.Lines] says.
 func (b Batch) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for _, line := range b.Lines {
-		for _, part := range [][]byte{line, {'\n'}} {
+		for _, part := range [][]byte{asWritten(line), {'\n'}} {
 			n, err := w.Write(part)
 			total += int64(n)
 			if err != nil {

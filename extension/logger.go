@@ -2,6 +2,7 @@ package extension
 
 import (
 	"encoding/json"
+	"strings"
 	"sync"
 
 	"github.com/osquery/osquery-go/gen/osquery"
@@ -18,8 +19,8 @@ const (
 // keepLineBuffer bounds the buffers that are kept for the next line.
 const keepLineBuffer = 64 << 10
 
-// loggers is the logger plugin: it appends what osqueryd says to the queues, byte
-// for byte, and never says no.
+// loggers is the logger plugin: it appends what osqueryd logs to the queues, byte
+// for byte but for line breaks, and never refuses.
 type loggers struct {
 	results, snapshots, status *shipper
 	counters                   *stats.Counters
@@ -77,11 +78,12 @@ func (l *loggers) rare(req map[string]string) osquery.ExtensionResponse {
 	return failure("unknown log request")
 }
 
-// line appends one line as it is.
+// line appends one line as it is, but for line breaks and lines with nothing in them.
 func (l *loggers) line(to *shipper, line string) {
-	if line == "" {
+	if line == "" || line[0] <= ' ' && strings.TrimSpace(line) == "" {
 		return
 	}
+	line = oneLine(line)
 	l.counters.In(len(line))
 	buf, _ := l.buffers.Get().(*[]byte)
 	*buf = append((*buf)[:0], line...)

@@ -21,7 +21,7 @@ func (r *rig) logger(req map[string]string) (code int32) {
 func TestLoggerKeepsBytes(t *testing.T) {
 	mem := NewMemory()
 	r := newRig(t, t.TempDir(), WithTransport(mem))
-	odd := "{\"a\" : \"\\u003c<>&\xff\",\"b\":1.0}\n"
+	odd := "{\"a\" : \"\\u003c<>&\xff\",\"b\":1.0}"
 	r.log("string", odd)
 	r.log("event", `{"e":1}`)
 	r.log("snapshot", `{"snapshot":[]}`)

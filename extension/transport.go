@@ -123,8 +123,12 @@ type Batch struct {
 	// they only rise, and no number is given to two lines. A new queue counts from 1; one
 	// that lost its epoch alone goes on counting.
 	First, Last uint64
-	// Lines are osqueryd's own bytes, one JSON document a line, without newline. Those of
-	// QueueStatus are in the form that osqueryd's own TLS logger sends, and servers read:
+	// Lines are osqueryd's own bytes, one JSON document a line. No line holds a line feed or
+	// a carriage return, and none is blank: line breaks at the end are cut off, those between
+	// the values of a document are replaced by spaces, and those in what is no JSON by the two
+	// characters \n or \r. A batch that the extension hands over has at least one line.
+	//
+	// Lines of QueueStatus are in the form that osqueryd's own TLS logger sends, and servers read:
 	// hostIdentifier, calendarTime, unixTime, severity, filename, line, message and version,
 	// every value a string, and decorations. osqueryd hands a logger plugin no decorations of
 	// status lines, so they are those of the newest result that was sent since the start of the
