@@ -124,7 +124,7 @@ func (h *harness) Limits() transporttest.Limits {
 	return transporttest.Limits{
 		Source:   "tls_plugin",
 		MaxBatch: h.maxBatch,
-		Also:     []transporttest.Feature{transporttest.Carves, transporttest.TooLarges},
+		Also:     []transporttest.Feature{transporttest.Carves, transporttest.TooLarges, transporttest.NotJSON},
 		Cannot: map[transporttest.Feature]string{
 			transporttest.Sources:    "the remote API answers one config document",
 			transporttest.ExactBytes: "the remote API carries JSON, which has no place for bytes that are not UTF-8",

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"testing"
 
 	"github.com/osqvisor/osqvisor/extension"
@@ -120,16 +121,10 @@ func brokenData() map[string][]breakage {
 				r.Rows = bytes.ReplaceAll(r.Rows, []byte("null"), []byte(`""`))
 			})),
 		},
-		"Results/Empty": {
-			{"refused", func(_ *testing.T, h *hooked) {
-				h.write = func(ctx context.Context, n extension.Node, r []extension.Result) error {
-					if len(r) == 0 {
-						return errFailed
-					}
-					return h.memory.WriteResults(ctx, n, r)
-				}
-			}},
-			onResults("left out", func([]extension.Result) []extension.Result { return nil }),
+		"Results/NoRows": {
+			onResults("left out", func(r []extension.Result) []extension.Result {
+				return slices.DeleteFunc(r, func(r extension.Result) bool { return len(r.Rows) == 0 })
+			}),
 		},
 		"Concurrency": {{"one identity", crossTalk}, {"one config", oneConfig}, {"one queue", oneQuerySet}},
 		"Unsupported": {{"nil", pretend}},
@@ -153,19 +148,20 @@ func brokenLogs() map[string][]breakage {
 			}),
 			onBatch("cut batch", func(b *extension.Batch) { b.Lines = b.Lines[:min(len(b.Lines), 1000)] }),
 		},
-		"Logs/Empty": {
+		"Logs/Least": {
 			{"refused", func(_ *testing.T, h *hooked) {
 				h.publish = func(ctx context.Context, n extension.Node, b extension.Batch) error {
-					if len(b.Lines) == 0 {
+					if len(b.Lines) == 1 {
 						return errFailed
 					}
 					return h.memory.PublishLogs(ctx, n, b)
 				}
 			}},
 			onBatch("left out", func(b *extension.Batch) {
-				b.Lines = bytes.Fields(bytes.Join(b.Lines, []byte("\n")))
+				b.Lines = slices.DeleteFunc(b.Lines, func(l []byte) bool { return string(l) == "{}" })
 			}),
 		},
+		"Logs/NotJSON":   brokenNotJSON(),
 		"Logs/Bytes":     brokenBytes(),
 		"Logs/Ownership": {{"changed", changeLines}, {"kept", keepLines}},
 	}

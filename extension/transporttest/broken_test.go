@@ -3,7 +3,9 @@ package transporttest
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -75,8 +77,28 @@ func brokenBytes() []breakage {
 	return []breakage{
 		change("trimmed", bytes.TrimSpace),
 		change("made UTF-8", func(l []byte) []byte { return bytes.ToValidUTF8(l, []byte("?")) }),
-		onBatch("split at newlines", func(b *extension.Batch) {
-			b.Lines = bytes.Split(bytes.Join(b.Lines, []byte("\n")), []byte("\n"))
+		change("numbers as floats", func(l []byte) []byte {
+			var v any
+			if json.Unmarshal(l, &v) != nil {
+				return l
+			}
+			out, _ := json.Marshal(v)
+			return out
+		}),
+	}
+}
+
+func brokenNotJSON() []breakage {
+	return []breakage{
+		onBatch("left out", func(b *extension.Batch) {
+			b.Lines = slices.DeleteFunc(b.Lines, func(l []byte) bool { return !json.Valid(l) })
+		}),
+		onBatch("quoted", func(b *extension.Batch) {
+			for i, l := range b.Lines {
+				if !json.Valid(l) {
+					b.Lines[i], _ = json.Marshal(string(l))
+				}
+			}
 		}),
 	}
 }

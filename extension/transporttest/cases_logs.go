@@ -137,31 +137,29 @@ func (s *suite) longLine(size int) string {
 	return jsonLine(size)
 }
 
-// emptyLogs: nothing, and next to nothing, are no reason to fail.
-func emptyLogs(s *suite) {
-	node := s.node("empty")
-	none := extension.Batch{ID: "empty/none", Queue: extension.QueueResults, Try: 1}
-	s.publish(node, none)
-	tiny := newBatch("empty", extension.QueueResults, 1, `{}`, ``, `{}`)
-	want := clone(tiny)
-	s.publish(node, tiny)
-	got := s.received("empty", extension.QueueResults)
-	got = slices.DeleteFunc(got, func(b extension.Batch) bool { return len(b.Lines) == 0 })
-	s.same("empty", got, []extension.Batch{want})
+// least: the least that the extension hands over is one line. It never makes an empty batch.
+func least(s *suite) {
+	node := s.node("least")
+	first := newBatch("least", extension.QueueResults, 1, `{}`)
+	second := newBatch("least", extension.QueueResults, 2, `{}`, `{}`)
+	want := []extension.Batch{clone(first), clone(second)}
+	s.publish(node, first)
+	s.publish(node, second)
+	s.same("least", s.received("least", extension.QueueResults), want)
 }
 
-// bytesOfLines: lines arrive as they are, whatever is in them.
+// bytesOfLines: lines keep what they hold. They are JSON without line breaks, as the
+// extension makes them; white space and escapes count only with ExactBytes.
 func bytesOfLines(s *suite) {
 	node := s.node("bytes")
 	lines := []string{
-		`{"plain":"line"}`, `{ "spaced" : [ 1.0, 1e5, -0 ] , "dup":1,"dup":2 }`,
+		`{"plain":"line"}`, `{ "spaced" : [ 1.0, 1e5, -0 ] , "deep":{"a":[{"b":null},true,""]} }`,
 		`{"big":123456789012345678901234567890}`, `{"html":"<&>","slash":"\/"}`,
-		`{"unicode":"žluťoučký 🐎 ` + "\u2028" + `","escaped":"\u017e\ud83d\udc0e"}`,
-		"{\"inner\":\n\"newline\"}", "not JSON at all", "not JSON\nwith\r\nnewlines\tand \x00 nul",
-		`{"torn":`, `"quote \" in it`, `[]`, `  `,
+		`{"unicode":"žluťoučký 🐎 ` + "\u2028" + `","escaped":"\u017e\ud83d\udc0e\u003c"}`,
+		`{"breaks":"a\nb\r\nc\td\u0000"}`, `{"":" "}`, `[]`,
 	}
 	if s.can(ExactBytes) {
-		lines = append(lines, "\xff\xfe\x00 not UTF-8 \xc3\x28", "{\"bad\":\"\xff\"}")
+		lines = append(lines, ` {"padded":1}  `, `{"dup":1,"dup":2}`, "{\"bad\":\"\xff\"}")
 	}
 	b := newBatch("bytes", extension.QueueResults, 1, lines...)
 	want := clone(b)
@@ -169,10 +167,23 @@ func bytesOfLines(s *suite) {
 	s.same("bytes", s.received("bytes", extension.QueueResults), []extension.Batch{want})
 }
 
+// notJSON: so do lines that are no JSON, which osqueryd never logs.
+func notJSON(s *suite) {
+	node := s.node("not-json")
+	lines := []string{"not JSON at all", "tabs\tand \x00 nul", `{"torn":`, `"quote \" in it`, `{"a":1}`}
+	if s.can(ExactBytes) {
+		lines = append(lines, "\xff\xfe\x00 not UTF-8 \xc3\x28")
+	}
+	b := newBatch("not-json", extension.QueueResults, 1, lines...)
+	want := clone(b)
+	s.publish(node, b)
+	s.same("not-json", s.received("not-json", extension.QueueResults), []extension.Batch{want})
+}
+
 // ownership: lines are not changed, and not used after the call returned.
 func ownership(s *suite) {
 	node := s.node("ownership")
-	b := newBatch("ownership", extension.QueueResults, 1, `{"a":"1"}`, `not JSON`, s.longLine(64<<10))
+	b := newBatch("ownership", extension.QueueResults, 1, `{"a":"1"}`, `{"b":"2"}`, s.longLine(64<<10))
 	want := clone(b)
 	s.publish(node, b)
 	s.unchanged(b, want)

@@ -106,8 +106,6 @@ const (
 	Queues Feature = "queues"
 	// Signatures: Signature arrives at the server.
 	Signatures Feature = "signatures"
-	// ExactBytes: lines that are not valid UTF-8 arrive as they were.
-	ExactBytes Feature = "exact bytes"
 	// Sources: a config may have several sources of any name. Without it there is
 	// one, called Limits.Source.
 	Sources Feature = "sources"
@@ -132,6 +130,12 @@ const (
 	// TooLarges: the transport tells a batch that is too large for the server from
 	// one that is refused, and FailNext knows the [TooLarge] kind.
 	TooLarges Feature = "too large"
+	// ExactBytes: lines and rows arrive byte for byte, those that are not valid UTF-8 too.
+	// Without it they arrive as the same JSON values; a transport that puts them into a JSON
+	// document may change white space and escapes. A signature is over the exact bytes.
+	ExactBytes Feature = "exact bytes"
+	// NotJSON: lines that are no JSON arrive as they were.
+	NotJSON Feature = "not JSON"
 )
 
 // Limits are what a harness declares about its transport. The zero value declares

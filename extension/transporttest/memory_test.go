@@ -104,7 +104,9 @@ func (m *memory) CarveBlock(ctx context.Context, n extension.Node, b extension.C
 
 func (m *memory) Transport() extension.Transport             { return m }
 func (m *memory) Received(instance string) []extension.Batch { return m.Batches(instance) }
-func (m *memory) Limits() Limits                             { return Limits{Also: []Feature{Carves, TooLarges}} }
+func (m *memory) Limits() Limits {
+	return Limits{Also: []Feature{Carves, TooLarges, ExactBytes, NotJSON}}
+}
 func (m *memory) Results(instance string) []extension.Result { return m.Memory.Results(instance) }
 
 func (m *memory) Carved(instance string) []Carved {

@@ -1,6 +1,7 @@
 package transporttest
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -30,6 +31,8 @@ type suite struct {
 	tb
 	h      Harness
 	limits Limits
+	// configured holds the instances that have a config.
+	configured map[string]bool
 }
 
 const callTimeout = 30 * time.Second // for calls that are expected to succeed
@@ -53,24 +56,47 @@ func (c testCase) runOn(t tb, h Harness) {
 			t.Skipf("not tested, the harness declares that it cannot do %q: %s", feature, reason)
 		}
 	}
-	c.run(&suite{tb: t, h: h, limits: limits})
+	c.run(&suite{tb: t, h: h, limits: limits, configured: map[string]bool{}})
 }
 
 // beyond tells a feature that not every transport needs.
-func beyond(f Feature) bool { return f == Carves || f == TooLarges }
+func beyond(f Feature) bool {
+	switch f {
+	case Carves, TooLarges, ExactBytes, NotJSON:
+		return true
+	default:
+		return false
+	}
+}
+
+// offers says whether a feature is there.
+func (s *suite) offers(f Feature) bool {
+	return s.limits.Cannot[f] == "" && (!beyond(f) || slices.Contains(s.limits.Also, f))
+}
 
 // can says whether a feature is there, and logs why not.
 func (s *suite) can(f Feature) bool {
 	s.Helper()
-	reason := s.limits.Cannot[f]
-	if reason != "" {
-		s.Logf("not tested: %q: %s", f, reason)
+	ok := s.offers(f)
+	if !ok {
+		s.Logf("not tested: %q: %s", f, cmp.Or(s.limits.Cannot[f], "not named in Limits.Also"))
 	}
-	return reason == ""
+	return ok
 }
 
-// node gives an instance's node, enrolled when the transport does that.
+// node gives an instance's node, enrolled when the transport does that, and known to the
+// server: nobody asks for a config before there is one.
 func (s *suite) node(instance string) extension.Node {
+	s.Helper()
+	node := s.enrolled(instance)
+	if s.limits.Cannot[Configs] == "" && !s.configured[instance] {
+		s.h.SetConfig(instance, s.sources(`{}`, nil))
+		s.configured[instance] = true
+	}
+	return node
+}
+
+func (s *suite) enrolled(instance string) extension.Node {
 	s.Helper()
 	node := extension.Node{
 		Instance: instance, Run: "run-of-" + instance, HostIdentifier: instance,

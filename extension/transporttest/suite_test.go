@@ -72,7 +72,7 @@ func (h *hooked) Received(instance string) []extension.Batch {
 }
 func (h *hooked) Limits() Limits {
 	limits := h.limits
-	limits.Also = append(limits.Also, Carves, TooLarges)
+	limits.Also = append(limits.Also, Carves, TooLarges, ExactBytes, NotJSON)
 	limits.CancelWithin = 300 * time.Millisecond
 	return limits
 }
