@@ -42,7 +42,7 @@ type settings struct {
 	policy           ConfigPolicy
 	owned            []string
 	lateConfig       func(map[string]string)
-	activated        func(string)
+	activated        []func(string)
 
 	log         logSettings
 	delivery    Delivery
@@ -128,9 +128,6 @@ func (s *settings) fill() {
 	}
 	if s.enrolment.Pace == nil {
 		s.enrolment.Pace = NewEnrollPace(DefaultEnrollRate)
-	}
-	if s.activated == nil {
-		s.activated = func(string) {}
 	}
 }
 

@@ -111,9 +111,13 @@ func WithLateConfig(f func(config map[string]string)) Option {
 
 // WithOnActivated sets a hook that is called with "config", "logger" or
 // "distributed" when osqueryd first asked for it after a registration. It is
-// called while osqueryd waits and must be quick.
+// called while osqueryd waits and must be quick. Several hooks are called in order.
 func WithOnActivated(f func(what string)) Option {
-	return optionFunc(func(s *settings) { s.activated = f })
+	return optionFunc(func(s *settings) {
+		if f != nil {
+			s.activated = append(s.activated, f)
+		}
+	})
 }
 
 // WithTransportTimeout bounds each call of the transport. A batch of logs that

@@ -137,8 +137,10 @@ func (e *Extension) activate(what string, asked bool) {
 	if !first {
 		return
 	}
-	_ = e.say.guard("activation hook", func() error {
-		e.set.activated(what)
-		return nil
-	})
+	for _, hook := range e.set.activated {
+		_ = e.say.guard("activation hook", func() error {
+			hook(what)
+			return nil
+		})
+	}
 }

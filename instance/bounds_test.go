@@ -90,7 +90,9 @@ func TestPromise12EveryWaitIsBounded(t *testing.T) {
 // Every failed start says where, why, with what code, what osqueryd said and what to do.
 func TestPromise13FailedStartsSayWhy(t *testing.T) {
 	t.Parallel()
-	const glog = "E1121 02:00:00.000000  42 x.cpp:1] "
+	const glog = "E1121 02:00:00.000000  42 shutdown.cpp:86] "
+	const pidfile = "E1121 02:00:00.000000  42 init.cpp:520] osqueryd Pidfile check failed: Pidfile::Error::Busy"
+	const corrupt = "I1121 02:00:00.000000  42 rocksdb.cpp:181] Rocksdb open failed (2:0) Corruption: x"
 	tests := map[string]struct {
 		phase osquerydtest.Phase
 		say   string
@@ -99,7 +101,7 @@ func TestPromise13FailedStartsSayWhy(t *testing.T) {
 		want  stats.Cause
 	}{
 		"flag":    {osquerydtest.PhaseStart, "ERROR: unknown command line flag 'x'", 1, stats.PhaseConnect, stats.CauseFlagRefused},
-		"pidfile": {osquerydtest.PhaseBeforePidfile, "osqueryd Pidfile check failed: Pidfile::Error::Busy", 1, stats.PhaseConnect, stats.CausePidfileBusy},
+		"pidfile": {osquerydtest.PhaseBeforePidfile, pidfile, 1, stats.PhaseConnect, stats.CausePidfileBusy},
 		"library": {
 			osquerydtest.PhaseStart, "osqueryd: error while loading shared libraries: libx.so", 127,
 			stats.PhaseConnect, stats.CauseBinaryUnusable,
@@ -108,8 +110,8 @@ func TestPromise13FailedStartsSayWhy(t *testing.T) {
 			osquerydtest.PhaseStart, glog + "IO error: While lock file: /x/LOCK: Resource temporarily unavailable", 78,
 			stats.PhaseConnect, stats.CauseDatabaseLocked,
 		},
-		"corruption": {osquerydtest.PhaseStart, glog + "Rocksdb open failed (2:0) Corruption: x", 78, stats.PhaseConnect, stats.CauseDatabaseCorrupt},
-		"crash loop": {osquerydtest.PhaseStart, "Too many worker restarts", 0, stats.PhaseConnect, stats.CauseCrashLoop},
+		"corruption": {osquerydtest.PhaseStart, corrupt, 78, stats.PhaseConnect, stats.CauseDatabaseCorrupt},
+		"crash loop": {osquerydtest.PhaseStart, glog + "Too many worker restarts", 0, stats.PhaseConnect, stats.CauseCrashLoop},
 		"exit 0":     {osquerydtest.PhaseStart, "bye", 0, stats.PhaseConnect, stats.CauseExit},
 		"exit 1":     {osquerydtest.PhaseStart, "bye", 1, stats.PhaseConnect, stats.CauseExit},
 		"exit 78":    {osquerydtest.PhaseStart, "bye", 78, stats.PhaseConnect, stats.CauseExit},

@@ -93,13 +93,15 @@ type ExitError struct {
 	Uptime time.Duration
 	// Stderr is the end of what osqueryd printed, oldest line first.
 	Stderr []string
+	// Said is the line of those that tells best why osqueryd ended; empty when none does.
+	Said string
 	// Hint says what to do about it.
 	Hint string
 	// Err is what failed on our side, if anything did.
 	Err error
 }
 
-// Error gives one line for a log. The last line of stderr is part of it.
+// Error returns one line for a log. Said is part of it.
 func (e *ExitError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "osqueryd of instance %q ended in phase %s: %s", e.Instance, e.Phase, e.Cause)
@@ -112,8 +114,8 @@ func (e *ExitError) Error() string {
 	if e.Err != nil {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}
-	if n := len(e.Stderr); n > 0 {
-		fmt.Fprintf(&b, "; osqueryd said: %s", e.Stderr[n-1])
+	if e.Said != "" {
+		fmt.Fprintf(&b, "; osqueryd said: %s", e.Said)
 	}
 	if e.Hint != "" {
 		fmt.Fprintf(&b, "; %s", e.Hint)

@@ -170,6 +170,7 @@ func (r *run) checkSession(ctx context.Context) error {
 		return err
 	}
 	r.syncTables(ctx)
+	r.noteDenylisted(ctx)
 	lost, err := r.findLost(ctx)
 	if err != nil {
 		return err // it did not answer, which says nothing about the registration

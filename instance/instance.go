@@ -41,6 +41,7 @@ type Instance struct {
 	ended    chan struct{} // closed by Close
 	use      use
 	checker  hostChecker
+	logging  loggerCalls
 
 	naps        atomic.Uint64 // odd while the host says that the machine sleeps
 	tablesAsked atomic.Uint64 // counts the calls of SetTables
@@ -283,6 +284,7 @@ func (in *Instance) newExtension() (*extension.Extension, error) {
 		extension.WithEmit(in.emit),
 		extension.WithHead(in.head),
 		extension.WithCounters(in.rec.Counters()),
+		extension.WithOnActivated(in.noteActivation),
 		extension.WithDeferredQueues(), // two instances of one directory take turns; see use
 	)...)
 }

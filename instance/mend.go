@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
@@ -42,6 +43,31 @@ func (r *run) findLost(ctx context.Context) (lost, error) {
 		return l, nil
 	}
 	return r.findLostPlugins(ctx)
+}
+
+// noteDenylisted announces the queries that osqueryd has denylisted because it died in them.
+// Its line about one, which can be forged, is the reason to look into its table.
+func (r *run) noteDenylisted(ctx context.Context) {
+	suspects := r.words.takeSuspects()
+	if len(suspects) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	defer cancel()
+	rows, err := callTable(ctx, r.session.control, "osquery_schedule")
+	if err != nil {
+		r.log.Debug("osquery_schedule could not be read", "err", err)
+		for _, name := range suspects {
+			r.words.suspect(name) // for the next check
+		}
+		return
+	}
+	for _, row := range rows {
+		line, _, _ := strings.Cut(row["name"], "\n") // all that a line of osqueryd's has of it
+		if row["denylisted"] == "1" && slices.Contains(suspects, strings.TrimSpace(line)) {
+			r.in.emit(stats.QueryDenylisted{Head: r.in.head(), Query: row["name"]})
+		}
+	}
 }
 
 // findLostPlugins looks for every single plugin of ours in the registry.

@@ -41,3 +41,9 @@ func oomKillsIn(events string) uint64 {
 	}
 	return 0
 }
+
+// hasThread reports whether a thread belongs to a process that lives.
+func hasThread(pid int, thread uint64) bool {
+	_, err := os.Stat("/proc/" + strconv.Itoa(pid) + "/task/" + strconv.FormatUint(thread, 10))
+	return err == nil
+}

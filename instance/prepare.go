@@ -2,6 +2,7 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"slices"
@@ -45,8 +46,10 @@ func (r *run) reclaim(ctx context.Context) error {
 		return nil
 	case ctx.Err() != nil:
 		return ctx.Err()
-	default:
+	case errors.Is(err, process.ErrStillAlive), errors.Is(err, process.ErrNotProven):
 		return fmt.Errorf("%w: %w", errLeftover, err)
+	default: // the lease cannot be read, or belongs to a host that lives
+		return fmt.Errorf("%w: %w", errDirectory, err)
 	}
 }
 

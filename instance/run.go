@@ -24,6 +24,8 @@ var (
 	errDirectory    = errors.New("the instance's directory cannot be used")
 	errFlags        = errors.New("the flags cannot be used")
 	errExited       = errors.New("osqueryd ended")
+	errWorkerLost   = errors.New("osqueryd's worker ended")
+	errCrashLoop    = errors.New("osqueryd's workers die before they are ready")
 	errPanic        = errors.New("code of the host panicked")
 )
 
@@ -51,9 +53,15 @@ type run struct {
 	entered      bool   // the directory is held
 	tablesHave   uint64 // the value of in.tablesAsked that osqueryd has the tables of
 
-	ready bool // guarded by in.mu
-	told  bool // ready, and the events say so; guarded by in.mu
-	over  bool // no more ready; guarded by in.mu
+	met        time.Time // when the current worker was registered with
+	lastPID    int       // of the worker that was lost
+	workerless bool      // the worker is gone, and no other was registered with yet
+	quick      int       // workers that died soon after they were registered with
+
+	asked activations // guarded by in.mu
+	ready bool        // guarded by in.mu
+	told  bool        // ready, and the events say so; guarded by in.mu
+	over  bool        // no more ready; guarded by in.mu
 }
 
 // Run is one lifetime of osqueryd: it returns when osqueryd is gone and every
@@ -79,9 +87,32 @@ func (in *Instance) Run(ctx context.Context) error {
 func (in *Instance) newRun() *run {
 	id := newRunID()
 	log := in.log.With("run", id)
-	return &run{
+	r := &run{
 		in: in, o: in.o, id: id, log: log, started: time.Now(), phase: stats.PhasePrepare,
 		words: newWords(in, log, glog.NewTail(in.o.stderrLines, 64<<10)),
+	}
+	r.words.watcher = func(thread uint64) bool { return hasThread(in.PID(), thread) }
+	return r
+}
+
+// activations counts what osqueryd's workers have asked our plugins for at their start.
+type activations struct{ config, logger int }
+
+// noteActivation is called by a call of osqueryd's, before it is answered.
+func (in *Instance) noteActivation(what string) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	r := in.current
+	if r == nil {
+		return
+	}
+	switch what {
+	case "config":
+		r.words.mistrust()
+		r.asked.config++
+	case "logger":
+		r.asked.logger++
+		in.wake()
 	}
 }
 
@@ -168,6 +199,9 @@ func (r *run) finish(ctx context.Context, err error) error {
 	asked := ctx.Err() != nil // decided by our own context, never by an error
 	phase := r.phase
 	exit := r.stop(asked)
+	if r.workerless {
+		r.tellKill(r.lastPID)
+	}
 	if asked {
 		r.in.emit(stats.RunEnded{
 			Head: r.in.head(), Phase: phase, Cause: stats.CauseRequested, PID: r.pid(),
@@ -205,31 +239,47 @@ func (r *run) explain(phase stats.Phase, err error, x exit) *ExitError {
 	if e.Cause == stats.CauseUnknown || e.Cause == stats.CauseStartTimeout {
 		e.Cause = r.causeOfExit(e.Cause, x)
 	}
-	e.Hint = hint(e.Cause)
+	e.Said, e.Hint = r.said(x), hintAfter(e.Cause, x.code)
 	return e
 }
 
 func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
-	said := r.words.cause()
+	said, _ := r.words.cause()
 	switch {
 	case r.proc == nil || x.ours || otherwise != stats.CauseUnknown:
 		if said != stats.CauseUnknown {
 			return said
 		}
 		return otherwise
-	case x.signal != "" && !crash(x.signal): // what it said before did not end it
-		if r.words.outOfMemory() || x.signal == "SIGKILL" && r.noteOOM() {
+	case killed(x): // what it said before did not end it
+		if x.signal == "SIGKILL" && r.noteOOM() {
 			return stats.CauseOutOfMemory
 		}
 		return stats.CauseSignal
 	case said != stats.CauseUnknown:
 		return said
-	case x.signal != "":
-		return stats.CauseSignal
-	default:
-		return stats.CauseExit
 	}
+	if seen := r.circumstances(x); seen != stats.CauseUnknown {
+		return seen
+	}
+	if x.signal != "" {
+		return stats.CauseSignal
+	}
+	return stats.CauseExit
 }
+
+// said picks the line of osqueryd's that tells best why it ended. Who was ended by somebody
+// else said nothing of it.
+func (r *run) said(x exit) string {
+	_, line := r.words.cause()
+	if line == "" && !killed(x) {
+		line = r.words.lastTrouble()
+	}
+	return line
+}
+
+// killed reports whether a signal of somebody else's ended osqueryd.
+func killed(x exit) bool { return x.signal != "" && !crash(x.signal) && !x.ours }
 
 // noteOOM says whether the kernel killed for want of memory since the last look. That it
 // was of ours is likely, no more: it counts for all of our control group.

@@ -54,6 +54,8 @@ func (r *run) serveOne(ctx context.Context, health, flags *time.Timer) error {
 // down if it does not come.
 func (r *run) replaced(ctx context.Context) error {
 	lost, oldPID := time.Now(), r.session.pid
+	r.lastPID = oldPID
+	begun := r.loggerAsked()
 	r.setReady(false)
 	r.in.queries.Suspend()
 	r.session.hangUp()
@@ -64,11 +66,14 @@ func (r *run) replaced(ctx context.Context) error {
 	if r.reattach(ctx, lost) {
 		return nil
 	}
+	r.noteDeath()
 	r.closeSession()
 	waitCtx, cancel := context.WithTimeout(ctx, r.o.replaceTimeout)
 	defer cancel()
-	if err := r.openSession(waitCtx); err != nil {
+	if err := r.attach(waitCtx, begun); err != nil {
 		switch {
+		case errors.Is(err, errCrashLoop):
+			return err
 		case r.hasExited() || errors.Is(err, errExited):
 			return errExited
 		case ctx.Err() != nil:
@@ -78,23 +83,42 @@ func (r *run) replaced(ctx context.Context) error {
 	}
 	r.words.ready()
 	r.info(waitCtx)
+	r.noteDenylisted(waitCtx)
 	r.setReady(true)
 	r.syncTables(ctx)
 	r.health = r.newHealth()
 	defer r.setTold()
 	if pid := r.session.pid; pid != 0 && pid == oldPID {
+		r.quick = max(0, r.quick-1)
 		r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
 		return nil
 	}
-	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.whyReplaced(), Took: time.Since(lost)})
+	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.whyReplaced(oldPID), Took: time.Since(lost)})
 	return nil
 }
 
-// whyReplaced says why the last worker went, as far as somebody told.
-func (r *run) whyReplaced() string {
+// whyReplaced says why the last worker, of that pid, went, as far as somebody told.
+func (r *run) whyReplaced(pid int) string {
 	killed := r.noteOOM()
-	if why := r.words.takeReason(); why != "" || !killed {
+	if why := r.tellKill(pid); why != "" || !killed {
 		return why
 	}
 	return "the kernel killed for want of memory"
+}
+
+// tellKill announces that the watchdog stopped the worker of that pid, if it did, and
+// returns why.
+func (r *run) tellKill(pid int) (why string) {
+	e, ok := r.words.takeStop(pid)
+	if !ok {
+		return ""
+	}
+	r.in.emit(e)
+	return e.Message
+}
+
+func (r *run) loggerAsked() int {
+	r.in.mu.Lock()
+	defer r.in.mu.Unlock()
+	return r.asked.logger
 }

@@ -7,9 +7,12 @@ import (
 	"maps"
 	"os"
 	"slices"
+	"sync"
+	"time"
 
 	"github.com/osquery/osquery-go/gen/osquery"
 
+	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 )
 
@@ -57,12 +60,68 @@ func (in *Instance) register(ctx context.Context, c *thriftconn.Conn, name strin
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listening for osqueryd: %w", err), c.Deregister(ctx, uuid))
 	}
-	g.server = thriftconn.NewServer(in.ext, thriftconn.OnPanic(in.caughtPanic), thriftconn.WithServerLogger(in.log))
+	g.server = thriftconn.NewServer(watched{in.ext, &in.logging}, thriftconn.OnPanic(in.caughtPanic), thriftconn.WithServerLogger(in.log))
 	go func() {
 		defer close(g.stopped)
 		_ = g.server.Serve(l) // it ends by Close, or with the listener, which health notices
 	}()
 	return g, nil
+}
+
+// watched is our extension, with the calls of its logger watched.
+type watched struct {
+	*extension.Extension
+	logging *loggerCalls
+}
+
+// Call answers a call of osqueryd's.
+func (w watched) Call(ctx context.Context, registry, item string, req map[string]string) osquery.ExtensionResponse {
+	if registry == "logger" {
+		defer w.logging.begin()()
+	}
+	return w.Extension.Call(ctx, registry, item, req)
+}
+
+// slowLogger is how long a line takes at most when nothing is wrong. osqueryd's patience is
+// several times that.
+const slowLogger = 5 * time.Second
+
+// loggerCalls notes whether osqueryd had to wait for our logger.
+type loggerCalls struct {
+	mu    sync.Mutex
+	open  map[*time.Time]bool // when the calls under way began
+	waits time.Time           // when one ended that was slow
+}
+
+// begin returns what ends the call.
+func (l *loggerCalls) begin() (end func()) {
+	began := time.Now()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.open == nil {
+		l.open = map[*time.Time]bool{}
+	}
+	l.open[&began] = true
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		delete(l.open, &began)
+		if now := time.Now(); now.Sub(began) > slowLogger {
+			l.waits = now
+		}
+	}
+}
+
+// stuck reports whether osqueryd has lately waited for our logger in vain.
+func (l *loggerCalls) stuck(now time.Time) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for began := range l.open {
+		if now.Sub(*began) > slowLogger {
+			return true
+		}
+	}
+	return !l.waits.IsZero() && now.Sub(l.waits) < time.Minute
 }
 
 // close ends the server and waits for it, bounded by ctx.

@@ -20,12 +20,12 @@ const tablesName = extensionName + "_tables"
 func (r *run) start(ctx context.Context) error {
 	startCtx, cancel := context.WithTimeoutCause(ctx, r.o.startTimeout, errStartTimeout)
 	defer cancel()
-	if err := r.openSession(startCtx); err != nil {
+	if err := r.attach(startCtx, 0); err != nil {
 		return r.startError(startCtx, err)
 	}
-	r.releaseGate() // osqueryd's start is over; what is left is ours
 	r.words.ready()
 	info := r.info(startCtx) // before ready, so that a stop right after it costs the record nothing
+	r.noteDenylisted(startCtx)
 	r.phase = stats.PhaseServe
 	r.setReady(true)
 	r.in.emit(stats.RunReady{
@@ -34,6 +34,97 @@ func (r *run) start(ctx context.Context) error {
 	})
 	r.setTold()
 	return nil
+}
+
+// attach registers with the worker that serves the socket and waits until that worker has
+// activated our logger, of which it had asked before as many times as given. A worker that
+// dies in between is replaced by osqueryd; when several do, attach fails with errCrashLoop.
+func (r *run) attach(ctx context.Context, before int) error {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	r.words.whenLooping(func() { cancel(errCrashLoop) })
+	defer r.words.whenLooping(nil)
+	for died := 0; died < crashLoopDeaths; died++ {
+		err := r.openSession(ctx)
+		if err == nil {
+			r.releaseGate() // osqueryd's start is over; what is left is ours
+			if !r.sameAsLost(ctx) {
+				err = r.awaitLogger(ctx, before)
+			}
+		}
+		switch {
+		case err == nil:
+			r.in.queries.Reset(r.in.Socket())
+			return nil
+		case r.hasExited() || !errors.Is(err, errWorkerLost):
+			return loopOr(ctx, err)
+		}
+		r.noteDeath()
+		r.in.emit(stats.WorkerLost{Head: r.in.head()})
+		r.closeSession()
+	}
+	return fmt.Errorf("%w: %d in a row", errCrashLoop, crashLoopDeaths)
+}
+
+// sameAsLost reports whether the worker is the one whose connections were lost: it has our
+// logger already.
+func (r *run) sameAsLost(ctx context.Context) bool {
+	if r.lastPID == 0 {
+		return false
+	}
+	r.info(ctx)
+	return r.session.pid == r.lastPID
+}
+
+// loopOr puts the crash loop that ended a context before what failed by it.
+func loopOr(ctx context.Context, err error) error {
+	if errors.Is(context.Cause(ctx), errCrashLoop) {
+		return fmt.Errorf("%w: %d in a row", errCrashLoop, crashLoopDeaths)
+	}
+	return err
+}
+
+// loggerPatience bounds the wait for osqueryd to activate our logger. It asks for its
+// config first, which takes 10 s unless the host allows more, by WithConfigTimeout.
+const loggerPatience = 30 * time.Second
+
+// patienceWithin keeps half of the time for a start, so that a transport that hangs, for
+// which osqueryd waits, does not fail it.
+func patienceWithin(ctx context.Context) time.Duration {
+	end, ok := ctx.Deadline()
+	if !ok {
+		return loggerPatience
+	}
+	return max(0, min(loggerPatience, time.Until(end)/2))
+}
+
+// awaitLogger waits until osqueryd has asked our logger to begin more often than before: it
+// runs no query earlier, and ends itself if it does not find the logger then. An osqueryd
+// that does not ask at all is taken as it is, after a while.
+func (r *run) awaitLogger(ctx context.Context, before int) error {
+	patience := patienceWithin(ctx)
+	timer := time.NewTimer(patience)
+	defer timer.Stop()
+	for {
+		r.in.mu.Lock()
+		begun, changed := r.asked.logger > before, r.in.changed
+		r.in.mu.Unlock()
+		if begun {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-r.session.sentinel.Lost():
+			return errWorkerLost
+		case <-r.proc.Exited():
+			return errExited
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		case <-timer.C:
+			r.log.Warn("osqueryd did not activate the logger", "waited", patience)
+			return nil
+		}
+	}
 }
 
 // startError says what ended a start: the exit of osqueryd before everything else.
@@ -175,10 +266,10 @@ func (r *run) verify(ctx context.Context, s *session) error {
 func (r *run) adopt(s *session) {
 	again := r.sessions > 0
 	r.sessions++
+	r.met, r.workerless = time.Now(), false
 	r.in.mu.Lock()
 	r.session = s
 	r.in.mu.Unlock()
-	r.in.queries.Reset(r.in.Socket())
 	r.announce(again)
 }
 

@@ -3,7 +3,9 @@ package instance
 import (
 	"context"
 	"log/slog"
+	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -15,97 +17,211 @@ import (
 // words is what a run's osqueryd prints: logged, kept as a tail, and read for
 // what nothing else tells. take is called by the reader of its output, the
 // rest by the run's goroutine.
+//
+// osqueryd quotes names and SQL that a server chose, with the newlines in them, so that
+// a whole line can be forged. Hence a line is believed only until osqueryd has anything
+// of a server's: until it asks for its config, or prints what an earlier osqueryd left in
+// its database. After that a line is no more than a reason to look: at the process that
+// is gone, at the file that was moved, at osqueryd's own table.
 type words struct {
 	in   *Instance
 	log  *slog.Logger
 	tail *glog.Tail
+	// watcher reports whether a thread is of the process that we started.
+	watcher func(thread uint64) bool
 
-	mu     sync.Mutex
-	said   verdict
-	reason string // why the watchdog stopped a worker that was not replaced yet
-	memory bool   // the newest reason was memory
-	backup string // where the corrupt database went
+	mu       sync.Mutex
+	foreign  bool // text of a server's may be in what is printed
+	said     verdict
+	quick    int        // quick deaths of workers that the watcher counted
+	looping  func()     // called when they are too many; nil when nobody waits
+	stop     workerStop // the watchdog's newest judgement
+	suspects []string   // queries that osqueryd may have denylisted
+	backup   string     // where the corrupt database went
+	before   os.FileInfo
+}
+
+// workerStop is what the watchdog printed about a worker that it stops.
+type workerStop struct {
+	pid   int
+	event stats.WatchdogKilled
 }
 
 func newWords(in *Instance, log *slog.Logger, tail *glog.Tail) *words {
-	return &words{in: in, log: log, tail: tail, said: newVerdict()}
+	w := &words{in: in, log: log, tail: tail, said: newVerdict(), watcher: func(uint64) bool { return true }}
+	w.before, _ = os.Stat(in.backupPath()) // nil when there is none
+	return w
 }
+
+// backupPath is where osqueryd moves a corrupt database.
+func (in *Instance) backupPath() string { return in.place().database + ".backup" }
 
 // take hears one line.
 func (w *words) take(line []byte) {
 	w.tail.Add(line)
 	l, ok := glog.Parse(line)
 	if !ok {
-		w.log.LogAttrs(context.Background(), slog.LevelWarn, string(line), slog.String("source", "osqueryd"))
-		w.read(string(line))
-		return
+		l = glog.Line{Message: string(line), Raw: string(line)}
+		w.log.LogAttrs(context.Background(), slog.LevelWarn, l.Message, slog.String("source", "osqueryd"))
+	} else {
+		w.log.LogAttrs(context.Background(), l.Level, l.Message,
+			slog.String("source", "osqueryd"), slog.String("file", l.File), slog.Int("line", l.Line))
 	}
-	w.log.LogAttrs(context.Background(), l.Level, l.Message,
-		slog.String("source", "osqueryd"), slog.String("file", l.File), slog.Int("line", l.Line))
-	w.read(l.Message)
+	w.believe(l)
+	w.look(l)
 }
 
+// crashLoopDeaths is how many workers in a row die before one is ready until that is
+// called a crash loop. osqueryd goes on to five, which takes it some 50 s.
+const crashLoopDeaths = 3
+
+var quickPattern = regexp.MustCompile(`^osqueryd worker respawning too quickly: (\d+) times`)
+
+// believe draws conclusions from a line, as long as nobody else's text can be in it.
+func (w *words) believe(l glog.Line) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.foreign = w.foreign || bringsForeignText(l.File); w.foreign {
+		return
+	}
+	w.said.hear(l)
+	if m := quickPattern.FindStringSubmatch(l.Message); m != nil && l.File == watcherFile && l.Level >= slog.LevelWarn {
+		w.quick = int(min(number(m[1]), 1<<10))
+		w.tellLoop()
+	}
+}
+
+// mistrust is called before osqueryd gets anything of a server's.
+func (w *words) mistrust() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.foreign = true
+}
+
+// whenLooping sets what to call, once or more, when osqueryd's workers die too often.
+func (w *words) whenLooping(f func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.looping = f
+	w.tellLoop()
+}
+
+// tellLoop is called under the lock; looping does not wait.
+func (w *words) tellLoop() {
+	if w.looping != nil && w.quick >= crashLoopDeaths {
+		w.looping()
+	}
+}
+
+// watcherFile is where the watcher logs what it does with the worker.
+const watcherFile = "watcher.cpp"
+
 var (
-	memoryPattern   = regexp.MustCompile(`stopping: Memory limits exceeded: (\d+)(?: bytes \(limit is (\d+)MB\))?`)
-	cpuPattern      = regexp.MustCompile(`stopping: (?:Maximum sustainable CPU utilization limit|.*utilization).* exceeded`)
+	memoryPattern   = regexp.MustCompile(`^Memory limits exceeded: (\d+)(?: bytes \(limit is (\d+)MB\))?`)
+	cpuPattern      = regexp.MustCompile(`^(?:Maximum sustainable CPU utilization limit|.*utilization).* exceeded`)
 	cpuLimitPattern = regexp.MustCompile(`limit (\d+)ms exceeded for (\d+) seconds`)
-	stopPattern     = regexp.MustCompile(`osqueryd worker \(\d+\) stopping: (.*)`)
+	stopPattern     = regexp.MustCompile(`^osqueryd worker \((\d+)\) stopping: (.*)`)
 	backupPattern   = regexp.MustCompile(`^Backing up RocksDB database: (.+)`)
-	denyPattern     = regexp.MustCompile(`[Ss]cheduled query may have failed: (.+)`)
+	denyPattern     = regexp.MustCompile(`^[Ss]cheduled query may have failed: (.+)`)
 )
 
-// read turns what osqueryd says into events.
-func (w *words) read(msg string) {
-	w.mu.Lock()
-	w.said.hear(msg)
-	w.mu.Unlock()
-	if m := denyPattern.FindStringSubmatch(msg); m != nil {
-		if w.in.denylists() {
-			w.in.emit(stats.QueryDenylisted{Head: w.in.head(), Query: strings.TrimSpace(m[1])})
+// look notes what has to be looked at elsewhere before anything is said of it.
+func (w *words) look(l glog.Line) {
+	if l.Level < slog.LevelWarn {
+		return
+	}
+	switch l.File {
+	case "config.cpp":
+		if m := denyPattern.FindStringSubmatch(l.Message); m != nil {
+			w.suspect(strings.TrimSpace(m[1]))
 		}
+	case "rocksdb.cpp":
+		w.readDatabase(l.Message)
+	case watcherFile:
+		w.readStop(l)
+	}
+}
+
+// maxSuspects bounds what is kept until osqueryd can be asked.
+const maxSuspects = 64
+
+func (w *words) suspect(query string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.suspects) < maxSuspects && !slices.Contains(w.suspects, query) {
+		w.suspects = append(w.suspects, query)
+	}
+}
+
+// takeSuspects returns the first lines of the names of queries that osqueryd may have denylisted.
+func (w *words) takeSuspects() []string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.suspects
+	w.suspects = nil
+	return s
+}
+
+func (w *words) readStop(l glog.Line) {
+	m := stopPattern.FindStringSubmatch(l.Message)
+	if m == nil || !w.watcher(l.Thread) {
 		return
 	}
-	if w.readDatabase(msg) {
-		return
-	}
-	m := stopPattern.FindStringSubmatch(msg)
-	if m == nil {
-		return
-	}
-	e := stats.WatchdogKilled{Head: w.in.head(), Resource: "other", Message: m[1]}
-	if mem := memoryPattern.FindStringSubmatch(msg); mem != nil {
+	e := stats.WatchdogKilled{Head: w.in.head(), Resource: "other", Message: m[2]}
+	if mem := memoryPattern.FindStringSubmatch(m[2]); mem != nil {
 		e.Resource = "memory"
 		e.Used = number(mem[1])
 		e.Limit = number(mem[2]) << 20
-	} else if cpuPattern.MatchString(msg) {
+	} else if cpuPattern.MatchString(m[2]) {
 		e.Resource = "cpu"
-		if c := cpuLimitPattern.FindStringSubmatch(msg); c != nil {
+		if c := cpuLimitPattern.FindStringSubmatch(m[2]); c != nil {
 			e.Limit = number(c[1])
 		}
 	}
 	w.mu.Lock()
-	w.reason, w.memory = m[1], e.Resource == "memory"
-	w.mu.Unlock()
-	w.in.emit(e)
+	defer w.mu.Unlock()
+	w.stop = workerStop{pid: int(number(m[1])), event: e}
+}
+
+// takeStop returns, once, why the watchdog stopped the worker of that pid, which is gone.
+func (w *words) takeStop(pid int) (stats.WatchdogKilled, bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	s := w.stop
+	w.stop = workerStop{}
+	return s.event, pid != 0 && s.pid == pid
 }
 
 // corruptText is what osqueryd says when it gives a database up.
 const corruptText = "Destroying RocksDB database due to corruption"
 
-// readDatabase says whether msg is of a corrupt database.
-func (w *words) readDatabase(msg string) bool {
+func (w *words) readDatabase(msg string) {
 	if m := backupPattern.FindStringSubmatch(msg); m != nil {
 		w.setBackup(m[1])
-		return true
+		return
 	}
-	if !strings.HasPrefix(msg, corruptText) {
-		return false
+	if !strings.HasPrefix(msg, corruptText) || !w.replaced() {
+		return
 	}
 	w.in.emit(stats.DatabaseReplaced{Head: w.in.head(), Backup: w.setBackup("")})
-	return true
 }
 
-// setBackup gives what was set before.
+// replaced reports whether the database was moved away, as a line has it that may be forged.
+func (w *words) replaced() bool {
+	now, err := os.Stat(w.in.backupPath())
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if !w.foreign {
+		return true
+	}
+	moved := err == nil && (w.before == nil || !os.SameFile(w.before, now))
+	if moved {
+		w.before = now
+	}
+	return moved
+}
+
+// setBackup returns what was set before.
 func (w *words) setBackup(path string) (before string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -113,17 +229,11 @@ func (w *words) setBackup(path string) (before string) {
 	return before
 }
 
-// denylists says whether osqueryd bars a scheduled query that it died in: without
-// its watchdog it does so no more since 5.16.
-func (in *Instance) denylists() bool {
-	return !in.o.watchdog.Disabled || versionLess(in.Binary().Version, "5.16.0")
-}
-
-// cause is what osqueryd's words say of its end, since it was last ready.
-func (w *words) cause() stats.Cause {
+// cause is what osqueryd's words say of its end, since it was last ready, and in which line.
+func (w *words) cause() (stats.Cause, string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.said.cause()
+	return w.said.cause(), w.said.line
 }
 
 // ready voids what was said on the way: osqueryd got over it.
@@ -133,20 +243,14 @@ func (w *words) ready() {
 	w.said.forget()
 }
 
-// takeReason gives why the last worker was stopped, once.
-func (w *words) takeReason() string {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	r := w.reason
-	w.reason = ""
-	return r
-}
-
-// outOfMemory says that the watchdog's last word was about memory.
-func (w *words) outOfMemory() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.memory && w.reason != ""
+// lastTrouble is the newest line that is more than information; empty when there is none.
+func (w *words) lastTrouble() string {
+	for _, line := range slices.Backward(w.tail.Lines()) {
+		if l, ok := glog.Parse([]byte(line)); !ok && line != "" || l.Level >= slog.LevelWarn {
+			return line
+		}
+	}
+	return ""
 }
 
 // number is 0 for what is not one: osqueryd's older texts lack some.

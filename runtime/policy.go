@@ -60,7 +60,7 @@ func DefaultCausePolicy(c stats.Cause) CausePolicy {
 	switch c {
 	case stats.CauseBinaryMissing, stats.CauseBinaryUnusable, stats.CauseFlagRefused:
 		return CausePolicy{Park: true}
-	case stats.CauseDatabaseLocked, stats.CausePidfileBusy, stats.CauseLeftover:
+	case stats.CauseDatabaseLocked, stats.CausePidfileBusy, stats.CauseLeftover, stats.CauseResources:
 		return CausePolicy{MinDelay: 5 * time.Second, Unlimited: true}
 	case stats.CauseCrashLoop:
 		return CausePolicy{MinDelay: time.Minute}

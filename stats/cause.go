@@ -40,9 +40,12 @@ const (
 	CauseBinaryUnusable Cause = "binary unusable"
 	// CauseBinaryBusy is a binary that somebody writes to, as in an upgrade.
 	CauseBinaryBusy Cause = "binary busy"
-	// CauseDirectory is an instance directory that cannot be used: no room, no
-	// permission, or held by another host process.
+	// CauseDirectory is an instance directory that cannot be used: no
+	// permission, damaged, or held by another host process.
 	CauseDirectory Cause = "directory unusable"
+	// CauseResources is a want of descriptors, processes, memory or disk, on the
+	// machine or within a limit. It passes, or somebody makes room.
+	CauseResources Cause = "out of resources"
 	// CauseNoSocket is an osqueryd that runs without its extension socket.
 	CauseNoSocket Cause = "no extension socket"
 	// CauseCrashLoop is a watcher that gave up because its worker died too

@@ -123,7 +123,7 @@ func (l *logPlugins) emit(lines []string) error {
 
 // failLogging ends the process: a logger must not refuse results.
 func (w *worker) failLogging(query string, err error) {
-	w.p.fail(exitCatastrophic, "scheduler.cpp:200", "Error logging the results of query: %s: %s", query, err)
+	w.p.fail(exitCatastrophic, "Error logging the results of query: %s: %s", query, err)
 }
 
 // callBuiltin is core's own loggers.

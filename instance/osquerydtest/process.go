@@ -186,8 +186,8 @@ func (p *process) requestStop(code int) {
 }
 
 // fail logs why and asks for an end.
-func (p *process) fail(code int, at, format string, args ...any) {
-	p.log.error(at, format, args...)
+func (p *process) fail(code int, format string, args ...any) {
+	p.log.error("shutdown.cpp:86", format, args...)
 	p.requestStop(code)
 }
 

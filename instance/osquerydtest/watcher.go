@@ -91,10 +91,10 @@ func (w *watcher) replace() bool {
 	case p.stopping():
 		return false
 	case w.status == exitCatastrophic:
-		p.fail(exitCatastrophic, "watcher.cpp:268", "Worker returned exit status")
+		p.fail(exitCatastrophic, "Worker returned exit status")
 		return false
 	case w.quick == respawnLimit:
-		p.fail(1, "watcher.cpp:276", "Too many worker restarts")
+		p.fail(1, "Too many worker restarts")
 		return false
 	}
 	if !w.spawned.IsZero() && time.Since(w.spawned) < p.script.quickDeath() && !w.pause() {
@@ -120,7 +120,7 @@ func (w *watcher) spawn() bool {
 		return w.worker != nil // the very first failure ends the loop
 	}
 	if !p.flags.bool("allow_unsafe") && !safeBinary(p.argv0) {
-		p.fail(1, "watcher.cpp:763", "osqueryd has unsafe permissions: %s", p.argv0)
+		p.fail(1, "osqueryd has unsafe permissions: %s", p.argv0)
 		return false
 	}
 	// The worker outlives the watcher, as osqueryd's does.
@@ -130,7 +130,8 @@ func (w *watcher) spawn() bool {
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = os.Stdin, os.Stdout, os.Stderr
 	inheritLock(cmd, w.pidfile.file)
 	if err := cmd.Start(); err != nil {
-		p.fail(1, "watcher.cpp:771", "osqueryd could not create a worker process")
+		p.log.error("watcher.cpp:714", "osqueryd could not create a worker process")
+		p.requestStop(1)
 		return false
 	}
 	exited := make(chan struct{})
@@ -165,7 +166,7 @@ func (w *watcher) stopWorker(grace time.Duration) {
 	w.p.log.warn("watcher.cpp:448", "osqueryd worker (%d) could not be stopped. Sending kill signal.", w.worker.Process.Pid)
 	_ = w.worker.Process.Kill()
 	if !w.waitExit(w.p.script.deadline(2 * time.Second)) {
-		w.p.fail(exitCatastrophic, "watcher.cpp:457", "Watcher cannot stop worker process (%d).", w.worker.Process.Pid)
+		w.p.fail(exitCatastrophic, "Watcher cannot stop worker process (%d).", w.worker.Process.Pid)
 	}
 }
 

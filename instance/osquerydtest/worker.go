@@ -95,7 +95,7 @@ func (w *worker) openDatabase() {
 	p.phase(PhaseBeforeDatabase)
 	db, err := openDatabase(p)
 	if err != nil {
-		p.fail(w.failureCode(), "init.cpp:687", "%s", err)
+		p.fail(w.failureCode(), "%s", err)
 		return
 	}
 	w.db = db
@@ -139,7 +139,7 @@ func (w *worker) openSocket() {
 // activate makes a plugin the active one, or ends the process with 78.
 func (w *worker) activate(registry, name string) {
 	if err := w.registry.activate(registry, name); err != nil {
-		w.p.fail(exitCatastrophic, "init.cpp:667", "Cannot activate %s %s plugin: %s", name, registry, err)
+		w.p.fail(exitCatastrophic, "Cannot activate %s %s plugin: %s", name, registry, err)
 	}
 }
 

@@ -54,7 +54,7 @@ func dropRegistration(ctx context.Context, s *strike) error {
 func (s *strike) deregister(ctx context.Context) error {
 	s.f.notice = append(s.f.notice, kinds(stats.RunEnded{})...)
 	s.f.settle = append(s.f.settle, kinds(stats.RunReady{})...)
-	s.f.also = anyOf(stats.CauseLoggerFailed)
+	s.f.also = anyOf(stats.CauseLoggerFailed, stats.CauseExit)
 	in, err := s.w.runner.Instance(s.id)
 	if err != nil {
 		return err
