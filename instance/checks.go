@@ -36,6 +36,18 @@ func WithBinaryChecks(c *BinaryChecks) Option {
 	}
 }
 
+// WithCheckContext ends the executions of the binary that New makes when ctx ends; New
+// fails then. Without it they have the time of WithBinaryTimeout.
+func WithCheckContext(ctx context.Context) Option {
+	return func(o *options) {
+		if ctx == nil {
+			o.problem(optionErrorf("WithCheckContext", "the context is nil"))
+			return
+		}
+		o.ctx = ctx
+	}
+}
+
 // probe is an execution of a binary for what it prints.
 type probe struct {
 	path    string

@@ -112,7 +112,7 @@ func (o *options) check() (Binary, error) {
 	case err != nil:
 		errs = append(errs, &OptionError{Option: "WithBinary", Err: err})
 	case len(flagErrs) == 0: // a refused flag may do anything, so none is tried
-		errs = append(errs, o.askFlags(context.Background(), b))
+		errs = append(errs, o.askFlags(o.ctx, b))
 	}
 	return b, errors.Join(errs...)
 }
@@ -127,7 +127,7 @@ func (o *options) checkedBinary() (Binary, error) {
 	if o.checked != nil && o.checked.Version != "" && o.checked.unchanged() {
 		return *o.checked, nil
 	}
-	return o.checkBinary(context.Background(), o.binary)
+	return o.checkBinary(o.ctx, o.binary)
 }
 
 // recorder gives the predecessor's, or a new one.
@@ -181,7 +181,7 @@ func (in *Instance) Record(ctx context.Context, e stats.Event) {
 // Settle waits until every event so far was handed to the observers. When that takes
 // longer than WithObserverTimeout allows, their context ends and what waits is dropped,
 // which is logged; when one does not return then either, for as long again, it is left
-// to itself. A run and Close end with it. Called from an observer of the instance it
+// to itself. A run that was asked to end, and Close, end with it. Called from an observer of the instance it
 // does nothing.
 func (in *Instance) Settle(ctx context.Context) { in.settleWithin(ctx, in.o.observerTimeout) }
 

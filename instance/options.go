@@ -24,6 +24,7 @@ type HealthChecker func(ctx context.Context, in *Instance) error
 // Gate bounds how many instances start at once. It is called before a process is
 // spawned and blocks until the start may go on, or ctx ends; release is called
 // once, when osqueryd has the extension, which is just before ready, or the start has failed.
+// One that does not return holds up the run's end by WithKillTimeout, no more.
 type Gate func(ctx context.Context) (release func(), err error)
 
 type options struct {
@@ -32,6 +33,7 @@ type options struct {
 	binary  string
 	checked *Binary
 	checks  *BinaryChecks
+	ctx     context.Context // of New's executions of the binary
 	root    string
 	dir     string
 	socket  string
@@ -107,6 +109,7 @@ func defaults(id string) *options {
 	return &options{
 		id:                 id,
 		checks:             &BinaryChecks{},
+		ctx:                context.Background(),
 		flags:              map[string]string{},
 		labels:             map[string]string{},
 		distributed:        DefaultDistributed,

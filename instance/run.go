@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/internal/glog"
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/process"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -65,9 +66,10 @@ type run struct {
 }
 
 // Run is one lifetime of osqueryd: it returns when osqueryd is gone and every
-// process, goroutine, socket and file of the run with it, and the observers have its
-// events or had the time of WithObserverTimeout. It returns nil when ctx
-// ended, however osqueryd took it, and an *ExitError when the run ended by itself. A
+// process, goroutine, socket and file of the run with it. It returns nil when ctx ended,
+// however osqueryd took it, and then the observers have its events or had the time of
+// WithObserverTimeout; and an *ExitError when the run ended by itself. A file system
+// that does not answer is waited for as WithDiskTimeout and WithKillTimeout have it. A
 // second call at the same time fails with ErrRunning; after it returned, it may
 // be called again. After Close it fails with ErrClosed.
 func (in *Instance) Run(ctx context.Context) error {
@@ -80,7 +82,9 @@ func (in *Instance) Run(ctx context.Context) error {
 	defer in.setCurrent(nil)
 	err := r.live(ctx)
 	err = r.finish(ctx, err)
-	in.Settle(ctx)
+	if ctx.Err() != nil { // a new start waits for nobody
+		in.Settle(ctx)
+	}
 	return err
 }
 
@@ -160,12 +164,33 @@ func (r *run) gate(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	r.release = sync.OnceFunc(func() { r.in.callRelease(release) })
+	r.release = sync.OnceFunc(func() {
+		if !guard.Within(r.o.killTimeout, func() { r.in.callRelease(release) }) {
+			r.log.Error("the host's gate does not take a place back")
+		}
+	})
 	return nil
 }
 
-// askGate calls the host's gate and contains it.
+// askGate waits for the host's gate, and a while longer when ctx has ended: then the gate
+// is left to itself, and the place that it may give goes back.
 func (in *Instance) askGate(ctx context.Context) (release func(), err error) {
+	var got func()
+	err = guard.Call(ctx, in.o.killTimeout, func() (err error) {
+		got, err = in.callGate(ctx)
+		return err
+	}, func() { in.callRelease(got) })
+	if errors.Is(err, guard.ErrHangs) {
+		in.log.Error("the host's gate does not return although its context ended")
+	}
+	if err != nil {
+		return nil, err
+	}
+	return got, nil
+}
+
+// callGate calls the host's gate and contains it.
+func (in *Instance) callGate(ctx context.Context) (release func(), err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			in.caughtPanicIn("gate", v, debug.Stack())

@@ -6,11 +6,12 @@ import (
 	"slices"
 
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// claim takes the right to change a member: one change at a time, and Run does not
-// return before it is released. When the instance is removed meanwhile, there is
+// claim takes the right to change a member: one change at a time. Run does not return
+// before a removal is released. When the instance is removed meanwhile, there is
 // none and no error if gone is what the caller wants.
 func (r *Runner) claim(ctx context.Context, id string, removal bool) (*member, error) {
 	for seenRemoval := false; ; {
@@ -25,7 +26,10 @@ func (r *Runner) claim(ctx context.Context, id string, removal bool) (*member, e
 			return nil, notFound(id)
 		case m.busy == nil:
 			m.busy, m.removing = make(chan struct{}), removal
-			r.tasks++
+			if removal {
+				m.counted = true
+				r.tasks++
+			}
 			r.mu.Unlock()
 			return m, nil
 		}
@@ -105,9 +109,9 @@ func (r *Runner) halt(m *member) {
 // with them during Run. When one of them is wrong it says so, and nothing has
 // changed. Snapshots and counters carry on, and so do the tables that SetTables
 // set. It returns when the old run is gone; see WaitReady for the new one. It waits for
-// other changes of the instance. When ctx ends first, it returns the cause, and an
-// update that has begun goes on. It fails with ErrNotFound, or with what is wrong
-// with the options.
+// other changes of the instance. When ctx ends first, it returns the cause: while the
+// options are checked nothing has changed then, but an update that has begun goes on. It
+// fails with ErrNotFound, or with what is wrong with the options.
 func (r *Runner) Update(ctx context.Context, id string, opts ...instance.Option) error {
 	m, err := r.claim(ctx, id, false)
 	if err != nil {
@@ -115,11 +119,12 @@ func (r *Runner) Update(ctx context.Context, id string, opts ...instance.Option)
 	}
 	over := m.busy
 	all := append(slices.Clone(m.opts), opts...)
-	in, err := r.successorOf(m, all)
+	in, err := r.successorWithin(ctx, m, all)
 	if err != nil {
 		r.release(m)
 		return err
 	}
+	r.count(m)
 	go func() { // Run and everybody who waits for over join it
 		defer r.release(m)
 		r.replace(m, in, all)
@@ -130,19 +135,32 @@ func (r *Runner) Update(ctx context.Context, id string, opts ...instance.Option)
 	return nil
 }
 
-// successorOf makes the instance with the new options, without touching what runs.
-func (r *Runner) successorOf(m *member, opts []instance.Option) (subject, error) {
+// successorWithin is successorOf until ctx ends. Then its executions of the binary end too;
+// what a file system holds up is left to itself.
+func (r *Runner) successorWithin(ctx context.Context, m *member, opts []instance.Option) (subject, error) {
 	before := m.place // it changes in claimed hands only
+	old := m.in
+	var in subject
+	err := guard.Call(ctx, 0, func() (err error) {
+		in, err = r.successorOf(ctx, m, old, opts)
+		return err
+	}, nil)
+	if err == nil {
+		return in, nil
+	}
+	r.move(m, before)
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("instance %q is not updated: %w", m.id, context.Cause(ctx))
+	}
+	return nil, err
+}
+
+// successorOf makes the instance with the new options, without touching what runs.
+func (r *Runner) successorOf(ctx context.Context, m *member, old subject, opts []instance.Option) (subject, error) {
 	if err := r.settle(m, r.maker.locate(m.id, opts)); err != nil {
-		r.move(m, before)
 		return nil, err
 	}
-	in, err := r.maker.make(m.id, opts, m.in, m.watch())
-	if err != nil {
-		r.move(m, before)
-		return nil, err
-	}
-	return in, nil
+	return r.maker.make(ctx, m.id, opts, old, m.watch())
 }
 
 func (r *Runner) move(m *member, where place) {

@@ -76,7 +76,7 @@ func (f *fakes) setGround(c instance.Conditions) {
 
 func (f *fakes) locate(id string, _ []instance.Option) place { return place{dir: "/nowhere/" + id} }
 
-func (f *fakes) make(id string, opts []instance.Option, old subject, watch stats.Observer) (subject, error) {
+func (f *fakes) make(_ context.Context, id string, opts []instance.Option, old subject, watch stats.Observer) (subject, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.refuse != nil {

@@ -30,8 +30,8 @@ type subject interface {
 type maker interface {
 	// locate gives where an instance with these options would live. It makes nothing.
 	locate(id string, own []instance.Option) place
-	// make makes an instance, which holds nothing until it is run. old is the one whose snapshot it continues, or nil.
-	make(id string, own []instance.Option, old subject, watch stats.Observer) (subject, error)
+	// make makes an instance, which holds nothing until it is run; ctx bounds the checks. old is the one whose snapshot it continues, or nil.
+	make(ctx context.Context, id string, own []instance.Option, old subject, watch stats.Observer) (subject, error)
 }
 
 // place is what two instances cannot share.
@@ -69,8 +69,10 @@ func (k *realMaker) locate(id string, own []instance.Option) place {
 	return place{dir: dir, socket: socket}
 }
 
-func (k *realMaker) make(id string, own []instance.Option, old subject, watch stats.Observer) (subject, error) {
-	opts := k.options(id, own)
+func (k *realMaker) make(
+	ctx context.Context, id string, own []instance.Option, old subject, watch stats.Observer,
+) (subject, error) {
+	opts := append(k.options(id, own), instance.WithCheckContext(ctx))
 	if watch != nil {
 		opts = append(opts, instance.WithObserver(watch))
 	}

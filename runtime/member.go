@@ -30,6 +30,7 @@ type member struct {
 
 	busy     chan struct{} // closed when the change under way is over; nil without one
 	removing bool          // that change is a removal
+	counted  bool          // Run waits for that change
 
 	run    *liveRun // nil between runs
 	again  bool     // the host asked for a new run
@@ -88,11 +89,12 @@ func (r *Runner) Add(id string, opts ...instance.Option) error {
 		r.forget(m)
 		return err
 	}
-	in, err := r.maker.make(id, m.opts, nil, m.watch())
+	in, err := r.maker.make(context.Background(), id, m.opts, nil, m.watch())
 	if err != nil {
 		r.forget(m)
 		return err
 	}
+	r.count(m)
 	r.install(m, in, m.opts)
 	in.Record(context.Background(), stats.InstanceAdded{Head: head(id)})
 	return nil
@@ -109,8 +111,16 @@ func (r *Runner) reserve(m *member) error {
 		return fmt.Errorf("instance %q: %w", m.id, ErrExists)
 	}
 	r.members[m.id] = m
-	r.tasks++
 	return nil
+}
+
+// count has Run wait for the change of a claimed member, which has begun now: the checks
+// before it are its caller's.
+func (r *Runner) count(m *member) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.counted = true
+	r.tasks++
 }
 
 // release ends a change: of Add, Update or Remove. What is in the set is started.
@@ -123,7 +133,10 @@ func (r *Runner) release(m *member) {
 		r.launch(m)
 	}
 	m.notify()
-	r.taskDone()
+	if m.counted {
+		m.counted = false
+		r.taskDone()
+	}
 }
 
 func (r *Runner) forget(m *member) {
