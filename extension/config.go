@@ -24,13 +24,19 @@ type configs struct {
 	wake    func()
 	hook    slot // one late hook at a time
 	keeping slot // one writer of the last good config at a time
+	loading slot // one reader of it at a time
 
 	mu       sync.Mutex
-	good     *prepared       // the last good config; nil when there is none
-	loaded   bool            // good was looked for on disk
-	kept     string          // hash of what is on disk, as far as we know
+	newest   *prepared       // what the source had last, unless it is set aside; nil when there is none
+	trial    probation       // of what osqueryd was handed, until it is the last good one
+	good     *prepared       // the last good config; nil when there is none, or it was not needed yet
+	loaded   bool            // stored was read from the disk
+	stored   keptConfig      // what the disk should have
+	edits    int             // counts the changes of stored
+	kept     int             // edits when it was written last
 	handed   string          // hash of what osqueryd has, as far as we know
 	served   string          // hash that the last event was about
+	told     string          // hash of the config whose changes were announced last
 	known    map[string]bool // sources that osqueryd was handed
 	flight   *configFlight
 	retry    time.Time // when to ask again because osqueryd has a stale config
@@ -48,7 +54,7 @@ type configFlight struct {
 
 func newConfigs(s *settings, f *fetcher, t *tasks, life *lifetime, say *announcer, wake func()) *configs {
 	return &configs{
-		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake, hook: newSlot(), keeping: newSlot(),
+		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake, hook: newSlot(), keeping: newSlot(), loading: newSlot(),
 		known: map[string]bool{}, retrying: newBackoff(s.log.minBackoff, s.log.maxBackoff),
 	}
 }
@@ -77,24 +83,42 @@ func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
 	defer cancel()
 	config, err := c.join(wait, c.launch())
 	if err == nil {
-		return success(c.hand(config, false))
+		return success(c.hand(c.latest(config), false))
 	}
 	// The wait may be used up, but the last good config is at hand.
 	local, cancelLocal := context.WithTimeout(context.WithoutCancel(ctx), c.set.configTimeout)
 	defer cancelLocal()
-	good := c.lastGood(local)
+	old := c.fallback(local)
+	if errors.Is(err, ErrConfigSetAside) {
+		// The source has answered, and nothing gets better by asking it sooner.
+		if old == nil {
+			old = &prepared{blank: true, hash: "nothing"}
+		}
+		return success(c.hand(old, true))
+	}
 	c.mu.Lock()
-	has := good != nil && c.handed == good.hash
+	has := old != nil && c.handed == old.hash
 	c.mu.Unlock()
 	if errors.As(err, new(enrolmentError)) {
 		c.retryLater() // once there is a node key, the config is to follow at once
 	}
-	if good == nil || has {
+	if old == nil || has {
 		// osqueryd keeps what it has, and asks again sooner.
 		return failure("error getting config: " + err.Error())
 	}
 	c.retryLater()
-	return success(c.hand(good, true))
+	return success(c.hand(old, true))
+}
+
+// latest returns p, or what was fetched after it: osqueryd may have been pushed that meanwhile,
+// and must not go back.
+func (c *configs) latest(p *prepared) *prepared {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.newest != nil {
+		return c.newest
+	}
+	return p
 }
 
 // launch starts a fetch, or gives the one under way.
@@ -113,6 +137,7 @@ func (c *configs) launch() *configFlight {
 // land fetches, and hands what came too late to the host.
 func (c *configs) land(f *configFlight) {
 	life := c.life.current()
+	c.loadSoon() // or what is set aside would be served
 	ctx, cancel := context.WithTimeout(life, c.set.transportTimeout)
 	f.config, f.err = c.fetch.config(ctx)
 	cancel()
@@ -121,34 +146,40 @@ func (c *configs) land(f *configFlight) {
 	}
 	late := c.settle(f) // before the disk is waited for: osqueryd waits for this
 	c.wake()            // while it lasted, nobody waited for the time of the next one
-	if f.err == nil {
-		c.keep(f.config)
-	}
+	c.keep()            // if it failed before
 	if late {
-		c.deliverLate(life, f.config)
+		c.deliverLate(life)
 	}
 }
 
-// fresh tells whether p is another config than the last good one.
+// fresh reports whether p is another config than the one before.
 func (c *configs) fresh(p *prepared) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.good == nil || c.good.hash != p.hash
+	other := c.told != p.hash
+	c.told = p.hash
+	return other
 }
 
-// settle ends a flight and tells whether its config is one that osqueryd should
+// settle ends a flight and reports whether its config is one that osqueryd should
 // have had.
 func (c *configs) settle(f *configFlight) (late bool) {
 	defer close(f.done)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.flight, f.landed = nil, true
+	if f.err == nil && c.isAside(f.config) {
+		f.err = ErrConfigSetAside
+	}
+	if f.err != nil && !errors.Is(f.err, ErrConfigSetAside) {
+		return false
+	}
+	c.retry = time.Time{}
+	c.retrying.Reset()
 	if f.err != nil {
 		return false
 	}
-	c.good, c.loaded = f.config, true
-	c.retry = time.Time{}
-	c.retrying.Reset()
+	c.newest = f.config
 	return f.late && f.config.hash != c.handed
 }
 
@@ -187,6 +218,7 @@ func (c *configs) hand(p *prepared, stale bool) map[string]string {
 	}
 	c.mu.Lock()
 	changed := c.served != p.hash
+	c.begin(p, c.handed != p.hash)
 	c.handed, c.served = p.hash, p.hash
 	if len(c.known)+len(p.sources) > maxSources*4 {
 		c.known = map[string]bool{}
@@ -196,6 +228,10 @@ func (c *configs) hand(p *prepared, stale bool) map[string]string {
 	}
 	c.mu.Unlock()
 	c.set.counters.Config()
+	if c.set.probation == 0 {
+		c.prove()
+	}
+	c.wake() // its probation has an end
 	if changed {
 		c.say.say(func(h stats.Head) stats.Event {
 			return stats.ConfigServed{Head: h, Bytes: bytes, Sources: len(p.sources), Stale: stale}
@@ -206,7 +242,8 @@ func (c *configs) hand(p *prepared, stale bool) map[string]string {
 
 // complete gives a copy of the sources, with those that are gone.
 func (c *configs) complete(p *prepared) map[string]string {
-	out := maps.Clone(p.sources)
+	out := map[string]string{}
+	maps.Copy(out, p.sources)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for source := range c.known {
@@ -244,13 +281,28 @@ func (c *configs) fetchNow(ctx context.Context) (map[string]string, bool, error)
 	return c.complete(f.config), changed, nil
 }
 
+// pending returns the newest config, if osqueryd has another one.
+func (c *configs) pending() (config map[string]string, is bool) {
+	c.mu.Lock()
+	p := c.newest
+	is = p != nil && p.hash != c.handed
+	c.mu.Unlock()
+	if !is {
+		return nil, false
+	}
+	return c.complete(p), true
+}
+
 // delivered notes that osqueryd took config by its update call.
 func (c *configs) delivered(config map[string]string) {
 	c.mu.Lock()
-	p := c.good
+	p := c.newest
 	c.mu.Unlock()
 	if p == nil || !maps.Equal(c.complete(p), config) {
-		// It is not the newest any more; the next genConfig says what is.
+		// It is not the newest any more, and osqueryd may have had that already.
+		c.mu.Lock()
+		c.handed = ""
+		c.mu.Unlock()
 		return
 	}
 	c.hand(p, false)

@@ -115,7 +115,7 @@ func TestSourceThatDisappearsIsSentEmpty(t *testing.T) {
 
 func TestLastGoodConfigSurvivesARestart(t *testing.T) {
 	dir := t.TempDir()
-	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}))
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}), WithConfigProbation(0))
 	r.config()
 	r.shut()
 	path := filepath.Join(dir, "config.json")
@@ -348,17 +348,13 @@ func TestConfigThatWasNotKeptIsKeptLater(t *testing.T) {
 	if err := os.Mkdir(path, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}))
-	if _, _, err := r.FetchConfig(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}), WithConfigProbation(0))
+	r.config()
 	r.tasks.wait(t.Context())
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
-	if _, _, err := r.FetchConfig(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	r.config()
 	r.shut()
 	if _, err := os.Stat(path); err != nil {
 		t.Error(err)
@@ -374,7 +370,7 @@ func TestPolicyIsAppliedOnceToTheLastGoodConfig(t *testing.T) {
 		}
 		return c, nil
 	})
-	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}), rename)
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}), rename, WithConfigProbation(0))
 	want, _ := r.config()
 	r.shut()
 	r = newRig(t, dir, configFrom(&source{err: errDown}), rename)
@@ -386,7 +382,7 @@ func TestPolicyIsAppliedOnceToTheLastGoodConfig(t *testing.T) {
 // A policy that failed for the moment does not cost the last good config for good.
 func TestLastGoodConfigIsLookedAtAgain(t *testing.T) {
 	dir := t.TempDir()
-	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}))
+	r := newRig(t, dir, configFrom(&source{config: map[string]string{"main": goodConfig}}), WithConfigProbation(0))
 	r.config()
 	r.shut()
 	down := true

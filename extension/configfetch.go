@@ -19,6 +19,7 @@ type prepared struct {
 	hash     string
 	stripped []strippedOption
 	ignored  []*ConfigError
+	blank    bool      // it stands for none
 	before   *prepared // without the policy's changes, which is what is kept on disk
 }
 

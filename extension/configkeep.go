@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/osqvisor/osqvisor/stats"
@@ -17,26 +18,32 @@ const maxKept = 256 << 20
 
 // keptConfig is the file of the last good config.
 type keptConfig struct {
+	// Sources is as it was before the policy; nil when no config is good yet.
 	Sources map[string]string `json:"sources"`
+	// Hash is that of the sources after the policy.
+	Hash string `json:"hash,omitempty"`
+	// SetAside holds the hashes of configs that are not served any more.
+	SetAside []string `json:"set_aside,omitempty"`
 }
 
 func (c *configs) path() string { return filepath.Join(c.set.dir, "config.json") }
 
-// keep writes the last good config to disk, as it was before the policy, unless it is
-// there, a later one has taken its place meanwhile, or there is no source that could
-// fail one day.
-func (c *configs) keep(p *prepared) {
+// keep writes the last good config to disk, unless it is there, or there is no source that
+// could fail one day.
+func (c *configs) keep() {
 	if c.set.silent || c.keeping.take(c.life.current()) != nil {
 		return
 	}
 	defer c.keeping.free()
 	c.mu.Lock()
-	wanted := c.good == p && c.kept != p.before.hash
+	stored, edits := c.stored, c.edits
+	stored.SetAside = slices.Clone(stored.SetAside)
+	wanted := c.kept != edits
 	c.mu.Unlock()
 	if !wanted {
 		return
 	}
-	data, err := json.Marshal(keptConfig{Sources: p.before.sources})
+	data, err := json.Marshal(stored)
 	if err == nil {
 		err = writeFileAtomic(c.path(), data)
 	}
@@ -45,50 +52,101 @@ func (c *configs) keep(p *prepared) {
 		return
 	}
 	c.mu.Lock()
-	c.kept = p.before.hash
+	c.kept = edits
 	c.mu.Unlock()
 }
 
-// lastGood gives the last good config; nil when there is none. What is on disk is
+// lastGood returns the last good config; nil when there is none. What is on disk is
 // checked again, and goes through the policy, which may be another one now.
 func (c *configs) lastGood(ctx context.Context) *prepared {
+	if err := c.load(); err != nil {
+		c.say.warn("the last good config on disk cannot be read", "error", err)
+		return nil
+	}
 	c.mu.Lock()
-	good, loaded := c.good, c.loaded
+	good, sources := c.good, c.stored.Sources
 	c.mu.Unlock()
-	if loaded {
+	if good != nil || sources == nil {
 		return good
 	}
-	good, err := c.loadKept(ctx)
+	good, err := c.fetch.prepare(ctx, sources)
 	if err != nil {
 		c.say.warn("the last good config on disk cannot be used", "error", err)
+		return nil // what failed now may be good at the next look
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if !c.loaded && err == nil { // what failed now may be good at the next look
-		c.good, c.loaded = good, true
-		if good != nil {
-			c.kept = good.before.hash
-		}
-	}
 	if c.good == nil {
-		return good
+		c.good = good
 	}
 	return c.good
 }
 
-func (c *configs) loadKept(ctx context.Context) (*prepared, error) {
-	data, err := readFileBounded(c.path(), maxKept)
+// loadSoon reads what is on disk, and does not wait for a disk that hangs.
+func (c *configs) loadSoon() {
+	c.mu.Lock()
+	loaded := c.loaded
+	c.mu.Unlock()
+	if loaded || c.set.silent {
+		return
+	}
+	ctx, cancel := context.WithTimeout(c.life.current(), returnGrace)
+	defer cancel()
+	if c.loading.take(ctx) != nil {
+		return
+	}
+	done := make(chan struct{})
+	c.tasks.start(func() {
+		defer close(done)
+		defer c.loading.free()
+		if err := c.load(); err != nil {
+			c.say.warn("the last good config on disk cannot be read", "error", err)
+		}
+	})
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+}
+
+// load reads what is on disk, once.
+func (c *configs) load() error {
+	c.mu.Lock()
+	loaded := c.loaded
+	c.mu.Unlock()
+	if loaded || c.set.silent {
+		return nil
+	}
+	found, err := readKept(c.path())
+	if err != nil && !errors.As(err, new(*json.SyntaxError)) { // that one is for ever
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.loaded {
+		return nil
+	}
+	c.loaded = true
+	if c.stored.Sources == nil { // nothing newer has proved good
+		c.stored.Sources, c.stored.Hash = found.Sources, found.Hash
+	}
+	c.stored.SetAside = append(found.SetAside, c.stored.SetAside...)
+	return err
+}
+
+func readKept(path string) (keptConfig, error) {
+	data, err := readFileBounded(path, maxKept)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
+		return keptConfig{}, nil
 	}
 	if err != nil {
-		return nil, err
+		return keptConfig{}, err
 	}
 	var kept keptConfig
 	if err := json.Unmarshal(data, &kept); err != nil {
-		return nil, fmt.Errorf("read %s: %w", c.path(), err)
+		return keptConfig{}, fmt.Errorf("read %s: %w", path, err)
 	}
-	return c.fetch.prepare(ctx, kept.Sources)
+	return kept, nil
 }
 
 // announceChanges tells what was taken out of a config, and what osqueryd will not use of it.
@@ -143,7 +201,8 @@ func (c *configs) chore() chore {
 
 func (c *configs) again(ctx context.Context) {
 	f := c.launch()
-	if _, err := c.join(ctx, f); err != nil {
+	_, err := c.join(ctx, f)
+	if err != nil && !errors.Is(err, ErrConfigSetAside) {
 		if ctx.Err() == nil {
 			c.retryLater()
 		}
@@ -151,21 +210,25 @@ func (c *configs) again(ctx context.Context) {
 	}
 	c.mu.Lock()
 	c.retry = time.Time{}
-	stale := f.config.hash != c.handed && !f.late
+	late := f.late // then land delivers it
 	c.mu.Unlock()
-	if stale {
-		c.deliverLate(ctx, f.config)
+	if _, pending := c.pending(); pending && !late {
+		c.deliverLate(ctx)
 	}
 }
 
-// deliverLate hands the host a config that osqueryd should have had.
-func (c *configs) deliverLate(ctx context.Context, p *prepared) {
+// deliverLate hands the host the newest config, which osqueryd should have had.
+func (c *configs) deliverLate(ctx context.Context) {
 	if c.set.lateConfig == nil || c.hook.take(ctx) != nil {
 		return
 	}
 	defer c.hook.free()
+	config, pending := c.pending()
+	if !pending {
+		return
+	}
 	_ = c.say.guard("late config hook", func() error {
-		c.set.lateConfig(c.complete(p))
+		c.set.lateConfig(config)
 		return nil
 	})
 }

@@ -13,11 +13,13 @@
 // osqueryd asks for its config at its start and at each refresh. The extension
 // asks the source, parses what it gets more strictly than osqueryd does, takes out
 // options that a config must not set ([OwnedOptions]), lets the host's
-// [ConfigPolicy] change or refuse it, and keeps it on disk as the last good one.
-// What would end osqueryd, or cost it its whole schedule, never reaches it; what it
-// leaves out alone, such as a query without a valid interval, is announced as
-// [stats.ConfigPartIgnored] and passed on with the rest. A source that fails or is slow is covered by the last good config; what
-// it says later goes to the [WithLateConfig] hook.
+// [ConfigPolicy] change or refuse it, and hands it to osqueryd. When osqueryd has run with it for
+// a while ([WithConfigProbation]), it is kept on disk as the last good one; when osqueryd
+// dies with it twice before, it is set aside. What would end osqueryd, or cost it its whole
+// schedule, never reaches it; what it leaves out alone, such as a query without a valid
+// interval, is announced as [stats.ConfigPartIgnored] and passed on with the rest. A source
+// that fails or is slow is covered by the last good config; what it says later goes to the
+// [WithLateConfig] hook.
 //
 // # Logs
 //

@@ -227,17 +227,29 @@ func (e *Extension) SetTables(tables ...Table) error {
 }
 
 // FetchConfig asks the source for the config now: fetched, parsed, through the
-// policy and kept as the last good one. changed tells whether osqueryd has
-// another one. Hand it to osqueryd by its update call, one call a source, and
+// policy. changed tells whether osqueryd has another one. It fails with [ErrConfigSetAside]
+// when the source still has what was set aside. Hand it to osqueryd by its update call, one call a source, and
 // then call ConfigDelivered. The wait ends with ctx; the fetch then goes on, and
 // is bounded by the transport's timeout.
 func (e *Extension) FetchConfig(ctx context.Context) (config map[string]string, changed bool, err error) {
 	return e.configs.fetchNow(ctx)
 }
 
-// ConfigDelivered says that osqueryd took a config from FetchConfig or the
+// PendingConfig returns the newest config that the source had, if osqueryd has another one.
+// Whoever pushes configs calls it before each push and after it, until nothing is
+// pending, one push at a time: a newer one may have come meanwhile, by osqueryd's own call too.
+func (e *Extension) PendingConfig() (config map[string]string, pending bool) {
+	return e.configs.pending()
+}
+
+// ConfigDelivered says that osqueryd took a config from FetchConfig, PendingConfig or the
 // [WithLateConfig] hook.
 func (e *Extension) ConfigDelivered(config map[string]string) { e.configs.delivered(config) }
+
+// OsquerydGone says that the osqueryd, or the worker, that was registered is no more. died
+// says that it ended by itself, and in a way that its config may be to blame for; see
+// [WithConfigProbation].
+func (e *Extension) OsquerydGone(died bool) { e.configs.gone(died) }
 
 // Shutdown is osqueryd's own shutdown call. It is only noted: when to stop is
 // decided by whoever owns the extension.

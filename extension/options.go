@@ -39,6 +39,7 @@ type settings struct {
 	tableTimeout     time.Duration
 	drain            time.Duration
 	configLimit      int
+	probation        time.Duration
 	policy           ConfigPolicy
 	owned            []string
 	lateConfig       func(map[string]string)
@@ -54,6 +55,7 @@ type settings struct {
 	rawEvents   bool
 	deferred    bool // the queues are opened by hand
 	silent      bool // there is no transport
+	hosted      bool // options of an instance's host are being applied
 
 	errs []error
 }
@@ -76,6 +78,7 @@ func defaults() *settings {
 		tableTimeout:     50 * time.Second,
 		drain:            5 * time.Second,
 		configLimit:      1 << 20,
+		probation:        DefaultConfigProbation,
 		log:              defaultLogSettings(),
 		delivery:         defaultDelivery(),
 		enrolment:        Enrolment{Interval: time.Minute},

@@ -10,17 +10,47 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
+// HostOptions applies the options that the host of an instance gives for its extension. Those
+// that tie the extension to its owner, or that the owner has options of its own for, are mistakes
+// then: taking no notice of them would be worse.
+func HostOptions(opts ...Option) Option {
+	return optionFunc(func(s *settings) {
+		s.hosted = true
+		defer func() { s.hosted = false }()
+		for _, o := range opts {
+			if o != nil {
+				o.apply(s)
+			}
+		}
+	})
+}
+
+// ownersOption is one that is no business of an instance's host; instead names the option of
+// package instance that is, if there is one.
+func ownersOption(name, instead string, f func(*settings)) Option {
+	return optionFunc(func(s *settings) {
+		switch {
+		case !s.hosted:
+			f(s)
+		case instead == "":
+			s.reject(name, "the instance sets it itself")
+		default:
+			s.reject(name, "the instance sets it itself; use instance.%s", instead)
+		}
+	})
+}
+
 // WithName names the extension and its config, logger and distributed plugin.
 // The default is "osqvisor".
 func WithName(name string) Option {
-	return optionFunc(func(s *settings) { s.name = name })
+	return ownersOption("WithName", "", func(s *settings) { s.name = name })
 }
 
 // WithNode says who is asking; it is called before each call of the transport
 // and must be quick and safe for concurrent use. The extension fills in Key.
 // It is required.
 func WithNode(f func() Node) Option {
-	return optionFunc(func(s *settings) { s.node = f })
+	return ownersOption("WithNode", "", func(s *settings) { s.node = f })
 }
 
 // WithTransport sets how the instance reaches its server. Without one (or with
@@ -34,12 +64,12 @@ func WithTransport(t Transport) Option {
 // 0700 when it is not there, and holds queue/, config.json (the last good config)
 // and node_key, all 0600. Two extensions must not share it. It is required.
 func WithDir(dir string) Option {
-	return optionFunc(func(s *settings) { s.dir = dir })
+	return ownersOption("WithDir", "WithDirectory", func(s *settings) { s.dir = dir })
 }
 
 // WithTables adds tables of the host. A panic in one fails that one query.
 func WithTables(tables ...Table) Option {
-	return optionFunc(func(s *settings) { s.tables = tables })
+	return ownersOption("WithTables", "WithTables", func(s *settings) { s.tables = tables })
 }
 
 // WithLogger sets where the extension logs. The default discards. Nothing secret is logged.
@@ -58,18 +88,18 @@ func WithLogger(l *slog.Logger) Option {
 // lock held, from several goroutines, and never while osqueryd's logger waits. It
 // should only pass the event on: it must not call Run, Flush, FetchConfig or Close.
 func WithEmit(f func(stats.Event)) Option {
-	return optionFunc(func(s *settings) { s.emit = f })
+	return ownersOption("WithEmit", "WithObserver", func(s *settings) { s.emit = f })
 }
 
 // WithHead sets how the fields that all events share are made. The default takes
 // them from the node and the clock.
 func WithHead(f func() stats.Head) Option {
-	return optionFunc(func(s *settings) { s.head = f })
+	return ownersOption("WithHead", "", func(s *settings) { s.head = f })
 }
 
 // WithCounters sets where lines, bytes, configs and distributed results are counted.
 func WithCounters(c *stats.Counters) Option {
-	return optionFunc(func(s *settings) { s.counters = c })
+	return ownersOption("WithCounters", "", func(s *settings) { s.counters = c })
 }
 
 // WithConfigTimeout bounds how long osqueryd waits for a config, which holds up
@@ -90,6 +120,25 @@ func WithConfigLimit(bytes int) Option {
 	})
 }
 
+// DefaultConfigProbation belongs to [WithConfigProbation]. osqueryd's watchdog looks at its
+// worker after one minute, and the fastest decorators run once in one.
+const DefaultConfigProbation = 2 * time.Minute
+
+// WithConfigProbation sets how long osqueryd has to run with a new config before that is the
+// last good one, which is kept on disk and covers a source that fails. Until then the one
+// before stays that. A config that osqueryd died with twice within this time is set
+// aside: it is announced as [stats.ConfigSetAside] and not served again, also after a restart of
+// the host, unless its content changes; osqueryd gets the last good one, or none. The default is 2
+// minutes, the longest a day. 0 takes every config for good at once, and sets none aside.
+func WithConfigProbation(d time.Duration) Option {
+	return optionFunc(func(s *settings) {
+		s.probation = d
+		if d < 0 || d > 24*time.Hour {
+			s.reject("WithConfigProbation", "%v is not from 0 to 24h", d)
+		}
+	})
+}
+
 // WithConfigPolicy sets what may change or refuse a config.
 func WithConfigPolicy(p ConfigPolicy) Option {
 	return optionFunc(func(s *settings) { s.policy = p })
@@ -106,7 +155,7 @@ func WithOwnedOptions(names ...string) Option {
 // [Extension.ConfigDelivered]. The hook is called from a goroutine of the
 // extension, one call at a time, and may take as long as a push does.
 func WithLateConfig(f func(config map[string]string)) Option {
-	return optionFunc(func(s *settings) { s.lateConfig = f })
+	return ownersOption("WithLateConfig", "", func(s *settings) { s.lateConfig = f })
 }
 
 // WithOnActivated sets a hook that is called with "config", "logger" or
@@ -145,7 +194,7 @@ func WithTableTimeout(d time.Duration) Option {
 // WithDrain bounds how long [Extension.Run] goes on delivering after its context
 // ended. 0 delivers nothing more. The default is 5 s.
 func WithDrain(d time.Duration) Option {
-	return optionFunc(func(s *settings) {
+	return ownersOption("WithDrain", "WithDrain", func(s *settings) {
 		s.drain = d
 		if d < 0 {
 			s.reject("WithDrain", "%v is negative; give 0 to deliver nothing more", d)

@@ -39,6 +39,8 @@ func TestMisuseIsRefusedByNameAndReason(t *testing.T) {
 		{WithDrain(-time.Second), "WithDrain: -1s is negative"},
 		{WithConfigLimit(1), "WithConfigLimit: 1 bytes"},
 		{WithConfigLimit(4<<20 + 1), "WithConfigLimit: 4194305 bytes"},
+		{WithConfigProbation(-1), "WithConfigProbation: -1ns is not"},
+		{WithConfigProbation(25 * time.Hour), "WithConfigProbation: 25h0m0s is not"},
 		{WithSync(SyncEvery(0)), "WithSync: an interval of 0s"},
 		{WithSync(SyncEvery(-1)), "WithSync: an interval of -1ns"},
 		{WithLogBatch(0, 1, 0), "WithLogBatch: 0 lines"},

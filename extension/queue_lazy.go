@@ -16,7 +16,7 @@ import (
 // exist, as long as they take turns, which the owner has to see to: a queue has no
 // files, and keeps nobody out, before its first line.
 func WithDeferredQueues() Option {
-	return optionFunc(func(s *settings) { s.deferred = true })
+	return ownersOption("WithDeferredQueues", "", func(s *settings) { s.deferred = true })
 }
 
 // OpenQueues opens the queues that are not open. The error says which one cannot be;

@@ -44,7 +44,7 @@ func (e *Extension) Run(ctx context.Context) error {
 
 // chores are what the dispatcher does.
 func (e *Extension) chores() []chore {
-	out := []chore{e.client.identity.chore(), e.configs.chore()}
+	out := []chore{e.client.identity.chore(), e.configs.chore(), e.configs.provingChore()}
 	for _, s := range e.shippers {
 		out = append(out, chore{due: s.due, do: func(ctx context.Context) { _ = s.one(ctx) }})
 	}

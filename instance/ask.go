@@ -97,32 +97,69 @@ func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) er
 // PushConfig fetches the config and hands it to osqueryd now, by osqueryd's own
 // update call, instead of at its next refresh. It does nothing when the config is
 // the one that osqueryd has. An invalid config does not reach osqueryd: it is an
-// error, and an event. It fails with ErrNotRunning unless the instance is ready. Not to
-// be called from the health checker or the transport's Config.
+// error, and an event; the error is [extension.ErrConfigSetAside] for one that osqueryd died
+// with. Of several at the same time one goes after the other, so that the newest config is
+// in force in the end; each waits under its ctx. It fails with ErrNotRunning unless the
+// instance is ready. Not to be called from the health checker or the transport's Config.
 func (in *Instance) PushConfig(ctx context.Context) error {
 	if !in.isReady() { // what an earlier osqueryd had says nothing
 		return in.notRunning()
 	}
-	config, changed, err := in.ext.FetchConfig(ctx)
-	if err != nil || !changed {
+	release, err := in.takePush(ctx)
+	if err != nil {
 		return err
 	}
-	return in.push(ctx, false, config)
+	defer release()
+	if _, changed, err := in.ext.FetchConfig(ctx); err != nil || !changed {
+		return err
+	}
+	return in.pushNewest(ctx, false)
 }
 
 // pushLate hands osqueryd a config that came after it had been answered. At a start
 // that is before ready, so it waits for that; it ends with the run.
-func (in *Instance) pushLate(config map[string]string) {
+func (in *Instance) pushLate() {
 	ctx, cancel := context.WithTimeout(context.Background(), in.o.startTimeout+in.o.registerTimeout)
 	defer cancel()
-	if err := in.push(ctx, true, config); err != nil {
+	release, err := in.takePush(ctx)
+	if err == nil {
+		defer release()
+		err = in.pushNewest(ctx, true)
+	}
+	if err != nil {
 		in.log.Warn("a config that came late could not be pushed; osqueryd asks again at its next refresh", "err", err)
+	}
+}
+
+// takePush waits until nobody else pushes a config.
+func (in *Instance) takePush(ctx context.Context) (release func(), err error) {
+	select {
+	case in.pushing <- struct{}{}:
+		return func() { <-in.pushing }, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("instance %q: another push of a config is under way: %w", in.o.id, context.Cause(ctx))
+	}
+}
+
+// pushNewest pushes until osqueryd has the newest config: while one is under way, osqueryd may
+// be answered a newer one, which the older must not replace.
+func (in *Instance) pushNewest(ctx context.Context, wait bool) error {
+	for {
+		config, pending := in.ext.PendingConfig()
+		if !pending {
+			return nil
+		}
+		if err := in.push(ctx, wait, config); err != nil {
+			return err
+		}
+		in.ext.ConfigDelivered(config)
+		in.emit(stats.ConfigPushed{Head: in.head()})
 	}
 }
 
 // push calls osqueryd's update for every source.
 func (in *Instance) push(ctx context.Context, wait bool, config map[string]string) error {
-	err := in.askRun(ctx, wait, func(ctx context.Context, r *run) error {
+	return in.askRun(ctx, wait, func(ctx context.Context, r *run) error {
 		ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
 		defer cancel()
 		for _, source := range sortedKeys(config) {
@@ -138,10 +175,4 @@ func (in *Instance) push(ctx context.Context, wait bool, config map[string]strin
 		}
 		return nil
 	})
-	if err != nil {
-		return err
-	}
-	in.ext.ConfigDelivered(config)
-	in.emit(stats.ConfigPushed{Head: in.head()})
-	return nil
 }

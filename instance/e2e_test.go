@@ -239,7 +239,9 @@ func TestEndToEndLastGoodConfig(t *testing.T) {
 		testhelp.CheckLeaks(t)
 		server, dir := extension.NewMemory(), root(t)
 		server.SetConfig("vendor", map[string]string{"main": hourly("kept")})
-		opts := []instance.Option{instance.WithTransport(server), instance.WithRoot(dir)}
+		opts := []instance.Option{
+			instance.WithTransport(server), instance.WithRoot(dir), instance.WithExtension(extension.WithConfigProbation(0)),
+		}
 		first := start(t, binary, opts...)
 		waitScheduled(t, first, "kept")
 		first.end(t)

@@ -19,3 +19,6 @@ func SDKFlags() []string {
 	}
 	return names
 }
+
+// ConfigMayBe reports which ends of a run count against a config.
+func ConfigMayBe(e *ExitError) bool { return configMayBe(e) }

@@ -37,6 +37,7 @@ type Instance struct {
 	asks    chan ask // requests to the goroutine of the current run
 
 	shipping chan struct{} // holds a token while somebody ships
+	pushing  chan struct{} // holds a token while somebody pushes a config, from its fetch on
 	looking  chan struct{} // holds a token while Conditions waits for the disk
 	ended    chan struct{} // closed by Close
 	use      use
@@ -85,7 +86,7 @@ func New(id string, opts ...Option) (_ *Instance, err error) {
 		log:      o.logger.With("instance", id),
 		rec:      rec,
 		asks:     make(chan ask),
-		shipping: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
+		shipping: make(chan struct{}, 1), pushing: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
 		use: newUse(), checker: newHostChecker(),
 		changed: make(chan struct{}),
 	}
@@ -97,6 +98,7 @@ func New(id string, opts ...Option) (_ *Instance, err error) {
 	if in.ext, err = in.newExtension(); err != nil {
 		return nil, fmt.Errorf("instance %q: %w", id, err)
 	}
+	rec.SetHistory(o.history)
 	return in, nil
 }
 
@@ -135,7 +137,7 @@ func (o *options) recorder() (*stats.Recorder, error) {
 	old := o.predecessor
 	o.predecessor = nil // or instances would keep all that were before them in memory
 	if old != nil && old.o.id == o.id {
-		return old.rec, nil
+		return old.rec, nil // New sets its history when nothing can fail any more
 	}
 	return stats.NewRecorder(o.id, stats.WithHistory(o.history))
 }
@@ -273,7 +275,7 @@ func (in *Instance) newExtension() (*extension.Extension, error) {
 		extension.WithLogger(in.log),
 		extension.WithHostDetails(in.hostDetails),
 		extension.WithDiscovery(in.discover),
-		extension.WithLateConfig(in.pushLate),
+		extension.WithLateConfig(func(map[string]string) { in.pushLate() }),
 		extension.WithDrain(0), // the stop of a run drains, and bounds it
 	}
 	opts = append(opts, in.o.hostExtension()...)
@@ -299,7 +301,7 @@ func (o *options) hostExtension() []extension.Option {
 	if o.transport != nil {
 		opts = append(opts, extension.WithTransport(o.transport))
 	}
-	return append(opts, o.extOpts...)
+	return append(opts, extension.HostOptions(o.extOpts...))
 }
 
 // checkExtension holds the host's options against the extension's own rules.

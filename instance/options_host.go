@@ -57,7 +57,8 @@ func WithTables(tables ...extension.Table) Option {
 
 // WithExtension passes options to the instance's extension: batch sizes, queue
 // limits, config policy and so on. Each call adds to the ones before. What ties it to the
-// instance stays: its name, directory, node, events and counters.
+// instance is a mistake here: its name, directory, node, events, counters and tables, and how long it
+// delivers at the end, which WithDrain bounds.
 func WithExtension(opts ...extension.Option) Option {
 	return func(o *options) { o.extOpts = append(o.extOpts, opts...) }
 }
@@ -110,7 +111,8 @@ func WithConfigRefresh(interval time.Duration) Option {
 // 1 to 1000. Default 40.
 func WithStderrTail(lines int) Option { return func(o *options) { o.stderrLines = lines } }
 
-// WithHistory sets how many ended runs a snapshot holds, from 0 to 1000. Default 16.
+// WithHistory sets how many ended runs a snapshot holds, from 0 to 1000. Default 16. A later
+// one, as with an Update, keeps the newest of those that are there.
 func WithHistory(runs int) Option { return func(o *options) { o.history = runs } }
 
 // WithLogger sets where the instance, and osqueryd's own words, are logged. Without it

@@ -2,6 +2,7 @@ package instance_test
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -178,16 +179,68 @@ func TestTrial27ConfigLeavesTheHostsFlagsAlone(t *testing.T) {
 	})
 }
 
-// An extension of another name, or elsewhere, would be none that osqueryd waits for.
-func TestExtensionStaysTheInstances(t *testing.T) {
+// An extension of another name, or elsewhere, would be none that osqueryd waits for, and two
+// drains would add up: what the instance sets itself is a mistake in WithExtension.
+func TestTrial33WhatTheInstanceSetsIsNoOptionOfItsExtension(t *testing.T) {
 	t.Parallel()
-	elsewhere := root(t)
-	r := start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithExtension(extension.WithName("acme"), extension.WithDir(elsewhere), extension.WithTransport(extension.NewMemory())))
-	next[stats.ConfigServed](t, r.events)
-	r.end(t)
-	if entries, err := os.ReadDir(elsewhere); err != nil || len(entries) > 0 {
-		t.Errorf("%v, %v", entries, err)
+	fake := osquerydtest.Start(t)
+	base := []instance.Option{instance.WithBinary(fake.Path()), instance.WithRoot(root(t))}
+	for name, opt := range map[string]extension.Option{
+		"WithName":           extension.WithName("acme"),
+		"WithDir":            extension.WithDir(root(t)),
+		"WithEmit":           extension.WithEmit(func(stats.Event) {}),
+		"WithNode":           extension.WithNode(func() extension.Node { return extension.Node{} }),
+		"WithHead":           extension.WithHead(func() stats.Head { return stats.Head{} }),
+		"WithCounters":       extension.WithCounters(&stats.Counters{}),
+		"WithDeferredQueues": extension.WithDeferredQueues(),
+		"WithLateConfig":     extension.WithLateConfig(func(map[string]string) {}),
+		"WithTables":         extension.WithTables(),
+		"WithDrain":          extension.WithDrain(6 * time.Second),
+	} {
+		got := refused(t, "a", append(slices.Clone(base), instance.WithExtension(opt))...)
+		wantTexts(t, got, "WithExtension", "extension."+name+": the instance sets it itself")
+	}
+	wantTexts(t, refused(t, "a", append(base, instance.WithExtension(extension.WithDrain(0)))...), "use instance.WithDrain")
+}
+
+// A successor keeps as many runs as its own option says.
+func TestTrial33HistoryOfASuccessor(t *testing.T) {
+	t.Parallel()
+	fake := osquerydtest.Start(t)
+	base := []instance.Option{instance.WithBinary(fake.Path()), instance.WithRoot(root(t))}
+	make := func(opts ...instance.Option) *instance.Instance {
+		t.Helper()
+		in, err := instance.New("a", append(slices.Clone(base), opts...)...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = in.Close(patient(t)) })
+		return in
+	}
+	end := func(in *instance.Instance, n int) {
+		for i := range n {
+			h := stats.Head{Time: time.Now(), Instance: "a", Run: fmt.Sprintf("%p %d", in, i)}
+			in.Record(patient(t), stats.RunStarting{Head: h})
+			in.Record(patient(t), stats.RunEnded{Head: h, Cause: stats.CauseExit})
+		}
+	}
+	first := make(instance.WithHistory(2))
+	end(first, 5)
+	second := make(instance.WithHistory(4), instance.WithPredecessor(first))
+	end(second, 5)
+	if n := len(second.Snapshot().History); n != 4 {
+		t.Errorf("WithHistory(4) keeps %d runs", n)
+	}
+	newest := second.Snapshot().History[0].ID
+	third := make(instance.WithHistory(1), instance.WithPredecessor(second))
+	if h := third.Snapshot().History; len(h) != 1 || h[0].ID != newest {
+		t.Errorf("WithHistory(1) keeps %+v", h)
+	}
+	if _, err := instance.New("a", append(base, instance.WithHistory(7), instance.WithPredecessor(third), instance.WithFlag("S", ""))...); err == nil {
+		t.Fatal("New took it")
+	}
+	if end(third, 3); len(third.Snapshot().History) != 1 {
+		t.Error("a successor that did not come to be changed the history")
 	}
 }
 

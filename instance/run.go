@@ -228,6 +228,7 @@ func (r *run) finish(ctx context.Context, err error) error {
 		r.tellKill(r.lastPID)
 	}
 	if asked {
+		r.in.ext.OsquerydGone(false)
 		r.in.emit(stats.RunEnded{
 			Head: r.in.head(), Phase: phase, Cause: stats.CauseRequested, PID: r.pid(),
 			Code: exit.code, Signal: exit.signal, Uptime: exit.uptime,
@@ -235,6 +236,7 @@ func (r *run) finish(ctx context.Context, err error) error {
 		return nil
 	}
 	e := r.explain(phase, err, exit)
+	r.in.ext.OsquerydGone(configMayBe(e))
 	r.in.emit(stats.RunEnded{
 		Head: r.in.head(), Phase: phase, Cause: e.Cause, PID: r.pid(), Code: e.Code, Signal: e.Signal,
 		Uptime: e.Uptime, Err: e, Stderr: e.Stderr, Hint: e.Hint,
@@ -314,9 +316,25 @@ func (r *run) noteOOM() bool {
 	return r.oomSeen > before
 }
 
+// configMayBe reports whether the config may be to blame for the end of a run: osqueryd crashed,
+// gave up, hung or took too much memory. A signal from outside, a busy database or a full disk is
+// nothing that a config does.
+func configMayBe(e *ExitError) bool {
+	switch e.Cause {
+	case stats.CauseExit:
+		return e.Code != 0
+	case stats.CauseSignal:
+		return crash(e.Signal)
+	case stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy, stats.CauseLoggerFailed, stats.CausePluginMissing:
+		return true
+	default:
+		return false
+	}
+}
+
 // crash tells the signals that a program ends itself by.
 func crash(signal string) bool {
-	return signal == "SIGABRT" || signal == "SIGSEGV" || signal == "SIGBUS"
+	return signal == "SIGABRT" || signal == "SIGSEGV" || signal == "SIGBUS" || signal == "SIGFPE" || signal == "SIGILL"
 }
 
 func (r *run) pid() int {

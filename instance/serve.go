@@ -67,6 +67,9 @@ func (r *run) replaced(ctx context.Context) error {
 		return nil
 	}
 	r.noteDeath()
+	if ctx.Err() == nil {
+		r.in.ext.OsquerydGone(true) // before the next worker asks for its config
+	}
 	r.closeSession()
 	waitCtx, cancel := context.WithTimeout(ctx, r.o.replaceTimeout)
 	defer cancel()

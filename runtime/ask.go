@@ -126,25 +126,40 @@ func (r *Runner) PushConfig(ctx context.Context, id string) error {
 }
 
 // SetTables replaces an instance's tables of the host's; see instance.SetTables.
-// They stay through Update and later runs, whatever instance.WithTables says.
+// They stay through Update and later runs, whatever instance.WithTables says. Of several at the
+// same time one goes after the other, each waiting under its ctx.
 func (r *Runner) SetTables(ctx context.Context, id string, tables ...extension.Table) error {
 	tables = slices.Clone(tables)
 	for {
-		m, in, err := r.find(id)
+		m, _, err := r.find(id)
 		if err != nil {
 			return err
 		}
-		err = in.SetTables(ctx, tables...)
-		r.mu.Lock()
-		if err == nil {
-			m.tables = &tables
-		}
-		same := m.in == in
-		r.mu.Unlock()
-		if same || err != nil {
+		if again, err := r.setTables(ctx, m, tables); !again {
 			return err
 		}
 	}
+}
+
+// setTables sets the tables of a member and remembers them, in one go: an Update brings back
+// the ones that are remembered. again says that the instance was replaced meanwhile.
+func (r *Runner) setTables(ctx context.Context, m *member, tables []extension.Table) (again bool, err error) {
+	select {
+	case m.setting <- struct{}{}:
+		defer func() { <-m.setting }()
+	case <-ctx.Done():
+		return false, fmt.Errorf("instance %q: other tables of it are being set: %w", m.id, context.Cause(ctx))
+	}
+	r.mu.Lock()
+	in := m.in
+	r.mu.Unlock()
+	err = in.SetTables(ctx, tables...)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if err == nil {
+		m.tables = &tables
+	}
+	return err == nil && m.in != in, err
 }
 
 // Instance gives the instance of an id. It is for asking; Run, Ship, Record and Close

@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -52,6 +53,33 @@ func TestTablesOfSetTablesStayThroughUpdate(t *testing.T) {
 		}
 		if n := f.made[1].tables; n != 2 {
 			t.Errorf("the updated instance has %d tables, want the 2 of SetTables", n)
+		}
+	})
+}
+
+// Of two SetTables at the same time one is the last, and an Update brings back no others.
+func TestTrial20TablesAfterConcurrentSetTables(t *testing.T) {
+	bubble(t, lasting, func(t *testing.T, r *Runner, f *fakes) {
+		f.tablesSet = func(n int) {
+			if n == 1 { // the first call is slow to return
+				<-time.After(time.Second)
+			}
+		}
+		var calls sync.WaitGroup
+		for n := 1; n <= 2; n++ {
+			calls.Go(func() {
+				if err := r.SetTables(t.Context(), "vendor", make([]extension.Table, n)...); err != nil {
+					t.Error(err)
+				}
+			})
+			synctest.Wait()
+		}
+		calls.Wait()
+		if err := r.Update(t.Context(), "vendor"); err != nil {
+			t.Fatal(err)
+		}
+		if before, after := f.made[0].tables, f.made[1].tables; before != 2 || after != 2 {
+			t.Errorf("%d tables became %d by an Update, want 2 of the second SetTables", before, after)
 		}
 	})
 }

@@ -55,10 +55,11 @@ func failing(cause stats.Cause) life {
 
 // fakes makes fake instances, all with the same life.
 type fakes struct {
-	live   life
-	liveAs func(ctx context.Context, id string) error // instead of live, if set
-	refuse error                                      // of make
-	unsent int                                        // how many calls of Ship fail
+	live      life
+	liveAs    func(ctx context.Context, id string) error // instead of live, if set
+	refuse    error                                      // of make
+	unsent    int                                        // how many calls of Ship fail
+	tablesSet func(n int)                                // called before SetTables returns, if set
 
 	mu     sync.Mutex
 	made   []*fake
@@ -267,8 +268,11 @@ func (in *fake) PushConfig(context.Context) error { return nil }
 
 func (in *fake) SetTables(_ context.Context, tables ...extension.Table) error {
 	in.mu.Lock()
-	defer in.mu.Unlock()
 	in.tables = len(tables)
+	in.mu.Unlock()
+	if in.fakes.tablesSet != nil {
+		in.fakes.tablesSet(len(tables))
+	}
 	return nil
 }
 

@@ -14,7 +14,7 @@ import (
 )
 
 // member is an instance of the set. Its fields are guarded by the Runner's lock,
-// but for id, alarm and wake.
+// but for id, alarm, wake and setting.
 type member struct {
 	id    string
 	alarm *alarm        // nil without WithRateAlarm
@@ -27,6 +27,8 @@ type member struct {
 
 	cancel context.CancelFunc // of its supervisor; nil without one
 	done   chan struct{}      // closed when the supervisor has ended; nil without one
+
+	setting chan struct{} // holds a token while SetTables is under way
 
 	busy     chan struct{} // closed when the change under way is over; nil without one
 	removing bool          // that change is a removal
@@ -49,7 +51,7 @@ type liveRun struct {
 func (r *Runner) newMember(id string, opts []instance.Option) *member {
 	m := &member{
 		id: id, opts: slices.Clone(opts), wake: make(chan struct{}, 1),
-		busy: make(chan struct{}), changed: make(chan struct{}),
+		setting: make(chan struct{}, 1), busy: make(chan struct{}), changed: make(chan struct{}),
 	}
 	if r.o.alarmLimit > 0 {
 		m.alarm = newAlarm(id, r.o.alarmLimit, r.o.alarmWindow)
@@ -212,8 +214,12 @@ func (r *Runner) install(m *member, in subject, opts []instance.Option) {
 	r.mu.Lock()
 	m.in, m.opts, m.sick = in, opts, false
 	in.SetAsleep(r.asleep != nil)
-	tables := m.tables
 	m.notify()
+	r.mu.Unlock()
+	m.setting <- struct{}{} // who has it waits for nothing that waits for this
+	defer func() { <-m.setting }()
+	r.mu.Lock()
+	tables := m.tables
 	r.mu.Unlock()
 	if tables == nil {
 		return

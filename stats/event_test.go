@@ -28,7 +28,7 @@ func allEvents(h Head) []Event {
 		HealthFailed{h, err, 3}, HealthRecovered{h}, RunStopping{h},
 		RunEnded{h, PhaseServe, CauseExit, 7, 1, "KILL", time.Hour, err, []string{"x"}, "hint"},
 		ConfigServed{h, 1, 2, false}, ConfigRefused{h, "s", err}, OptionStripped{h, "s", "o", "r"}, ConfigPushed{h},
-		ConfigPartIgnored{h, "s", "p", "r"},
+		ConfigPartIgnored{h, "s", "p", "r"}, ConfigSetAside{h, "s", 1, 2},
 		LogsShipped{h, "b", "q", 1, 2}, LogsDropped{h, "q", 1, 2, "full"},
 		TransportFailed{h, "logs", err, time.Second}, Enrolled{h, true},
 		QueryDenylisted{h, "q", true}, DatabaseReplaced{h, "b"}, DiscoveryFailed{h, "q", err}, FlagIneffective{h, "f", "1", "2"},

@@ -168,6 +168,17 @@ type ConfigRefused struct {
 	Err    error
 }
 
+// ConfigSetAside says that a config is not served any more, unless its content changes,
+// because osqueryd died with it before it had run with it for a while.
+type ConfigSetAside struct {
+	Head
+	// Hash is a SHA-256 of the config, Sources the number of its sources.
+	Hash    string
+	Sources int
+	// Deaths counts the deaths of osqueryd within the config's probation.
+	Deaths int
+}
+
 // OptionStripped says that an option was taken out of a config before osqueryd
 // saw it, because a config must not set it. It comes once for each config that has it.
 type OptionStripped struct {

@@ -1,5 +1,7 @@
 package stats
 
+import "slices"
+
 // history is a ring of the newest runs that ended. It grows to its limit as
 // runs end, so that an instance that never fails costs nothing.
 type history struct {
@@ -17,6 +19,14 @@ func (h *history) add(r Run) {
 		h.runs[h.next] = r
 		h.next = (h.next + 1) % h.limit
 	}
+}
+
+// resize changes the limit and keeps the newest runs.
+func (h *history) resize(limit int) {
+	runs := h.newestFirst()
+	runs = runs[:min(len(runs), limit)]
+	slices.Reverse(runs)
+	*h = history{limit: limit, runs: runs}
 }
 
 // newestFirst gives a copy, or nil when there is none.

@@ -26,6 +26,7 @@ var (
 	_ Event = ConfigServed{}
 	_ Event = ConfigRefused{}
 	_ Event = OptionStripped{}
+	_ Event = ConfigSetAside{}
 	_ Event = ConfigPartIgnored{}
 	_ Event = ConfigPushed{}
 	_ Event = LogsShipped{}
@@ -113,6 +114,9 @@ func (OptionStripped) Kind() string { return "option stripped" }
 
 // Kind is "discovery failed".
 func (DiscoveryFailed) Kind() string { return "discovery failed" }
+
+// Kind is "config set aside".
+func (ConfigSetAside) Kind() string { return "config set aside" }
 
 // Kind is "config part ignored".
 func (ConfigPartIgnored) Kind() string { return "config part ignored" }

@@ -64,7 +64,7 @@ func levelOf(e Event) slog.Level {
 		return slog.LevelDebug
 	case RestartScheduled, WorkerLost, WatchdogKilled, RegistrationLost, TableParked,
 		HealthFailed, ConfigRefused, LogsDropped, TransportFailed, QueryDenylisted,
-		DatabaseReplaced, OptionStripped, ConfigPartIgnored, DiscoveryFailed,
+		DatabaseReplaced, ConfigSetAside, OptionStripped, ConfigPartIgnored, DiscoveryFailed,
 		FlagIneffective, RateAlarm:
 		return slog.LevelWarn
 	}

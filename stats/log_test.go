@@ -22,7 +22,8 @@ func TestLogToFields(t *testing.T) {
 		"health failed": "error in_a_row",
 		"run ended":     "cause code error hint phase pid signal stderr uptime",
 		"config served": "bytes sources stale", "config refused": "error source",
-		"option stripped": "option reason source", "config part ignored": "path reason source", "discovery failed": "error query",
+		"option stripped": "option reason source", "config part ignored": "path reason source",
+		"config set aside": "deaths hash sources", "discovery failed": "error query",
 		"logs shipped": "batch bytes lines queue", "logs dropped": "bytes lines queue reason",
 		"transport failed": "call error retry", "enrolled": "again",
 		"query denylisted": "distributed query", "database replaced": "backup", "flag ineffective": "flag got want",
@@ -64,7 +65,8 @@ func TestLogToLevels(t *testing.T) {
 		slog.LevelDebug: {"config served", "config pushed", "logs shipped"},
 		slog.LevelError: {"instance parked", "run ended", "panic caught"},
 		slog.LevelWarn: {"restart scheduled", "worker lost", "watchdog killed", "registration lost",
-			"table parked", "health failed", "config refused", "option stripped", "config part ignored", "logs dropped", "transport failed",
+			"table parked", "health failed", "config refused", "option stripped", "config part ignored", "config set aside",
+			"logs dropped", "transport failed",
 			"query denylisted", "database replaced", "discovery failed", "flag ineffective", "rate alarm"},
 	}
 	for level, kinds := range want {

@@ -76,6 +76,17 @@ func (o recorderOptions) validate(instance string) error {
 	return errors.Join(errs...)
 }
 
+// SetHistory changes how many ended runs are kept, as [WithHistory] sets it; a number out of
+// its bounds becomes the nearest one within. The newest of those that are there stay.
+func (r *Recorder) SetHistory(runs int) {
+	runs = max(0, min(runs, maxHistory))
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.history.limit != runs {
+		r.history.resize(runs)
+	}
+}
+
 // Counters gives the counters that are part of every Snapshot. It is always the
 // same one. Log lines, queries and configs are counted there alone: the events
 // that announce them change no total.

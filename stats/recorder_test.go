@@ -209,10 +209,40 @@ func TestRecorderTotals(t *testing.T) {
 	c.Dropped(4, 40)
 	c.Config()
 	want := Totals{Runs: 1, Failures: 1, WorkersReplaced: 1, Mended: 1, HealthFailures: 1,
-		WatchdogKills: 1, Denylisted: 1, Databases: 1, Panics: 1, TransportErrors: 1, ConfigsServed: 1, ConfigsRefused: 1,
+		WatchdogKills: 1, Denylisted: 1, Databases: 1, Panics: 1, TransportErrors: 1, ConfigsServed: 1, ConfigsRefused: 1, ConfigsSetAside: 1,
 		Queries: 2, QueriesFailed: 1, Distributed: 3, LinesIn: 1, BytesIn: 10, LinesOut: 2, BytesOut: 20,
 		LinesDropped: 4, BytesDropped: 40}
 	if got := r.Snapshot().Totals; got != want {
 		t.Errorf("totals\n%+v, want\n%+v", got, want)
+	}
+}
+
+// Whatever the history was and becomes, it holds the newest runs, newest first.
+func TestTrial33HistoryIsResized(t *testing.T) {
+	for before := range 6 {
+		for after := range 6 {
+			h := history{limit: before}
+			for i := range 4 {
+				h.add(Run{ID: fmt.Sprint(i)})
+			}
+			h.resize(after)
+			for i := 4; i < 6; i++ {
+				h.add(Run{ID: fmt.Sprint(i)})
+			}
+			got := h.newestFirst()
+			if want := min(after, 2+min(before, 4)); len(got) != want {
+				t.Errorf("from %d to %d: %d runs, want %d", before, after, len(got), want)
+			}
+			for i, run := range got {
+				if run.ID != fmt.Sprint(5-i) {
+					t.Errorf("from %d to %d: run %d is %s", before, after, i, run.ID)
+				}
+			}
+		}
+	}
+	r := newRecorder(t)
+	r.SetHistory(-1)
+	if r.SetHistory(maxHistory + 1); r.history.limit != maxHistory {
+		t.Errorf("the limit is %d", r.history.limit)
 	}
 }

@@ -66,6 +66,7 @@ type Totals struct {
 	TransportErrors uint64 `json:"transport_errors"`
 	ConfigsServed   uint64 `json:"configs_served"`
 	ConfigsRefused  uint64 `json:"configs_refused"`
+	ConfigsSetAside uint64 `json:"configs_set_aside"`
 
 	Queries       uint64 `json:"queries"`        // asked by the host, answered or not
 	QueriesFailed uint64 `json:"queries_failed"` // of those, failed or abandoned

@@ -21,6 +21,8 @@ func (r *Recorder) tally(e Event) {
 		r.totals.TransportErrors++
 	case ConfigRefused:
 		r.totals.ConfigsRefused++
+	case ConfigSetAside:
+		r.totals.ConfigsSetAside++
 	}
 }
 

@@ -1,0 +1,104 @@
+package instance_test
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// Whatever many pushes overlap, the newest config is in force in the end.
+func TestTrial20NewestConfigIsInForce(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, binary string) {
+		server := extension.NewMemory()
+		server.SetConfig("vendor", map[string]string{"main": hourly("first")})
+		r := start(t, binary, instance.WithTransport(server))
+		waitScheduled(t, r, "first")
+		for round := range 5 {
+			var pushes sync.WaitGroup
+			for i := range 8 {
+				server.SetConfig("vendor", map[string]string{"main": hourly(fmt.Sprintf("q%d_%d", round, i))})
+				pushes.Go(func() {
+					if err := r.PushConfig(patient(t)); err != nil {
+						t.Error(err)
+					}
+				})
+			}
+			pushes.Wait()
+			wantScheduled(t, r, fmt.Sprintf("q%d_7", round))
+		}
+	})
+}
+
+// A worker that dies twice with a new config gets the one before, and the server's no more.
+func TestTrial28WorkerDiesOfItsConfig(t *testing.T) {
+	t.Parallel()
+	each(t, func(t *testing.T, binary string) {
+		server := extension.NewMemory()
+		server.SetConfig("vendor", map[string]string{"main": hourly("deadly")})
+		r := start(t, binary, instance.WithTransport(server), instance.WithExtension(extension.WithConfigProbation(time.Hour)))
+		for range 2 {
+			waitScheduled(t, r, "deadly")
+			rows, err := r.Query(patient(t), "select pid from osquery_info")
+			if err != nil {
+				t.Fatal(err)
+			}
+			kill(t, atoi(t, rows.Row(0).Get("pid")))
+			next[stats.WorkerReplaced](t, r.events)
+			if err := r.WaitReady(patient(t)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		waitServed(t, r, true)
+		wantScheduled(t, r)
+		if n := r.Snapshot().Totals.ConfigsSetAside; n != 1 {
+			t.Errorf("%d configs are counted as set aside", n)
+		}
+		push(t, r, server, map[string]string{"main": hourly("harmless")})
+		wantScheduled(t, r, "harmless")
+	})
+}
+
+// waitServed waits until osqueryd was handed a config.
+func waitServed(t *testing.T, r *running, stale bool) {
+	t.Helper()
+	for next[stats.ConfigServed](t, r.events).Stale != stale { // the next one
+	}
+}
+
+// A process that someone kills proves nothing against the config; one that crashes does.
+func TestTrial28WhichEndsCount(t *testing.T) {
+	t.Parallel()
+	counts := func(cause stats.Cause, code int, signal string) bool {
+		return instance.ConfigMayBe(&instance.ExitError{Cause: cause, Code: code, Signal: signal})
+	}
+	for _, signal := range []string{"SIGSEGV", "SIGABRT", "SIGFPE", "SIGBUS", "SIGILL"} {
+		if !counts(stats.CauseSignal, -1, signal) {
+			t.Errorf("%s does not count", signal)
+		}
+	}
+	for _, signal := range []string{"SIGKILL", "SIGTERM", "SIGINT", "SIGHUP"} {
+		if counts(stats.CauseSignal, -1, signal) {
+			t.Errorf("%s counts", signal)
+		}
+	}
+	if !counts(stats.CauseExit, 78, "") || counts(stats.CauseExit, 0, "") {
+		t.Error("78 has to count, and 0 must not")
+	}
+	for _, cause := range []stats.Cause{stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy} {
+		if !counts(cause, 0, "") {
+			t.Errorf("%q does not count", cause)
+		}
+	}
+	if slices.ContainsFunc([]stats.Cause{
+		stats.CauseRequested, stats.CauseDatabaseLocked, stats.CauseDirectory, stats.CauseBinaryMissing, stats.CauseLeftover, stats.CausePidfileBusy,
+	}, func(c stats.Cause) bool { return counts(c, 1, "") }) {
+		t.Error("what no config does counts")
+	}
+}
