@@ -44,7 +44,7 @@
 // osquery_flags, osquery_registry, osquery_extensions, osquery_schedule,
 // osquery_packs), time, processes, users, system_info, os_version,
 // platform_info, those of extensions, those of the [Script], and fake_rows,
-// which makes as many rows as it is asked for:
+// which makes as many rows as it is asked for, up to 100,000:
 //
 //	SELECT * FROM fake_rows WHERE n = 1000
 //
@@ -55,8 +55,8 @@
 //
 // The differential tests play the same scenarios on the fake and on the
 // osqueryd that OSQUERYD names, and compare both with transcripts recorded from
-// osqueryd 5.23.0 (testdata/differential). Where the two differ, the fake is
-// mended.
+// osqueryd 5.23.0, which hold for 5.23.1 as well (testdata/differential); another
+// version is left out. Where the two differ, the fake is mended.
 //
 // Found and mended: mistakes on the command line come in the order of the flags'
 // names, a refused alarm_timeout among them; --version says the base name;
@@ -72,7 +72,9 @@
 // sections of flagfiles, and shows --version before it looks at mistakes.
 //
 // Known to differ: the fake asks every extension to shut down when it ends, and
-// osqueryd leaves that out now and then; the packs and queries of one config are read in the order of
+// osqueryd leaves that out now and then; asked to end while it starts without a
+// watchdog and without a socket, osqueryd exits with 0 or 78, as it happens, and the
+// fake with 0; the packs and queries of one config are read in the order of
 // their names, not of the text; SQL that the fake does not know is a syntax
 // error. Main goes by the program's name, so a fake under a name without
 // "osqueryd" is no shell but the calling program itself, even with --D; and of

@@ -39,6 +39,9 @@ func project(s *selection, t *tableDef, in rows) rows {
 	if s.limit >= 0 && s.limit < len(in) {
 		in = in[:s.limit]
 	}
+	if len(s.items) == 1 && s.items[0].star && !slices.ContainsFunc(in, t.isOdd) {
+		return in // nobody changes a row, and a copy of many takes memory
+	}
 	out := make(rows, 0, len(in))
 	for _, r := range in {
 		row := make(map[string]string, len(t.columns))
@@ -48,6 +51,14 @@ func project(s *selection, t *tableDef, in rows) rows {
 		out = append(out, row)
 	}
 	return out
+}
+
+// isOdd reports whether a row has not exactly the table's columns.
+func (t *tableDef) isOdd(row map[string]string) bool {
+	if len(row) != len(t.columns) {
+		return true
+	}
+	return slices.ContainsFunc(t.columns, func(c column) bool { _, ok := row[c.name]; return !ok })
 }
 
 func (it item) fill(row, from map[string]string, t *tableDef) {

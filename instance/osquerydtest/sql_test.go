@@ -2,6 +2,8 @@ package osquerydtest
 
 import (
 	"bytes"
+	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -144,5 +146,34 @@ func TestDiffRows(t *testing.T) {
 	}
 	if d := cmp.Diff(rows{c, c}, added); d != "" {
 		t.Errorf("added: %s", d)
+	}
+}
+
+// A large answer is held once, and no larger one is made.
+func TestTrial34LargeAnswerIsBounded(t *testing.T) {
+	e := testEngine(t)
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	got, err := e.query("SELECT * FROM fake_rows WHERE n = " + strconv.Itoa(maxFakeRows))
+	runtime.ReadMemStats(&after)
+	if err != nil || len(got) != maxFakeRows {
+		t.Fatalf("%d rows, %v", len(got), err)
+	}
+	const most = 128 << 20
+	if used := after.TotalAlloc - before.TotalAlloc; used > most {
+		t.Errorf("it used %d MiB, more than %d", used>>20, most>>20)
+	}
+	if got, err := e.query("SELECT * FROM fake_rows WHERE n = " + strconv.Itoa(maxFakeRows+1)); err == nil {
+		t.Errorf("an answer of %d rows was made", len(got))
+	}
+}
+
+// All of a row is that row, but for what the table does not have.
+func TestStarIsTheTablesColumns(t *testing.T) {
+	e := testEngine(t, Table{Name: "odd", Columns: []string{"a", "b"}, Rows: []map[string]string{{"a": "1", "c": "3"}, {"a": "1", "b": "2"}}})
+	got, err := e.query("SELECT * FROM odd")
+	want := rows{{"a": "1", "b": ""}, {"a": "1", "b": "2"}}
+	if diff := cmp.Diff(want, rows(got)); err != nil || diff != "" {
+		t.Errorf("%v (-want +got):\n%s", err, diff)
 	}
 }

@@ -66,6 +66,10 @@ func (w *worker) builtinTables() []*tableDef {
 	}
 }
 
+// maxFakeRows bounds what one answer holds in memory to some 50 MB; see Huge for an answer
+// of any size.
+const maxFakeRows = 100_000
+
 // fakeRows makes as many rows as WHERE n = N asks for, for benchmarks.
 func fakeRows(where []condition) (rows, error) {
 	n := 0
@@ -74,8 +78,8 @@ func fakeRows(where []condition) (rows, error) {
 			n, _ = strconv.Atoi(c.values[0])
 		}
 	}
-	if n < 0 || n > 10_000_000 {
-		return nil, fmt.Errorf("fake_rows: n = %d is not between 0 and 10000000", n)
+	if n < 0 || n > maxFakeRows {
+		return nil, fmt.Errorf("fake_rows: n = %d is not between 0 and %d", n, maxFakeRows)
 	}
 	out := make(rows, n)
 	text := strconv.Itoa(n)
