@@ -179,6 +179,7 @@ func (q *Queue) continueIn(r *recovery, s *segment, whole bool) {
 	}
 	q.w.seg, q.w.off, q.w.t = s, s.end, &tailFile{f: f, refs: 1, unnamed: !q.rooted}
 	q.out = q.w.t
+	q.w.broken = s.holed // what more bytes would make of the damage is not to be found out
 }
 
 // distrust notes that the lines of s could not be flushed.
@@ -199,8 +200,9 @@ func (q *Queue) mend(f file, s *segment) error {
 	if q.opts.Sync.kind == syncNever {
 		return nil
 	}
-	if err := f.Sync(); err != nil {
+	if err := errors.Join(f.Sync(), q.flushNames()); err != nil {
 		return err
 	}
-	return q.flushNames()
+	s.unflushed = false
+	return nil
 }

@@ -58,8 +58,8 @@ type limits struct {
 // The error is ErrClosed or ErrIO; after five of the latter for one segment in a row, its rest counts as damaged (the newest
 // one's when the next line has begun another). That the host is out of descriptors or memory does not count.
 func (q *Queue) Read(after uint64, maxRecords, maxBytes int) (Batch, error) {
-	start, lim := q.begin(after, maxRecords, maxBytes)
-	for at := start; ; {
+	start, at, lim := q.begin(after, maxRecords, maxBytes)
+	for {
 		if q.isClosed() {
 			return Batch{}, ErrClosed
 		}
@@ -81,10 +81,12 @@ func (q *Queue) Read(after uint64, maxRecords, maxBytes int) (Batch, error) {
 	}
 }
 
-func (q *Queue) begin(after uint64, maxRecords, maxBytes int) (uint64, limits) {
+// begin returns where the batch starts, for its gaps, and behind which line to look. A power cut may bring back a file that was
+// evicted; its lines stay lost, as announced.
+func (q *Queue) begin(after uint64, maxRecords, maxBytes int) (start, at uint64, lim limits) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	return max(after, q.marks.acked), limits{maxRecords, maxBytes, q.marks.pin()}
+	return max(after, q.marks.acked), max(after, q.marks.floor()), limits{maxRecords, maxBytes, q.marks.pin()}
 }
 
 // look finds the segment that holds the first line behind at.

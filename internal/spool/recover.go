@@ -89,7 +89,7 @@ func (r *recovery) reserve(s *segment) {
 }
 
 func (r *recovery) scanItems(sc *scanner, s *segment) (whole bool, err error) {
-	for {
+	for bad := false; ; {
 		it, err := sc.next()
 		if errors.Is(err, io.EOF) {
 			return true, nil
@@ -98,12 +98,12 @@ func (r *recovery) scanItems(sc *scanner, s *segment) (whole bool, err error) {
 			return false, r.refused(Damage{Segment: s.name, Offset: sc.off, Bytes: s.bytes - sc.off, Err: err})
 		}
 		if !it.ok {
-			r.highest = max(r.highest, it.seq)
+			bad, r.highest = true, max(r.highest, it.seq)
 			r.pending = append(r.pending, Damage{Segment: s.name, Offset: it.off, Bytes: it.size})
 			continue
 		}
 		r.found(s.name, it.seq, it.seq+1)
-		s.last, s.end = it.seq, it.off+it.size
+		s.last, s.end, s.holed = it.seq, it.off+it.size, s.holed || bad
 		if it.seq > r.floor {
 			r.rep.Records++
 		}

@@ -51,18 +51,35 @@ func (s *scanner) next() (item, error) {
 	if int64(len(s.buf)) < h.size { // the file shrank while it was read
 		return s.resync()
 	}
-	return s.take(h), nil
+	return s.take(h)
 }
 
-func (s *scanner) take(h header) item {
+// take returns the record of h. If its line is damaged, the length in the header is to be trusted only if a record follows
+// where it says so: what was cut off and came back after a power cut may lie across newer records.
+func (s *scanner) take(h header) (item, error) {
 	line := s.buf[headerSize:h.size:h.size]
 	it := item{off: s.off, size: h.size, seq: h.seq, ok: h.lineIsWhole(line)}
 	if it.ok {
 		it.line = line
+	} else if follows, err := s.follows(h); err != nil || !follows {
+		if err == nil {
+			it, err = s.resync()
+			it.seq = h.seq
+		}
+		return it, err
 	}
 	s.skip(h.size)
 	s.after = h.seq
-	return it
+	return it, nil
+}
+
+// follows reports whether there is a header behind the record of h.
+func (s *scanner) follows(h header) (bool, error) {
+	if err := s.fill(h.size + headerSize); err != nil || int64(len(s.buf)) < h.size+headerSize {
+		return false, err
+	}
+	next, ok := parseHeader(s.buf[h.size:], s.salt, h.seq, s.before)
+	return ok && next.size <= s.end-s.off-h.size, nil
 }
 
 // header looks at the header at the current offset; false if there is none or its record goes beyond the end.

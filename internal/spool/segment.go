@@ -20,7 +20,8 @@ type segment struct {
 	bytes    int64  // size of the file
 	failures int    // reads in a row that the disk refused
 
-	unflushed bool // holds lines that may not be flushed, and is not the newest
+	holed     bool // there is damage before its last whole record
+	unflushed bool // holds lines up to Queue.synced that may not be flushed
 }
 
 func newSegment(gen, first uint64, salt uint32) *segment {

@@ -53,12 +53,12 @@ func (q *Queue) Sync() error {
 	return q.failedIn(q.marks.floor()+1, seq)
 }
 
-// flushOld flushes the segments behind the newest that nobody flushed yet.
+// flushOld flushes the segments that nobody flushed yet, be it that an earlier process wrote them.
 func (q *Queue) flushOld() error {
 	q.mu.Lock()
 	var old []*segment
-	for i, s := range q.segs {
-		if s.unflushed && i < len(q.segs)-1 {
+	for _, s := range q.segs {
+		if s.unflushed {
 			old = append(old, s)
 		}
 	}
