@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // The calls of a transport, as events name them.
@@ -155,12 +157,23 @@ type callLog struct {
 type callState struct {
 	success time.Time // the last one
 	tries   int       // failures in a row
-	err     error     // the last one
+	text    string    // of the last one
 	failed  time.Time // when that was
+}
+
+// configInForce is what callLog knows the config by that osqueryd should have: one that was
+// fetched may still be refused.
+const configInForce = "config in force"
+
+// state gives what is known of the calls of a kind.
+func (l *callLog) state(kind string) stats.Delivery {
+	c := l.of(kind)
+	return stats.Delivery{LastSuccess: c.success, LastFailure: c.failed, LastError: c.text, Tries: c.tries}
 }
 
 // note notes how a call ended.
 func (l *callLog) note(kind string, err error) {
+	text := textOf(err)
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	c := l.last[kind]
@@ -168,9 +181,20 @@ func (l *callLog) note(kind string, err error) {
 		c.success, c.tries = time.Now(), 0
 	} else {
 		c.tries++
-		c.err, c.failed = err, time.Now()
+		c.text, c.failed = text, time.Now()
 	}
 	l.last[kind] = c
+}
+
+// textOf gives the text of an error, which code of the host makes.
+func textOf(err error) (text string) {
+	if err == nil {
+		return ""
+	}
+	if caught := contain("error text", func() error { text = err.Error(); return nil }); caught != nil {
+		return caught.Error()
+	}
+	return text
 }
 
 func (l *callLog) of(kind string) callState {
@@ -201,6 +225,7 @@ func newClient(s *settings, t *tasks, say *announcer) *client {
 	}
 	c.calls.last = map[string]callState{}
 	c.identity = newIdentity(s, t, say)
+	c.identity.note = func(err error) { c.calls.note(callEnroll, err) }
 	return c
 }
 

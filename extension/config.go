@@ -141,6 +141,9 @@ func (c *configs) land(f *configFlight) {
 	ctx, cancel := context.WithTimeout(life, c.set.transportTimeout)
 	f.config, f.err = c.fetch.config(ctx)
 	cancel()
+	if f.err == nil || !ended(life) {
+		c.fetch.client.calls.note(configInForce, f.err)
+	}
 	if f.err == nil && c.fresh(f.config) {
 		c.announceChanges(f.config)
 	}

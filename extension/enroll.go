@@ -25,6 +25,7 @@ type identity struct {
 	timeout  time.Duration
 	tasks    *tasks
 	say      *announcer
+	note     func(error) // how an enrolment went
 	life     *lifetime
 	busy     slot
 	limits   Enrolment
@@ -165,12 +166,14 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 	}
 	close(f.done)
 	if f.err == nil {
+		i.note(nil)
 		i.enrolled()
 	}
 	i.wake() // the time of the next one may be another now
 }
 
 func (i *identity) failed(err error, wait time.Duration) {
+	i.note(err)
 	i.say.say(func(h stats.Head) stats.Event {
 		return stats.TransportFailed{Head: h, Call: callEnroll, Err: err, Retry: wait}
 	})

@@ -12,6 +12,7 @@ import (
 	"github.com/osquery/osquery-go/gen/osquery"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // Extension is what osqueryd sees of one instance: a config, a logger and a
@@ -268,6 +269,25 @@ func (e *Extension) Pending() map[string]uint64 {
 		out[string(s.name)] = s.pending()
 	}
 	return out
+}
+
+// Delivery gives what waits in each queue and how the last deliveries went, and how the
+// server answered the other calls: "enroll", "config" and "queries". A config counts as
+// answered when it passed all checks. It never waits.
+func (e *Extension) Delivery() ([]stats.QueueState, []stats.CallState) {
+	queues := make([]stats.QueueState, 0, len(e.shippers))
+	for _, s := range e.shippers {
+		kind := callLogs + " " + string(s.name)
+		if s.live != nil {
+			kind = callResults
+		}
+		queues = append(queues, s.state(e.client.calls.state(kind)))
+	}
+	return queues, []stats.CallState{
+		{Call: callEnroll, Delivery: e.client.calls.state(callEnroll)},
+		{Call: callConfig, Delivery: e.client.calls.state(configInForce)},
+		{Call: callQueries, Delivery: e.client.calls.state(callQueries)},
+	}
 }
 
 // Close ends what is under way and closes the queues. It waits a bounded time for

@@ -95,6 +95,7 @@ func unstamp(line []byte) (time.Time, []byte) {
 func (l *live) due() (time.Time, bool) {
 	st := l.s.q.Stats()
 	if st.Records == 0 {
+		l.s.alert.Store(true)
 		return time.Time{}, false
 	}
 	l.s.mu.Lock()
@@ -218,6 +219,7 @@ func (l *live) catchUp() {
 	floor := max(st.Acked, st.Evicted)
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
+	l.s.ages.note(time.Now(), st.Last)
 	l.scanned = max(l.scanned, floor)
 	for seq := range l.held {
 		if seq <= floor {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
 )
@@ -72,6 +73,10 @@ func (s *shipper) resume() error {
 	}
 	s.alert.Store(st.Records == 0)
 	s.told.Store(false)
+	s.mu.Lock()
+	s.ages = nil
+	s.ages.note(time.Now(), max(st.Acked, st.Evicted))
+	s.mu.Unlock()
 	s.lines.Store(int64(st.Records))
 	s.bytes.Store(max(0, st.Bytes))
 	s.flying.Store(st.Pinned > st.Acked)

@@ -166,6 +166,7 @@ func (s *shipper) beyond(last uint64) uint64 {
 func (s *shipper) load(ctx context.Context) error {
 	before := s.q.Stats()
 	floor := max(before.Acked, before.Evicted)
+	s.noteAge(before)
 	s.step.doubt.forget(floor)
 	if f := s.step.flight; f != nil && !s.step.settled && f.First <= before.Evicted {
 		s.step.flight = nil // announced as lost: it must not arrive all the same
@@ -201,6 +202,13 @@ func (s *shipper) load(ctx context.Context) error {
 	s.step.flight, s.step.settled = b, false
 	s.flying.Store(true)
 	return nil
+}
+
+// noteAge remembers how many lines there are now.
+func (s *shipper) noteAge(st spool.Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ages.note(time.Now(), st.Last)
 }
 
 // leaveOut takes out of a batch what was delivered ahead of its turn: it begins behind

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
+
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // shipper moves the lines of one queue to the transport: in order, one batch at a
@@ -51,6 +53,47 @@ type shipper struct {
 	oldest    time.Time // when the oldest waiting line came; zero: long ago
 	notBefore time.Time // backoff, rate or the server's wish
 	asked     time.Time // the server's wish alone
+	ages      ages
+}
+
+// ages remembers how many lines there had been at some moments, which tells how old the
+// oldest is that waits. The shipper's mu guards it.
+type ages []ageMark
+
+// ageMark is a moment at which after was the number of the newest line.
+type ageMark struct {
+	after uint64
+	at    time.Time
+}
+
+// maxAges bounds how many moments are remembered.
+const maxAges = 256
+
+// note remembers the moment.
+func (a *ages) note(now time.Time, newest uint64) {
+	n := len(*a)
+	if n > 0 && (*a)[n-1].after >= newest {
+		(*a)[n-1].at = now // nothing came since
+		return
+	}
+	if n == maxAges { // keep every second one
+		for i := range n / 2 {
+			(*a)[i] = (*a)[2*i]
+		}
+		*a = (*a)[:n/2]
+	}
+	*a = append(*a, ageMark{newest, now})
+}
+
+// since gives a moment before which the line had not come, and forgets what is earlier.
+func (a *ages) since(line uint64) time.Time {
+	for len(*a) > 1 && (*a)[1].after < line {
+		*a = (*a)[1:]
+	}
+	if len(*a) == 0 {
+		return time.Time{}
+	}
+	return (*a)[0].at
 }
 
 // shipSettings is what differs between queues.
@@ -84,7 +127,27 @@ func newShipper(name Queue, call string, q queue, set shipSettings, send func(co
 	s.bytes.Store(max(0, st.Bytes))
 	s.flying.Store(st.Pinned > st.Acked)
 	s.alert.Store(st.Records == 0)
+	s.ages.note(time.Now(), max(st.Acked, st.Evicted))
 	return s
+}
+
+// state is what a host may see of the queue.
+func (s *shipper) state(d stats.Delivery) stats.QueueState {
+	st := s.q.Stats()
+	out := stats.QueueState{Queue: string(s.name), Lines: st.Records, Bytes: st.Bytes, Delivery: d}
+	if st.Records == 0 {
+		out.Bytes = 0
+		return out
+	}
+	if s.live == nil {
+		out.Bytes = min(out.Bytes, s.bytes.Load())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at := s.ages.since(max(st.Acked, st.Evicted) + 1); !at.IsZero() {
+		out.Age = time.Since(at)
+	}
+	return out
 }
 
 // take appends one line. It is called while osqueryd waits: it makes one write
@@ -155,9 +218,11 @@ func (s *shipper) firstCame() bool {
 	if !s.alert.Load() || !s.alert.CompareAndSwap(true, false) {
 		return false
 	}
+	newest := s.q.Stats().Last
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.oldest = time.Now()
+	s.ages.note(s.oldest, max(newest, 1)-1)
 	return true
 }
 

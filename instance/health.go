@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
@@ -28,12 +30,14 @@ const suspendJump = 5 * time.Second
 
 // health is what earlier checks of a run have shown.
 type health struct {
-	failures int  // in a row
-	unwell   bool // a failure was told, and no recovery since
-	checks   int
-	naps     uint64        // of the instance, at the last look
-	wall     time.Time     // of the last look at the clock
-	running  time.Duration // of the same moment
+	failures  int  // in a row
+	unwell    bool // a failure was told, and no recovery since
+	checks    int
+	looks     int           // at the schedule, and those that were left out
+	announced uint64        // denylisted queries at the last look
+	naps      uint64        // of the instance, at the last look
+	wall      time.Time     // of the last look at the clock
+	running   time.Duration // of the same moment
 }
 
 func (r *run) newHealth() health {
@@ -100,6 +104,7 @@ func (r *run) checkHealth(ctx context.Context) error {
 		return errExited
 	case err == nil:
 		r.healthy()
+		r.readDenied(ctx)
 		return nil
 	case slept, r.workerLost(): // a worker that went away is replaced, not unhealthy
 		return nil
@@ -118,6 +123,56 @@ func (r *run) healthy() {
 		r.health.unwell = false
 		r.in.emit(stats.HealthRecovered{Head: r.in.head()})
 	}
+}
+
+// denied is what osqueryd's schedule said of denylisted queries at the last look.
+type denied struct {
+	mu    sync.Mutex
+	names []string
+}
+
+func (d *denied) list() []string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Clone(d.names)
+}
+
+func (d *denied) set(names []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.names = names
+}
+
+// scheduleEvery is how many health checks pass between two looks at the schedule while
+// nothing is denylisted.
+const scheduleEvery = 10
+
+// readDenied asks osqueryd which queries it refuses to run: now and then, and at every check
+// while there are any or one was announced since the last look.
+func (r *run) readDenied(ctx context.Context) {
+	h := &r.health
+	announced := r.in.rec.Snapshot().Totals.Denylisted
+	due := h.looks%scheduleEvery == 0 || announced != h.announced || len(r.in.denied.list()) > 0
+	h.looks++
+	if !due {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	defer cancel()
+	rows, err := callTable(ctx, r.session.control, "osquery_schedule")
+	if err != nil {
+		r.log.Debug("osquery_schedule could not be read", "err", err)
+		return
+	}
+	h.announced = announced
+	var names []string
+	for _, row := range rows {
+		if row["denylisted"] == "1" {
+			names = append(names, row["name"])
+		}
+	}
+	slices.Sort(names)
+	r.in.denied.set(names)
 }
 
 // checkOnce holds the instance's own checks and the host's.

@@ -43,6 +43,7 @@ type Instance struct {
 	use      use
 	checker  hostChecker
 	logging  loggerCalls
+	denied   denied
 
 	naps        atomic.Uint64 // odd while the host says that the machine sleeps
 	tablesAsked atomic.Uint64 // counts the calls of SetTables
@@ -168,8 +169,14 @@ func (in *Instance) Binary() Binary {
 	return in.binary
 }
 
-// Snapshot gives the instance's state, counters and newest runs. It is a copy.
-func (in *Instance) Snapshot() stats.Snapshot { return in.rec.Snapshot() }
+// Snapshot gives the instance's state, counters and newest runs, what waits in its queues, how
+// its server answers, and which queries are denylisted. It is a copy.
+func (in *Instance) Snapshot() stats.Snapshot {
+	s := in.rec.Snapshot()
+	s.Queues, s.Calls = in.ext.Delivery()
+	s.Denylisted = in.denied.list()
+	return s
+}
 
 // Record hands an event about the instance to its recorder and observers, in
 // order with its own. It is for whoever supervises the instance.

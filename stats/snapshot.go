@@ -21,6 +21,15 @@ type Snapshot struct {
 	// when the park has no end.
 	NextStart time.Time `json:"next_start,omitzero"`
 
+	// Queues are what waits to be delivered, one for each queue on disk. They, Calls and
+	// Denylisted are the instance's to add: a Recorder leaves them out.
+	Queues []QueueState `json:"queues,omitempty"`
+	// Calls are how the server answers "enroll", "config" and "queries".
+	Calls []CallState `json:"calls,omitempty"`
+	// Denylisted names the scheduled queries that osqueryd refuses to run, as far as the
+	// last look at its schedule showed.
+	Denylisted []string `json:"denylisted,omitempty"`
+
 	Totals Totals `json:"totals"`
 }
 
@@ -78,4 +87,35 @@ type Totals struct {
 	BytesOut     uint64 `json:"bytes_out"`
 	LinesDropped uint64 `json:"lines_dropped"`
 	BytesDropped uint64 `json:"bytes_dropped"`
+}
+
+// QueueState is what is known of one queue.
+type QueueState struct {
+	// Queue is "results", "snapshots", "status" or "distributed".
+	Queue string `json:"queue"`
+	// Lines and Bytes wait to be delivered; for "distributed" they are writes of osqueryd.
+	// Bytes is the size on disk when lines of before the start are among them.
+	Lines uint64 `json:"lines"`
+	Bytes int64  `json:"bytes"`
+	// Age is how long the oldest of them has been waiting, within some seconds, and since
+	// the start of the process at most.
+	Age time.Duration `json:"age_ns,omitempty"`
+	Delivery
+}
+
+// CallState is how calls of one kind went.
+type CallState struct {
+	Call string `json:"call"`
+	Delivery
+}
+
+// Delivery is how calls of the host's transport went, since the start of the process.
+type Delivery struct {
+	// LastSuccess and LastFailure are zero when there was none.
+	LastSuccess time.Time `json:"last_success,omitzero"`
+	LastFailure time.Time `json:"last_failure,omitzero"`
+	// LastError is the text of the last failure. It stays after a success.
+	LastError string `json:"last_error,omitempty"`
+	// Tries counts the failures since the last success.
+	Tries int `json:"tries,omitempty"`
 }

@@ -3,12 +3,16 @@ package stats
 import (
 	"fmt"
 	"strings"
+	"time"
 )
 
 // Summary is the one answer a health endpoint needs.
 type Summary struct {
 	// Healthy is true when every instance is; an empty set is healthy.
 	Healthy bool `json:"healthy"`
+	// Degraded is true when all that is wrong is that instances are degraded: osqueryd runs
+	// as it should, and to restart anything would not help.
+	Degraded bool `json:"degraded,omitempty"`
 	// Instances are in the order of the snapshots; never nil.
 	Instances []InstanceHealth `json:"instances"`
 	// States counts the instances in each state; states with none are left out.
@@ -19,10 +23,13 @@ type Summary struct {
 type InstanceHealth struct {
 	ID    string `json:"id"`
 	State State  `json:"state"`
-	// Healthy is true in StateReady alone.
+	// Healthy is true in StateReady alone, and when the instance is not degraded.
 	Healthy bool `json:"healthy"`
-	// Reason is why it is not healthy, in one line: its state and, unless it is
-	// idle or starting, the last error. Empty when it is healthy.
+	// Degraded is true when it is ready, and not well served: it is not enrolled, has its
+	// config from the last good one, cannot fetch distributed queries, or delivers late.
+	Degraded bool `json:"degraded,omitempty"`
+	// Reason is why it is not healthy, in one line: what it is degraded by; or its state
+	// and, unless it is idle or starting, the last error. Empty when it is healthy.
 	Reason string `json:"reason,omitempty"`
 }
 
@@ -34,12 +41,15 @@ func Summarize(snaps []Snapshot) Summary {
 		Instances: make([]InstanceHealth, 0, len(snaps)),
 		States:    make(map[State]int),
 	}
+	worse := false
 	for i := range snaps {
 		h := healthOf(&snaps[i])
 		s.Instances = append(s.Instances, h)
 		s.States[h.State]++
 		s.Healthy = s.Healthy && h.Healthy
+		worse = worse || !h.Healthy && !h.Degraded
 	}
+	s.Degraded = !s.Healthy && !worse
 	return s
 }
 
@@ -60,17 +70,63 @@ func (s Summary) Err() error {
 }
 
 func healthOf(s *Snapshot) InstanceHealth {
-	h := InstanceHealth{ID: s.Instance, State: s.State, Healthy: s.State == StateReady}
-	if !h.Healthy {
+	h := InstanceHealth{ID: s.Instance, State: s.State}
+	if s.State != StateReady {
 		h.Reason = reasonOf(s)
+		return h
 	}
+	h.Reason = strings.Join(degradedBy(s), "; ")
+	h.Healthy, h.Degraded = h.Reason == "", h.Reason != ""
 	return h
 }
+
+const (
+	// lateAfter is the age from which lines that are being refused are late.
+	lateAfter = time.Minute
+	// behindAfter is the age from which lines are late whatever the reason.
+	behindAfter = 2 * time.Hour
+	// failedCalls is how many failures in a row are no chance.
+	failedCalls = 3
+)
+
+// degradedBy gives what is wrong with an instance that is ready.
+func degradedBy(s *Snapshot) []string {
+	var out []string
+	for _, c := range s.Calls {
+		switch {
+		case c.Call == "enroll" && c.Tries > 0:
+			out = append(out, "not enrolled: "+inOneLine(c.LastError))
+		case c.Call == "config" && c.Tries > 0:
+			out = append(out, "configured from the last good config, if from any: "+inOneLine(c.LastError))
+		case c.Call == "queries" && c.Tries >= failedCalls:
+			out = append(out, "no distributed queries: "+inOneLine(c.LastError))
+		}
+	}
+	for _, q := range s.Queues {
+		if q.late() {
+			reason := fmt.Sprintf("delivering late: %s has %d waiting, the oldest for %v", q.Queue, q.Lines, q.Age.Truncate(time.Second))
+			if q.Tries > 0 {
+				reason += ": " + inOneLine(q.LastError)
+			}
+			out = append(out, reason)
+		}
+	}
+	return out
+}
+
+func (q *QueueState) late() bool {
+	if q.Lines == 0 {
+		return false
+	}
+	return q.Tries >= failedCalls || q.Tries > 0 && q.Age > lateAfter || q.Age > behindAfter
+}
+
+func inOneLine(text string) string { return strings.Join(strings.Fields(text), " ") }
 
 func reasonOf(s *Snapshot) string {
 	// The last error of one that is on its way up is about an earlier run.
 	if s.LastError == "" || s.State == StateStarting || s.State == StateIdle {
 		return string(s.State)
 	}
-	return string(s.State) + ": " + strings.Join(strings.Fields(s.LastError), " ")
+	return string(s.State) + ": " + inOneLine(s.LastError)
 }
