@@ -242,7 +242,7 @@ func invoke[T any](ctx context.Context, c *client, kind string, f func(context.C
 func invokeOnce[T any](ctx context.Context, c *client, kind string, f func(context.Context, Node) (T, error)) (T, error) {
 	try := func(key string) (T, error) {
 		v, err := bounded(ctx, c.tasks, c.busy[kind], "transport "+kind, func(ctx context.Context) (T, error) {
-			node := c.node()
+			node := c.identity.named(c.node())
 			node.Key = key
 			return f(ctx, node)
 		})

@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"time"
 
@@ -21,6 +23,8 @@ type identity struct {
 	enroller Enroller // nil: the transport does not enrol
 	store    NodeKeyStore
 	node     func() Node
+	askNode  func() (Node, error) // node, contained
+	nameFile string               // of the identity that the key is for
 	details  func(context.Context) map[string]map[string]string
 	timeout  time.Duration
 	tasks    *tasks
@@ -36,6 +40,7 @@ type identity struct {
 	loaded  bool // the store was read, or is behind
 	keyless bool // the transport enrols nobody, and takes calls without a key
 	current string
+	name    string    // the host identifier that enrolled; empty when it is not known
 	born    time.Time // when current was given out; zero when it is from the store
 	fresh   bool      // current is new, and no call has been made with it yet that went well
 	short   int       // keys in a row that did not last
@@ -62,14 +67,16 @@ var errPaced = errors.New("enrolments are spread out, and this one has its turn 
 type enrolFlight struct {
 	done chan struct{}
 	key  string
+	name string // who the key is for
 	err  error
 }
 
 func newIdentity(s *settings, t *tasks, say *announcer) *identity {
 	enroller, _ := s.transport.(Enroller)
 	return &identity{
-		enroller: enroller, store: s.keys, node: s.node, details: s.hostDetails,
-		timeout: s.transportTimeout, tasks: t, say: say, busy: newSlot(),
+		enroller: enroller, store: s.keys, node: s.node, askNode: s.askNode, details: s.hostDetails,
+		nameFile: filepath.Join(s.dir, "enrolled_as"),
+		timeout:  s.transportTimeout, tasks: t, say: say, busy: newSlot(),
 		backoff: newBackoff(s.log.minBackoff, s.log.maxBackoff),
 		limits:  s.enrolment, wake: func() {}, enrolled: func() {},
 	}
@@ -103,6 +110,7 @@ func (i *identity) key(ctx context.Context) (string, error) {
 // renew gives a key other than bad, which the server refused.
 func (i *identity) renew(ctx context.Context, bad string) (string, error) {
 	i.refused(bad)
+	i.leave()
 	i.mu.Lock()
 	if i.current != "" || i.keyless {
 		defer i.mu.Unlock()
@@ -144,11 +152,11 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 	defer cancel()
 	fromStore := false
 	if !loaded {
-		f.key, loaded = i.load(ctx)
-		fromStore = f.key != "" && f.key != stale
+		f.key, f.name, loaded = i.load(ctx)
+		fromStore = f.key != "" && f.key != stale && !i.isOther(f.name)
 	}
 	if !fromStore {
-		f.key, f.err = i.enrolInTurn(ctx)
+		f.key, f.name, f.err = i.enrolInTurn(ctx)
 	}
 	if errors.Is(f.err, ErrUnsupported) {
 		f.err = nil
@@ -161,7 +169,7 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 	case f.err != nil:
 		i.failed(f.err, wait)
 	case !fromStore && f.key != "":
-		i.save(ctx, f.key)
+		i.save(ctx, f.key, f.name)
 		i.say.say(func(h stats.Head) stats.Event { return stats.Enrolled{Head: h, Again: stale != ""} })
 	}
 	close(f.done)
@@ -180,9 +188,9 @@ func (i *identity) failed(err error, wait time.Duration) {
 }
 
 // enrolInTurn enrols, unless others that share our pace are first.
-func (i *identity) enrolInTurn(ctx context.Context) (string, error) {
+func (i *identity) enrolInTurn(ctx context.Context) (key, name string, err error) {
 	if wait := i.untilTurn(time.Now()); wait > 0 {
-		return "", RetryAfter(wait, errPaced)
+		return "", "", RetryAfter(wait, errPaced)
 	}
 	return i.enrol(ctx)
 }
@@ -228,7 +236,7 @@ func (i *identity) settle(f *enrolFlight, loaded, fromStore, cutOff bool) time.D
 	i.flight, i.loaded, i.wanted = nil, loaded || f.err == nil, f.err != nil && !cutOff
 	switch {
 	case f.err == nil:
-		i.current, i.fresh, i.born = f.key, false, time.Time{}
+		i.current, i.name, i.fresh, i.born = f.key, f.name, false, time.Time{}
 		if !fromStore {
 			i.fresh, i.born = true, time.Now()
 		}
@@ -303,18 +311,59 @@ func (i *identity) accepted(key string) {
 	i.backoff.Reset()
 }
 
-// load gives the key that is kept, and whether the store could be read.
-func (i *identity) load(ctx context.Context) (key string, read bool) {
+// leave forgets a key that is another identity's: osqueryd logs under a new name, because the
+// host gave it one or its database is new, and what enrols is to be what logs.
+func (i *identity) leave() {
+	i.mu.Lock()
+	key, name := i.current, i.name
+	i.mu.Unlock()
+	if key == "" || !i.isOther(name) {
+		return
+	}
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	if i.current == key {
+		i.current, i.stale = "", key
+	}
+}
+
+// isOther tells whether name is not the one that osqueryd logs under. What is not known is
+// no other.
+func (i *identity) isOther(name string) bool {
+	node, err := i.askNode()
+	return err == nil && name != "" && node.HostIdentifier != "" && node.HostIdentifier != name
+}
+
+// named fills in who a node enrolled as, when it does not say who it is.
+func (i *identity) named(n Node) Node {
+	if n.HostIdentifier == "" {
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		n.HostIdentifier = i.name
+	}
+	return n
+}
+
+// load gives the key that is kept, who it is for, and whether the store could be read.
+func (i *identity) load(ctx context.Context) (key, name string, read bool) {
 	key, err := bounded(ctx, i.tasks, i.busy, "node key store", i.store.Load)
 	i.say.caught(err)
 	if err != nil {
 		i.say.warn("the node key could not be read; enrolling again", "error", err)
-		return "", false
+		return "", "", false
 	}
-	return key, true
+	if data, err := readFileBounded(i.nameFile, maxNodeKey); err == nil {
+		name = strings.TrimSuffix(string(data), "\n")
+	}
+	return key, name, true
 }
 
-func (i *identity) save(ctx context.Context, key string) {
+// save keeps the key and who it is for. The name is written first: a name without its key is
+// of no consequence, a key under an old name would be.
+func (i *identity) save(ctx context.Context, key, name string) {
+	if err := writeFileAtomic(i.nameFile, []byte(name+"\n")); err != nil {
+		i.say.warn("the name that enrolled could not be kept", "error", err)
+	}
 	_, err := bounded(ctx, i.tasks, i.busy, "node key store", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, i.store.Save(ctx, key)
 	})
@@ -324,18 +373,21 @@ func (i *identity) save(ctx context.Context, key string) {
 	}
 }
 
-func (i *identity) enrol(ctx context.Context) (string, error) {
-	key, err := bounded(ctx, i.tasks, i.busy, "transport "+callEnroll, func(ctx context.Context) (string, error) {
-		return i.enroller.Enroll(ctx, i.request(ctx))
+func (i *identity) enrol(ctx context.Context) (key, name string, err error) {
+	type answer struct{ key, name string }
+	got, err := bounded(ctx, i.tasks, i.busy, "transport "+callEnroll, func(ctx context.Context) (answer, error) {
+		req := i.request(ctx)
+		key, err := i.enroller.Enroll(ctx, req)
+		return answer{key, req.Node.HostIdentifier}, err
 	})
 	i.say.caught(err)
-	if err == nil && key == "" {
+	if err == nil && got.key == "" {
 		err = errors.New("the server gave an empty node key")
 	}
 	if err != nil {
-		return "", fmt.Errorf("enrol: %w", err)
+		return "", "", fmt.Errorf("enrol: %w", err)
 	}
-	return key, nil
+	return got.key, got.name, nil
 }
 
 func (i *identity) request(ctx context.Context) EnrollRequest {
@@ -343,6 +395,9 @@ func (i *identity) request(ctx context.Context) EnrollRequest {
 	req.Node.Key = ""
 	if i.details != nil {
 		req.HostDetails = i.details(ctx)
+	}
+	if req.Node.HostIdentifier == "" { // osqueryd could be asked just now
+		req.Node.HostIdentifier = req.HostDetails["osquery_info"]["instance_id"]
 	}
 	return req
 }

@@ -84,8 +84,9 @@ type Node struct {
 	Run string
 	// Key is the node key from the Enroller; empty when there is none.
 	Key string
-	// HostIdentifier is what instance.WithHostIdentifier set; empty when osqueryd uses the
-	// host's own UUID.
+	// HostIdentifier is what osqueryd calls this node in its logs, and what it is to be
+	// enrolled as: what instance.WithHostIdentifier set, else the instance_id of osqueryd's
+	// osquery_info. It is empty until osqueryd could be asked for that, or was once.
 	HostIdentifier string
 	// OsqueryVersion is the version of the binary, such as "5.23.0".
 	OsqueryVersion string

@@ -30,8 +30,9 @@
 // WithFlag alone. The flag file and the list of
 // extensions of the host's own osquery are not read.
 //
-// All instances of a host give their logs the same hostIdentifier, the UUID of the
-// hardware where it has one, unless [WithHostIdentifier] names another.
+// What enrols is what logs: the hostIdentifier of an instance's logs, which is
+// extension.Node.HostIdentifier, is osqueryd's instance_id, another one for each instance,
+// unless [WithHostIdentifier] sets it.
 //
 // # Waits
 //

@@ -132,7 +132,7 @@ func wantFlags(t *testing.T, r *running, want map[string]string) {
 }
 
 // TestEndToEndResults: a differential line, snapshots and status lines arrive, each
-// in its own queue, as the bytes that osqueryd wrote.
+// in its own queue, results and snapshots as the bytes that osqueryd wrote.
 func TestEndToEndResults(t *testing.T) {
 	each(t, func(t *testing.T, binary string) {
 		testhelp.CheckLeaks(t)
@@ -153,7 +153,7 @@ func TestEndToEndResults(t *testing.T) {
 		if len(results) != 1 {
 			t.Errorf("%d results, want one: %q", len(results), results)
 		}
-		wantLine(t, waitLogs(t, server, extension.QueueStatus, 1)[0], `"severity":"`, `"message":"`)
+		wantLine(t, waitLogs(t, server, extension.QueueStatus, 1)[0], `{"hostIdentifier":"`, `"severity":"`, `"version":"`)
 		r.end(t)
 		if n := server.Repeats("vendor"); n != 0 {
 			t.Errorf("%d batches came twice", n)

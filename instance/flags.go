@@ -89,7 +89,7 @@ func (o *options) watchdogFlags() []flag {
 
 func (o *options) identifierFlags() []flag {
 	if o.hostID == "" {
-		return []flag{{name: "host_identifier", value: "uuid"}, {name: "specified_identifier"}}
+		return []flag{{name: "host_identifier", value: "instance"}, {name: "specified_identifier"}}
 	}
 	return []flag{{name: "host_identifier", value: "specified"}, {name: "specified_identifier", value: o.hostID}}
 }

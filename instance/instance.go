@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -48,12 +49,13 @@ type Instance struct {
 	naps        atomic.Uint64 // odd while the host says that the machine sleeps
 	tablesAsked atomic.Uint64 // counts the calls of SetTables
 
-	mu      sync.Mutex
-	running bool
-	closed  bool
-	binary  Binary
-	current *run          // nil between runs
-	changed chan struct{} // closed and made anew whenever readiness changes
+	mu       sync.Mutex
+	running  bool
+	closed   bool
+	binary   Binary
+	identity string        // what osqueryd calls itself in its logs, as far as it could be asked
+	current  *run          // nil between runs
+	changed  chan struct{} // closed and made anew whenever readiness changes
 }
 
 // New makes an instance and its extension. It checks every option and reports
@@ -255,7 +257,7 @@ func (in *Instance) node() extension.Node {
 	n := extension.Node{
 		Instance:       in.o.id,
 		OsqueryVersion: in.binary.Version,
-		HostIdentifier: in.o.hostID,
+		HostIdentifier: cmp.Or(in.o.hostID, in.identity),
 		Labels:         maps.Clone(in.o.labels),
 	}
 	if in.current != nil {

@@ -90,9 +90,10 @@ func WithLabels(labels map[string]string) Option {
 	}
 }
 
-// WithHostIdentifier fixes what osqueryd calls this host in its logs. Without it
-// osqueryd uses the UUID of the hardware, which all instances of the host share, or one of
-// its database's where the hardware has none.
+// WithHostIdentifier sets what osqueryd calls this node in its logs, and what the node is
+// enrolled as. Servers know nodes by it: it must be another one on each host and for each
+// instance. Without it osqueryd uses its instance_id, which it makes with its database and
+// keeps in there. When the name changes, the instance enrols again.
 func WithHostIdentifier(id string) Option { return func(o *options) { o.hostID = id } }
 
 // WithDistributed sets how often osqueryd asks for distributed queries; 0 turns

@@ -120,7 +120,18 @@ func (in *Instance) hostDetails(ctx context.Context) map[string]map[string]strin
 			details[table] = rows[0]
 		}
 	}
+	in.noteIdentity(details["osquery_info"])
 	return details
+}
+
+// noteIdentity keeps what osqueryd calls itself in its logs. It is another one when its
+// database is new.
+func (in *Instance) noteIdentity(info map[string]string) {
+	if id := info["instance_id"]; id != "" {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		in.identity = id
+	}
 }
 
 // controlTable asks one of osqueryd's tables on a connection of its own.

@@ -199,6 +199,7 @@ func (r *run) fill(ctx context.Context, s *session) (err error) {
 	if s.sentinel, err = thriftconn.Watch(ctx, r.in.Socket()); err != nil {
 		return err
 	}
+	r.learnIdentity(ctx, s.control)
 	if s.tables, err = r.registerTables(ctx, s.control); err != nil {
 		return err
 	}
@@ -207,6 +208,20 @@ func (r *run) fill(ctx context.Context, s *session) (err error) {
 		return err
 	}
 	return r.verify(ctx, s)
+}
+
+// learnIdentity asks osqueryd who it is before the first call of the transport bears it. A
+// failure is no reason not to register: the enrolment asks again.
+func (r *run) learnIdentity(ctx context.Context, c *thriftconn.Conn) {
+	if r.o.hostID != "" {
+		return
+	}
+	rows, err := callTable(ctx, c, "osquery_info")
+	if err != nil || len(rows) == 0 {
+		r.log.Debug("osqueryd's instance_id could not be read yet", "err", err)
+		return
+	}
+	r.in.noteIdentity(rows[0])
 }
 
 // registerTables registers the host's tables, without those whose names osqueryd

@@ -10,8 +10,11 @@
 //
 // Servers know a node by the name that it enrols with, and take two of one name for
 // one node: each enrolment then makes the other's key invalid, and both go on
-// enrolling. So the name has to be another one on each host and for each instance; see
-// [WithHostIdentifier] for what it is by default.
+// enrolling. They also attribute a log line to the node of the name that stands in it. So
+// what enrols is what osqueryd logs under, extension.Node.HostIdentifier: by default the
+// instance_id of osqueryd's osquery_info, which is another one in each database, else what
+// instance.WithHostIdentifier sets, which has to be another one on each host and for each
+// instance. Until osqueryd could be asked for its instance_id, enrolling fails.
 //
 // # What counts as success
 //

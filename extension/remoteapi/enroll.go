@@ -21,7 +21,7 @@ func (c *Client) Enroll(ctx context.Context, req extension.EnrollRequest) (strin
 		return "", fmt.Errorf("remoteapi: %s: %w", callEnroll, err)
 	}
 	req.Node.Key = "" // an old key is no credential for a new one
-	host, err := c.identify(req)
+	host, err := identify(req)
 	if err != nil {
 		return "", fmt.Errorf("remoteapi: %s: %w", callEnroll, err)
 	}
@@ -43,21 +43,14 @@ func (c *Client) enrollSecret(ctx context.Context, node extension.Node) (string,
 	return c.secret(ctx, node)
 }
 
-// identify says what to enrol as. It is never a guess: nodes of one name take each
-// other's node keys away, and enrol again and again.
-func (c *Client) identify(req extension.EnrollRequest) (string, error) {
-	node := req.Node
-	if c.hostIdentifier != nil {
-		if name := c.hostIdentifier(node); name != "" {
-			return name, nil
-		}
-		return "", fmt.Errorf("the function of WithHostIdentifier gave instance %q no name", node.Instance)
-	}
-	if name := cmp.Or(node.HostIdentifier, req.HostDetails["osquery_info"]["instance_id"]); name != "" {
+// identify says what to enrol as: what osqueryd logs under. It is never a guess: nodes of
+// one name take each other's node keys away, and enrol again and again.
+func identify(req extension.EnrollRequest) (string, error) {
+	if name := cmp.Or(req.Node.HostIdentifier, req.HostDetails["osquery_info"]["instance_id"]); name != "" {
 		return name, nil
 	}
 	return "", fmt.Errorf("no host identifier for instance %q: osqueryd could not be asked for its instance_id; "+
-		"set instance.WithHostIdentifier or remoteapi.WithHostIdentifier, or try again when osqueryd runs", node.Instance)
+		"set instance.WithHostIdentifier, or try again when osqueryd runs", req.Node.Instance)
 }
 
 // secretFile reads the file anew each time: secrets are rotated.

@@ -32,7 +32,6 @@ type settings struct {
 	emptyAck       map[call]bool
 	stringStatuses bool
 	configSource   string
-	hostIdentifier func(extension.Node) string // nil: as identify says
 	secret         secretFunc
 	secretOption   string
 
@@ -187,21 +186,6 @@ func WithConfigSource(name string) Option {
 			return errors.New("WithConfigSource: empty name")
 		}
 		s.configSource = name
-		return nil
-	}
-}
-
-// WithHostIdentifier says what to enrol as. Servers know nodes by it: two hosts must
-// differ, and two instances on one host. Default is Node.HostIdentifier, else the
-// instance_id of osqueryd's osquery_info, which is another one in each database;
-// until osqueryd can be asked for it, enrolling fails. The function may be called
-// from several goroutines at once; "" from it fails the enrolment.
-func WithHostIdentifier(f func(extension.Node) string) Option {
-	return func(s *settings) error {
-		if f == nil {
-			return errors.New("WithHostIdentifier: nil function")
-		}
-		s.hostIdentifier = f
 		return nil
 	}
 }

@@ -31,7 +31,6 @@ func TestMisuseIsRefusedByName(t *testing.T) {
 		"WithHeader: \"X-A\"":        remoteapi.WithHeader("X-A", "b\r\nX-C: d"),
 		"WithUserAgent":              remoteapi.WithUserAgent(""),
 		"WithConfigSource":           remoteapi.WithConfigSource(""),
-		"WithHostIdentifier":         remoteapi.WithHostIdentifier(nil),
 		"WithEnrollSecret":           remoteapi.WithEnrollSecret(""),
 		"WithEnrollSecretFile":       remoteapi.WithEnrollSecretFile(""),
 		"WithEnrollSecretFunc":       remoteapi.WithEnrollSecretFunc(nil),
@@ -146,11 +145,8 @@ func TestWhatIsSent(t *testing.T) {
 func TestHeaderOptions(t *testing.T) {
 	server, client := serve(t, remoteapi.WithHeader("x-gateway", "g"), remoteapi.WithUserAgent("agent/1"),
 		remoteapi.WithoutNodeKeyHeader(), remoteapi.WithoutBatchHeaders(), remoteapi.WithConfigSource("remote"),
-		remoteapi.WithHostIdentifier(func(n extension.Node) string { return "id-of-" + n.Instance }), remoteapi.WithGzip())
+		remoteapi.WithGzip())
 	node := enrolled(t, client, "a")
-	if got := server.Enrolments("id-of-a"); got != 1 {
-		t.Errorf("enrolments of id-of-a: %d", got)
-	}
 	if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); err != nil {
 		t.Fatal(err)
 	}
