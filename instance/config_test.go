@@ -3,6 +3,7 @@ package instance_test
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -32,6 +33,47 @@ func TestTrial20NewestConfigIsInForce(t *testing.T) {
 			}
 			pushes.Wait()
 			wantScheduled(t, r, fmt.Sprintf("q%d_7", round))
+		}
+	})
+}
+
+// A config that tries to take over what the command line has changes none of it, nor does it end
+// osqueryd, as numeric monitoring without a place for its file does.
+func TestTrial27ConfigTakesNothingOver(t *testing.T) {
+	t.Parallel()
+	const options = `{"disable_events": false, "disable_audit": false, "audit_allow_config": true, "enable_file_events": true,
+		"enable_syslog": true, "syslog_pipe_path": "/nowhere/pipe", "logger_min_status": 3, "logger_min_stderr": 3,
+		"logger_event_type": false, "extensions_default_index": false, "enable_numeric_monitoring": true,
+		"numeric_monitoring_filesystem_path": "/nowhere/numeric.log", "db_path": "/nowhere/db", "events_max": 0.5}`
+	each(t, func(t *testing.T, binary string) {
+		server := extension.NewMemory()
+		server.SetConfig("vendor", map[string]string{"main": `{"options": ` + options + `,
+			"packs": {"p": {"options": ` + options + `, "queries": {"q": {"query": "select 1 as one", "interval": 3600}}}}}`})
+		r := start(t, binary, instance.WithTransport(server))
+		waitScheduled(t, r, "pack_p_q")
+		rows, err := r.Query(patient(t), "select name, value from osquery_flags")
+		if err != nil {
+			t.Fatal(err)
+		}
+		seen := 0
+		for _, row := range rows.Maps() {
+			want, watched := map[string]string{
+				"disable_events": "true", "disable_audit": "true", "audit_allow_config": "false", "enable_file_events": "false",
+				"enable_syslog": "false", "logger_min_status": "0", "logger_min_stderr": "0", "logger_event_type": "true",
+				"extensions_default_index": "true", "enable_numeric_monitoring": "false", "events_max": "50000",
+			}[row["name"]]
+			if watched {
+				seen++
+			}
+			if watched && row["value"] != want {
+				t.Errorf("%s is %s, want %s", row["name"], row["value"], want)
+			}
+			if strings.Contains(row["value"], "nowhere") {
+				t.Errorf("%s is %s", row["name"], row["value"])
+			}
+		}
+		if seen == 0 {
+			t.Error("osqueryd lists none of the flags")
 		}
 	})
 }
