@@ -22,3 +22,6 @@ func SDKFlags() []string {
 
 // ConfigMayBe reports which ends of a run count against a config.
 func ConfigMayBe(e *ExitError) bool { return configMayBe(e) }
+
+// WithDiskHook calls f before whatever may hang with the instance's file system.
+func WithDiskHook(f func(what string)) Option { return func(o *options) { o.diskHook = f } }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -241,7 +242,11 @@ func (r *run) checkSession(ctx context.Context) error {
 // socket a second time. Where there is no file to look at, a connection is opened and closed again.
 func (r *run) reachable(ctx context.Context) error {
 	if r.session.file != nil {
-		return sameSocket(r.in.Socket(), r.session.file)
+		socket, file := r.in.Socket(), r.session.file
+		return guard.Call(ctx, 0, func() error {
+			r.o.diskHook("looking for the socket")
+			return sameSocket(socket, file)
+		}, nil)
 	}
 	c, err := thriftconn.Dial(ctx, r.in.Socket())
 	if err != nil {
@@ -262,12 +267,17 @@ func sameSocket(path string, file os.FileInfo) error {
 	return nil
 }
 
-// socketFile is what reachable compares with later; nil for a named pipe.
-func socketFile(p paths) os.FileInfo {
+// socketFile is what reachable compares with later; nil for a named pipe, and when the
+// file system does not answer.
+func socketFile(ctx context.Context, p paths) os.FileInfo {
 	if p.socketDir == "" {
 		return nil
 	}
-	info, err := os.Lstat(p.socket)
+	var info os.FileInfo
+	err := guard.Call(ctx, 0, func() (err error) {
+		info, err = os.Lstat(p.socket)
+		return err
+	}, nil)
 	if err != nil {
 		return nil
 	}

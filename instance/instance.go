@@ -62,13 +62,8 @@ type Instance struct {
 // all mistakes at once, each as an *OptionError, and leaves nothing behind then; it makes the
 // instance's directory, and it runs the binary to learn its version, unless
 // WithCheckedBinary is given. It starts nothing else.
-func New(id string, opts ...Option) (_ *Instance, err error) {
+func New(id string, opts ...Option) (*Instance, error) {
 	o := defaults(id)
-	defer func() {
-		if err != nil {
-			o.unmake()
-		}
-	}()
 	for i, opt := range opts {
 		if opt == nil {
 			o.problem(optionErrorf("New", "option %d is nil", i))
@@ -76,30 +71,51 @@ func New(id string, opts ...Option) (_ *Instance, err error) {
 		}
 		opt(o)
 	}
-	binary, err := o.check()
+	ctx, cancel := context.WithTimeoutCause(o.ctx, max(o.diskTimeout, time.Second)+3*max(o.binaryTimeout, 0), errDiskHangs)
+	defer cancel()
+	var in *Instance
+	err := guard.Call(ctx, flightEnds, func() (err error) {
+		in, err = o.build()
+		return err
+	}, o.unmake)
 	if err != nil {
 		return nil, fmt.Errorf("instance %q: %w", id, err)
+	}
+	return in, nil
+}
+
+// build makes the instance of checked options.
+func (o *options) build() (_ *Instance, err error) {
+	defer func() {
+		if err != nil {
+			o.unmake()
+		}
+	}()
+	o.diskHook("making it")
+	binary, err := o.check()
+	if err != nil {
+		return nil, err
 	}
 	rec, err := o.recorder()
 	if err != nil {
-		return nil, fmt.Errorf("instance %q: %w", id, err)
+		return nil, err
 	}
 	in := &Instance{
 		o: o, paths: o.layout(), binary: binary,
-		log:      o.logger.With("instance", id),
+		log:      o.logger.With("instance", o.id),
 		rec:      rec,
 		asks:     make(chan ask),
 		shipping: make(chan struct{}, 1), pushing: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
-		use: newUse(), checker: newHostChecker(),
+		checker: newHostChecker(),
 		changed: make(chan struct{}),
 	}
 	if err = in.paths.shortSocket(); err != nil {
-		return nil, fmt.Errorf("instance %q: %w", id, err)
+		return nil, err
 	}
 	in.emitter = emit.New(context.Background(), 0, in.rec, o.observers...)
 	in.queries = in.newQueryQueue()
 	if in.ext, err = in.newExtension(); err != nil {
-		return nil, fmt.Errorf("instance %q: %w", id, err)
+		return nil, err
 	}
 	rec.SetHistory(o.history)
 	return in, nil
@@ -223,9 +239,26 @@ func (in *Instance) Close(ctx context.Context) error {
 	if first, err := in.shut(); !first {
 		return err
 	}
-	err := errors.Join(in.queries.Close(), in.ext.Close())
+	err := errors.Join(in.queries.Close(), in.closeExtension(ctx))
 	in.settleWithin(ctx, in.closePatience(ctx))
 	return errors.Join(err, in.emitter.Close(ctx))
+}
+
+// closeExtension waits for the disk until ctx ends, and no longer than WithDiskTimeout.
+func (in *Instance) closeExtension(ctx context.Context) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, in.o.diskTimeout, errDiskHangs)
+	defer cancel()
+	closed := make(chan error, 1)
+	in.use.disk.Go(func() {
+		in.o.diskHook("closing the extension")
+		closed <- in.ext.Close()
+	})
+	select {
+	case err := <-closed:
+		return err
+	case <-ctx.Done():
+		return fmt.Errorf("the queues are not closed yet: %w", context.Cause(ctx))
+	}
 }
 
 // shut lets nothing start any more, and wakes who waits.

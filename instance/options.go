@@ -59,6 +59,7 @@ type options struct {
 	killTimeout        time.Duration
 	drain              time.Duration
 	binaryTimeout      time.Duration
+	diskTimeout        time.Duration
 	healthInterval     time.Duration
 	healthDelay        *time.Duration // nil: as healthInterval
 	healthTimeout      time.Duration
@@ -78,6 +79,7 @@ type options struct {
 
 	clock               clock
 	oomKills            func() uint64
+	diskHook            func(what string) // for tests, before what may hang with the disk
 	noParentDeathSignal bool
 	problems            []error
 	made                []string // directories that were made for a check, the deepest first
@@ -93,6 +95,7 @@ const (
 	DefaultKillTimeout        = 5 * time.Second  // WithKillTimeout
 	DefaultDrain              = 2 * time.Second  // WithDrain
 	DefaultBinaryTimeout      = 10 * time.Second // WithBinaryTimeout
+	DefaultDiskTimeout        = 60 * time.Second // WithDiskTimeout
 	DefaultHealthInterval     = 10 * time.Second // WithHealth
 	DefaultHealthTimeout      = 5 * time.Second  // WithHealth
 	DefaultHealthFailures     = 3                // WithHealth
@@ -122,6 +125,8 @@ func defaults(id string) *options {
 		killTimeout:        DefaultKillTimeout,
 		drain:              DefaultDrain,
 		binaryTimeout:      DefaultBinaryTimeout,
+		diskTimeout:        DefaultDiskTimeout,
+		diskHook:           func(string) {},
 		healthInterval:     DefaultHealthInterval,
 		clock:              systemClock(),
 		oomKills:           oomKills,

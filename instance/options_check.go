@@ -28,6 +28,7 @@ func (o *options) durationRules() []durationRule {
 		{"WithKillTimeout", o.killTimeout, time.Millisecond, time.Hour, false},
 		{"WithDrain", o.drain, 0, time.Hour, false},
 		{"WithBinaryTimeout", o.binaryTimeout, time.Millisecond, time.Hour, false},
+		{"WithDiskTimeout", o.diskTimeout, time.Millisecond, time.Hour, false},
 		{"WithHealth: interval", o.healthInterval, time.Millisecond, day, false},
 		{"WithHealth: timeout", o.healthTimeout, time.Millisecond, time.Hour, false},
 		{"WithHealthDelay", valueOf(o.healthDelay), 0, day, false},

@@ -24,7 +24,8 @@ func WithRegisterTimeout(d time.Duration) Option { return func(o *options) { o.r
 func WithStopGrace(d time.Duration) Option { return func(o *options) { o.stopGrace = d } }
 
 // WithKillTimeout bounds the wait for a killed process group to be gone, also for what an
-// earlier host left, and for calls of the host's code at the end of a run. Default 5 s.
+// earlier host left, and at the end of a run for calls of the host's code and for a file
+// system that does not answer. Default 5 s.
 func WithKillTimeout(d time.Duration) Option { return func(o *options) { o.killTimeout = d } }
 
 // WithDrain bounds the delivery of queued logs when a run is asked to stop. Default 2 s; 0
@@ -33,6 +34,12 @@ func WithDrain(d time.Duration) Option { return func(o *options) { o.drain = d }
 
 // WithBinaryTimeout bounds each execution of the binary that checks it. Default 10 s.
 func WithBinaryTimeout(d time.Duration) Option { return func(o *options) { o.binaryTimeout = d } }
+
+// WithDiskTimeout bounds each wait, in New and at the start of a run, for the file system of
+// the instance's directory: one that hangs fails the start. It has to cover the recovery
+// of full queues on a slow disk. At the end of a run WithKillTimeout bounds all of them
+// together. Default 60 s.
+func WithDiskTimeout(d time.Duration) Option { return func(o *options) { o.diskTimeout = d } }
 
 // WithHealth sets how often the registration is checked, how long a check may
 // take, and how many failures in a row end the run. Defaults 10 s, 5 s and 3. A

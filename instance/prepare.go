@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/process"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -21,13 +22,17 @@ func (r *run) prepare(ctx context.Context) error {
 	}
 	r.entered = true
 	r.stopShipping = r.in.shipForRun(ctx)
-	if err := r.reclaim(ctx); err != nil {
+	if err := r.in.onDisk(ctx, "reading the lease", func() error { return r.reclaim(ctx) }, nil); err != nil {
 		return err
 	}
-	if err := r.makeDirectories(); err != nil {
-		return fmt.Errorf("%w: %w", errDirectory, err)
+	r.madeDirs = true
+	if err := r.in.onDisk(ctx, "making directories", r.makeDirectories, nil); err != nil {
+		return err
 	}
-	return r.checkBinary(ctx)
+	// The binary may be on another disk, and is executed: nothing else waits for it.
+	bounded, cancel := context.WithTimeoutCause(ctx, r.o.diskTimeout+3*r.o.binaryTimeout, errBinarySlow)
+	defer cancel()
+	return guard.Call(bounded, r.o.killTimeout, func() error { return r.checkBinary(bounded) }, nil)
 }
 
 // reclaim ends what a host that was killed left behind, before the database is touched.
@@ -56,10 +61,9 @@ func (r *run) reclaim(ctx context.Context) error {
 func (r *run) makeDirectories() error {
 	p := r.in.place()
 	if err := makeDir(p.logs, true); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errDirectory, err)
 	}
 	removeSockets(p)
-	r.madeDirs = true
 	if r.o.socket != "" {
 		return nil
 	}
@@ -67,7 +71,10 @@ func (r *run) makeDirectories() error {
 	r.in.mu.Lock()
 	r.in.paths = p
 	r.in.mu.Unlock()
-	return err
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDirectory, err)
+	}
+	return nil
 }
 
 // checkBinary looks at the file again, because it may have been replaced since.
@@ -93,7 +100,7 @@ func (r *run) checkBinary(ctx context.Context) error {
 func (r *run) spawn(ctx context.Context) error {
 	p, b := r.in.place(), r.in.Binary()
 	r.oomSeen = r.o.oomKills()
-	proc, err := process.Start(ctx, process.Spec{
+	proc, err := r.startProcess(ctx, process.Spec{
 		Path: b.Path, Args: r.o.argv(p, extensionName, b), Env: environ(r.o.env), Dir: p.dir,
 		RunID: r.id, Output: r.words.take,
 		NoParentDeathSignal: r.o.noParentDeathSignal, NoTether: r.o.noParentDeathSignal,
@@ -106,10 +113,28 @@ func (r *run) spawn(ctx context.Context) error {
 	r.proc = proc
 	r.in.mu.Unlock()
 	r.in.emit(stats.ProcessStarted{Head: r.in.head(), PID: proc.PID()})
-	if err := r.writeLease(); err != nil {
-		return fmt.Errorf("%w: the lease could not be written: %w", errDirectory, err)
+	return r.in.onDisk(ctx, "writing the lease", func() error {
+		if err := r.writeLease(); err != nil {
+			return fmt.Errorf("%w: the lease could not be written: %w", errDirectory, err)
+		}
+		return nil
+	}, nil)
+}
+
+// startProcess does not wait for a file system that hangs; what starts later is killed.
+func (r *run) startProcess(ctx context.Context, spec process.Spec) (*process.Process, error) {
+	bounded, cancel := context.WithTimeoutCause(ctx, r.o.diskTimeout, errDiskHangs)
+	defer cancel()
+	var proc *process.Process
+	err := guard.Call(bounded, r.o.killTimeout, func() (err error) {
+		r.o.diskHook("starting osqueryd")
+		proc, err = process.Start(bounded, spec)
+		return err
+	}, func() { _ = proc.KillGroup() })
+	if err != nil {
+		return nil, err
 	}
-	return nil
+	return proc, nil
 }
 
 // environ is what the binary gets, in a check and in a run: the host's environment without OSQUERY_*, and own.

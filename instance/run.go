@@ -48,11 +48,12 @@ type run struct {
 	oomSeen  uint64 // what the kernel had killed for memory, at the last look
 	sessions int
 
-	release      func() // gives the start's place back; nil when it has none
-	stopShipping func() // ends this run's shipping; nil when it has none
-	madeDirs     bool   // prepare came to the sockets
-	entered      bool   // the directory is held
-	tablesHave   uint64 // the value of in.tablesAsked that osqueryd has the tables of
+	release      func()                       // gives the start's place back; nil when it has none
+	stopShipping func() (ended chan struct{}) // of this run; nil when it has none
+	diskHangs    bool                         // nobody waits for the directory's file system any more
+	madeDirs     bool                         // prepare came to the sockets
+	entered      bool                         // the directory is held
+	tablesHave   uint64                       // the value of in.tablesAsked that osqueryd has the tables of
 
 	met        time.Time // when the current worker was registered with
 	lastPID    int       // of the worker that was lost

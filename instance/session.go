@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"slices"
 	"sync"
@@ -13,6 +14,7 @@ import (
 	"github.com/osquery/osquery-go/gen/osquery"
 
 	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 )
 
@@ -56,7 +58,7 @@ func (in *Instance) register(ctx context.Context, c *thriftconn.Conn, name strin
 		return nil, fmt.Errorf("registering extension %q: %w", name, err)
 	}
 	g := &registration{name: name, uuid: uuid, items: itemNames(reg), stopped: make(chan struct{})}
-	l, err := thriftconn.Listen(fmt.Sprintf("%s.%d", in.Socket(), uuid))
+	l, err := in.listen(ctx, fmt.Sprintf("%s.%d", in.Socket(), uuid))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("listening for osqueryd: %w", err), c.Deregister(ctx, uuid))
 	}
@@ -122,6 +124,20 @@ func (l *loggerCalls) stuck(now time.Time) bool {
 		}
 	}
 	return !l.waits.IsZero() && now.Sub(l.waits) < time.Minute
+}
+
+// listen makes the file of the socket, which may hang with its file system.
+func (in *Instance) listen(ctx context.Context, path string) (net.Listener, error) {
+	var l net.Listener
+	err := guard.Call(ctx, 0, func() (err error) {
+		in.o.diskHook("listening")
+		l, err = thriftconn.Listen(path)
+		return err
+	}, func() { _ = l.Close() })
+	if err != nil {
+		return nil, err
+	}
+	return l, nil
 }
 
 // close ends the server and waits for it, bounded by ctx.

@@ -2,7 +2,10 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
+
+	"github.com/osqvisor/osqvisor/internal/guard"
 )
 
 // Ship delivers what is queued until ctx ends, whether or not osqueryd runs.
@@ -24,29 +27,42 @@ func (in *Instance) Ship(ctx context.Context) error {
 	case <-ctx.Done():
 		return nil
 	}
-	defer func() { <-in.shipping }()
 	if ctx.Err() != nil {
+		<-in.shipping
 		return nil
 	}
 	if err := in.enter(ctx); err != nil {
+		<-in.shipping
+		if ctx.Err() != nil {
+			return nil
+		}
 		return fmt.Errorf("instance %q: %w", in.o.id, err)
 	}
-	defer in.leave()
-	return in.ext.Run(ctx)
+	err := guard.Call(ctx, in.o.killTimeout+shipEnd, func() error {
+		defer func() { <-in.shipping }()
+		defer func() { <-in.use.disk.Go(in.leave) }()
+		return in.ext.Run(ctx)
+	}, nil)
+	if errors.Is(err, guard.ErrHangs) {
+		in.log.Error("shipping does not end; it is left to itself")
+		return nil
+	}
+	return err
 }
 
 // shipForRun ships for as long as a run lasts, its last deliveries included; while
-// somebody else does, it waits to take over. The function it returns ends and joins it.
-func (in *Instance) shipForRun(ctx context.Context) (stop func()) {
+// somebody else does, it waits to take over. The function it returns ends it, and returns
+// what is closed at its end.
+func (in *Instance) shipForRun(ctx context.Context) (stop func() (ended chan struct{})) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		in.shipInTurn(ctx)
 	}()
-	return func() {
+	return func() chan struct{} {
 		cancel()
-		<-done
+		return done
 	}
 }
 

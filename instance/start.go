@@ -185,7 +185,7 @@ func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
 	defer cancel()
-	s := &session{control: control, file: socketFile(r.in.place())}
+	s := &session{control: control, file: socketFile(ctx, r.in.place())}
 	if err := r.fill(ctx, s); err != nil {
 		s.close(r.o.killTimeout)
 		return nil, err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/gofrs/flock"
 
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/process"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -30,23 +31,54 @@ func (r *run) stop(asked bool) exit {
 	if asked {
 		r.drain()
 	}
-	if r.proc != nil {
-		removePidfile(r.in.paths.pidfile, r.proc.PID())
-	}
-	if r.madeDirs {
-		removeSockets(r.in.place())
-	}
+	pid, place := r.pid(), r.in.place()
+	r.tidy("removing files", func() {
+		if pid != 0 {
+			removePidfile(place.pidfile, pid)
+		}
+		if r.madeDirs {
+			removeSockets(place)
+		}
+	})
 	r.giveBack()
 	return x
 }
 
-// giveBack ends the run's hold on the directory.
+// tidy does on the disk what the end of a run demands, come what may, after what was begun
+// there before. All of it together is waited for as long as WithKillTimeout.
+func (r *run) tidy(what string, f func()) {
+	done := r.in.use.disk.Go(func() {
+		r.o.diskHook(what)
+		f()
+	})
+	if r.diskHangs {
+		return
+	}
+	if r.diskHangs = !guard.Wait(done, r.o.killTimeout); r.diskHangs {
+		r.log.Error("the directory's file system does not answer; what is to be done there is left to itself", "what", what)
+	}
+}
+
+// shipEnd is how long the end of shipping is waited for, which is not bounded by the disk.
+const shipEnd = 5 * time.Second
+
+// giveBack ends the run's hold on the directory, once nobody ships from it.
 func (r *run) giveBack() {
+	shipped, patience := make(chan struct{}), shipEnd
+	close(shipped)
+	if r.diskHangs {
+		patience = min(patience, r.o.killTimeout)
+	}
 	if r.stopShipping != nil {
-		r.stopShipping()
+		if shipped = r.stopShipping(); !guard.Wait(shipped, patience) {
+			r.log.Error("shipping does not end; it is left to itself")
+		}
 	}
 	if r.entered {
-		r.in.leave()
+		r.tidy("closing it", func() {
+			<-shipped
+			r.in.leave()
+		})
 	}
 }
 
@@ -131,9 +163,12 @@ func (r *run) waitGroup() {
 		r.log.Error("processes of this run are left; the next start looks for them by the lease", "err", err)
 		return
 	}
-	if err := process.RemoveLease(r.in.paths.lease); err != nil {
-		r.log.Warn("the lease could not be removed", "err", err)
-	}
+	lease := r.in.paths.lease
+	r.tidy("removing the lease", func() {
+		if err := process.RemoveLease(lease); err != nil {
+			r.log.Warn("the lease could not be removed", "err", err)
+		}
+	})
 }
 
 // closeSession ends our standing with the current worker, if there is one.
@@ -161,8 +196,10 @@ func (s *session) close(timeout time.Duration) {
 	s.hangUp()
 	ctx, cancel := context.WithTimeout(context.Background(), timeout)
 	defer cancel()
-	s.plugins.close(ctx)
-	s.tables.close(ctx)
+	guard.Within(timeout+time.Second, func() { // which the removal of the sockets' files may outlast
+		s.plugins.close(ctx)
+		s.tables.close(ctx)
+	})
 }
 
 // drain delivers what is queued, for a while; the rest stays on disk.
@@ -172,7 +209,8 @@ func (r *run) drain() {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), r.o.drain)
 	defer cancel()
-	if err := r.in.ext.Flush(ctx); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+	err := guard.Call(ctx, time.Second, func() error { return r.in.ext.Flush(ctx) }, nil)
+	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		r.log.Debug("not everything queued was delivered", "err", err)
 	}
 }

@@ -6,35 +6,53 @@ import (
 	"fmt"
 
 	"github.com/gofrs/flock"
+
+	"github.com/osqvisor/osqvisor/internal/guard"
 )
 
 // use is the hold on the instance's directory: the lock that keeps other hosts and
 // other instances out, and the open queues. A run and a Ship may share it; it is
 // given back with the last of them, so that nothing stays open between runs.
 type use struct {
-	turn  chan struct{} // full while somebody opens or closes
-	users int           // the rest belongs to the holder of the turn
+	disk  guard.Lane // for what changes the directory, in order; the rest belongs to it
+	users int
 	lock  *flock.Flock
 }
 
-func newUse() use { return use{turn: make(chan struct{}, 1)} }
+// errDiskHangs is why nobody waits for a file system any more.
+var errDiskHangs = errors.New("the file system does not answer")
+
+// onDisk does what may hang with the file system of the directory, after what was begun
+// there before. It waits as long as WithDiskTimeout, and when ctx ends first, as
+// WithKillTimeout for what has begun. Should that succeed later, it is undone.
+func (in *Instance) onDisk(ctx context.Context, what string, f func() error, undo func()) error {
+	bounded, cancel := context.WithTimeoutCause(ctx, in.o.diskTimeout, errDiskHangs)
+	defer cancel()
+	err := in.use.disk.Try(bounded, in.o.killTimeout, func() error {
+		in.o.diskHook(what)
+		return f()
+	}, undo)
+	switch {
+	case err == nil || !errors.Is(err, context.Cause(bounded)):
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	}
+	return fmt.Errorf("%w: %s: %w", errDirectory, what, err)
+}
 
 // enter makes the directory the instance's own until leave. It does not wait for
 // somebody else who has it: that is an error.
 func (in *Instance) enter(ctx context.Context) error {
-	select {
-	case in.use.turn <- struct{}{}:
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-	defer func() { <-in.use.turn }()
-	if in.use.users == 0 {
-		if err := in.openDirectory(); err != nil {
-			return fmt.Errorf("%w: %w", errDirectory, err)
+	return in.onDisk(ctx, "opening it", func() error {
+		if in.use.users == 0 {
+			if err := in.openDirectory(); err != nil {
+				return fmt.Errorf("%w: %w", errDirectory, err)
+			}
 		}
-	}
-	in.use.users++
-	return nil
+		in.use.users++
+		return nil
+	}, in.leave)
 }
 
 func (in *Instance) openDirectory() error {
@@ -56,10 +74,8 @@ func (in *Instance) openDirectory() error {
 	return nil
 }
 
-// leave ends one use.
+// leave ends one use. It is for the lane.
 func (in *Instance) leave() {
-	in.use.turn <- struct{}{}
-	defer func() { <-in.use.turn }()
 	if in.use.users--; in.use.users > 0 {
 		return
 	}

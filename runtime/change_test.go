@@ -127,6 +127,11 @@ func TestRunWaitsForChangesUnderWay(t *testing.T) {
 		if err := r.Remove(ctx, "vendor"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("Remove: %v, want the context's error", err)
 		}
+		if err := r.Update(ctx, "tenant"); !errors.Is(err, context.DeadlineExceeded) { // it does not even begin
+			t.Fatalf("Update: %v, want the context's error", err)
+		}
+		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
 		if err := r.Update(ctx, "tenant"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("Update: %v, want the context's error", err)
 		}

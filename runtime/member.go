@@ -10,6 +10,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -190,12 +191,20 @@ func sameFile(there os.FileInfo, path string) bool {
 	return other != nil && os.SameFile(there, other)
 }
 
+// statOrNil does not wait for a file system that hangs.
 func statOrNil(path string) os.FileInfo {
-	info, err := os.Stat(path)
-	if err != nil {
+	found := make(chan os.FileInfo, 1)
+	guard.Within(lookTimeout, func() {
+		if info, err := os.Stat(path); err == nil {
+			found <- info
+		}
+	})
+	select {
+	case info := <-found:
+		return info
+	default:
 		return nil
 	}
-	return info
 }
 
 // watch is the observer of the Runner's own, or nil.

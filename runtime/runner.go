@@ -88,8 +88,9 @@ func (r *Runner) addAll(k *realMaker) []error {
 //
 // How long it takes to return is bounded by what bounds the stop of an instance
 // (instance.WithStopGrace, WithKillTimeout, WithDrain, WithObserverTimeout, and
-// WithCloseTimeout). Code of the host that does not return although its context ended
-// is left to itself then.
+// WithCloseTimeout). Code of the host that does not return although its context ended,
+// and a file system that does not answer, are left to themselves then. The checks of an Add
+// or an Update under way are not waited for; what follows from them is.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.begin(ctx); err != nil {
 		return err

@@ -3,6 +3,7 @@ package guard
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"time"
 )
@@ -56,6 +57,8 @@ type task struct {
 	done    chan struct{}
 	err     error
 	given   bool // nobody waits for it
+	waited  bool // by Try, which a panic goes on in
+	panic   any
 }
 
 // Go runs f in its turn, come what may. The channel is closed when it has returned.
@@ -69,21 +72,21 @@ func (l *Lane) Go(f func()) <-chan struct{} {
 // never run; when f is running then, it has as long as grace to return. Then it is left to
 // itself, and should it succeed, undo, which may be nil, is run in the lane.
 func (l *Lane) Try(ctx context.Context, grace time.Duration, f func() error, undo func()) error {
-	t := &task{done: make(chan struct{}), undo: undo}
+	t := &task{done: make(chan struct{}), undo: undo, waited: true}
 	t.f = func() { t.err = f() }
 	l.push(t)
 	select {
 	case <-t.done:
-		return t.err
+		return t.result()
 	case <-ctx.Done():
 	}
 	if l.withdraw(t) {
 		return context.Cause(ctx)
 	}
 	if Wait(t.done, grace) || !l.giveUp(t) {
-		return t.err
+		return t.result()
 	}
-	return errors.Join(ErrHangs, context.Cause(ctx))
+	return fmt.Errorf("%w; %w", context.Cause(ctx), ErrHangs)
 }
 
 func (l *Lane) push(t *task) {
@@ -98,11 +101,26 @@ func (l *Lane) push(t *task) {
 
 func (l *Lane) work() {
 	for t := l.next(); t != nil; t = l.next() {
-		t.f()
+		t.run()
 		if l.end(t) {
 			t.undo()
 		}
 	}
+}
+
+// run keeps a panic for who waits.
+func (t *task) run() {
+	if t.waited {
+		defer func() { t.panic = recover() }()
+	}
+	t.f()
+}
+
+func (t *task) result() error {
+	if t.panic != nil {
+		panic(t.panic)
+	}
+	return t.err
 }
 
 func (l *Lane) next() *task {
@@ -122,7 +140,7 @@ func (l *Lane) end(t *task) (undo bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	close(t.done)
-	return t.given && t.err == nil && t.undo != nil
+	return t.given && t.err == nil && t.panic == nil && t.undo != nil
 }
 
 // withdraw takes a function out of the line, if its turn has not come.

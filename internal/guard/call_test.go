@@ -69,3 +69,12 @@ func TestCallReturnsWhatItReturns(t *testing.T) {
 		t.Error("what returned at once was given up")
 	}
 }
+
+func TestCallPanicsWhereItIsCalled(t *testing.T) {
+	defer func() {
+		if v := recover(); v != "boom" {
+			t.Errorf("got %v, want the panic", v)
+		}
+	}()
+	_ = Call(t.Context(), 0, func() error { panic("boom") }, nil)
+}
