@@ -52,7 +52,7 @@ func TestTrial19UpdateEndsWithItsContext(t *testing.T) {
 	dir := testhelp.Root(t)
 	fifo, path := filepath.Join(dir, "fifo"), filepath.Join(dir, "osqueryd")
 	must(t, syscall.Mkfifo(fifo, 0o600))
-	must(t, os.WriteFile(path, []byte(fmt.Sprintf("#!/bin/sh\necho >%s\nexec sleep 1000\n", fifo)), 0o755))
+	must(t, os.WriteFile(path, []byte(fmt.Sprintf("#!/bin/sh\n: >%s\nexec sleep 1000\n", fifo)), 0o755))
 	began := time.Now()
 	slow := instance.WithBinaryTimeout(time.Minute)
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
