@@ -1,6 +1,7 @@
 package extension
 
 import (
+	"math"
 	"sync"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
@@ -11,6 +12,17 @@ import (
 type damages struct {
 	mu   sync.Mutex
 	upTo uint64 // the last line that was announced as damaged
+
+	bytes, missing int64 // of the last report
+}
+
+// unheard reports whether an opening found more damage than the one before.
+func (d *damages) unheard(found spool.Recovery) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	bytes, missing := d.bytes, d.missing
+	d.bytes, d.missing = found.DamagedBytes, int64(min(found.Missing, math.MaxInt64))
+	return found.CursorLost || found.CutBytes > 0 || d.bytes > bytes || d.missing > missing
 }
 
 // noted remembers what the open queue announces by itself.

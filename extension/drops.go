@@ -11,6 +11,7 @@ import (
 type drops struct {
 	mu   sync.Mutex
 	lost map[dropKey]stats.LogsDropped
+	more []func(stats.Head) stats.Event // other news of queues
 }
 
 type dropKey struct {
@@ -32,19 +33,29 @@ func (d *drops) add(queue Queue, reason string, lines, bytes uint64) {
 	d.lost[k] = e
 }
 
+// tell keeps an event until there is time to announce it.
+func (d *drops) tell(make func(stats.Head) stats.Event) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.more = append(d.more, make)
+}
+
 // any tells whether there is something to announce.
 func (d *drops) any() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return len(d.lost) > 0
+	return len(d.lost) > 0 || len(d.more) > 0
 }
 
 // announce tells the host what was lost since the last call.
 func (d *drops) announce(say *announcer) {
 	d.mu.Lock()
-	lost := d.lost
-	d.lost = nil
+	lost, more := d.lost, d.more
+	d.lost, d.more = nil, nil
 	d.mu.Unlock()
+	for _, e := range more {
+		say.say(e)
+	}
 	for k, e := range lost {
 		say.say(func(h stats.Head) stats.Event {
 			e.Head, e.Queue, e.Reason = h, string(k.queue), k.reason

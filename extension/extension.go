@@ -184,9 +184,13 @@ func (e *Extension) openShipper(name Queue, call string, set shipSettings, send 
 
 // recovered tells of what the opening of a queue found.
 func (e *Extension) recovered(name Queue, found spool.Recovery, known *damages) {
-	if !found.Clean() {
-		e.set.logger.Warn("a queue was damaged and is mended", "queue", string(name), "missing", found.Missing,
-			"cut_bytes", found.CutBytes, "damaged_bytes", found.DamagedBytes, "cursor_lost", found.CursorLost)
+	if known.unheard(found) {
+		e.drops.tell(func(h stats.Head) stats.Event {
+			return stats.QueueDamaged{
+				Head: h, Queue: string(name), Bytes: found.CutBytes + found.DamagedBytes, Missing: found.Missing, CursorLost: found.CursorLost,
+			}
+		})
+		e.wake()
 	}
 	e.lost(name, spool.Loss{Reason: spool.Damaged, Records: known.news(found)})
 }

@@ -1,7 +1,9 @@
 package extension
 
 import (
+	"bytes"
 	"encoding/json"
+	"slices"
 	"strings"
 	"sync"
 
@@ -93,17 +95,60 @@ func (l *loggers) line(to *shipper, line string) {
 	}
 }
 
-// batch appends the lines of a JSON array of strings. What is no such array is
+// batch appends the lines of a JSON array of strings, byte for byte. What is no such array is
 // kept as one line rather than lost.
 func (l *loggers) batch(text string) {
-	var lines []string
-	if err := json.Unmarshal([]byte(text), &lines); err != nil {
+	var raw []json.RawMessage
+	if err := json.Unmarshal([]byte(text), &raw); err != nil {
 		l.line(l.results, text)
 		return
+	}
+	lines := make([]string, len(raw))
+	for i, r := range raw {
+		var err error
+		if lines[i], err = unquote(r); err != nil {
+			l.line(l.results, text)
+			return
+		}
 	}
 	for _, line := range lines {
 		l.line(l.results, line)
 	}
+}
+
+// unquote reads a JSON string and leaves bytes that are not UTF-8 as they are, where
+// package json puts U+FFFD; null is "".
+func unquote(raw json.RawMessage) (string, error) {
+	if len(raw) < 2 || raw[0] != '"' {
+		var s string
+		return s, json.Unmarshal(raw, &s)
+	}
+	var out []byte
+	for rest := raw[1 : len(raw)-1]; len(rest) > 0; {
+		plain := bytes.IndexByte(rest, '\\')
+		if plain < 0 {
+			return string(append(out, rest...)), nil
+		}
+		out, rest = append(out, rest[:plain]...), rest[plain:]
+		n := escapesIn(rest)
+		var s string
+		if err := json.Unmarshal(slices.Concat([]byte{'"'}, rest[:n], []byte{'"'}), &s); err != nil {
+			return "", err
+		}
+		out, rest = append(out, s...), rest[n:]
+	}
+	return string(out), nil
+}
+
+// escapesIn returns the length of the escape sequences that b begins with: halves of a
+// surrogate pair belong together.
+func escapesIn(b []byte) (n int) {
+	for n+1 < len(b) && b[n] == '\\' {
+		if n += 2; b[n-1] == 'u' {
+			n = min(n+4, len(b))
+		}
+	}
+	return n
 }
 
 // statusLines appends the elements of a JSON array, each as osqueryd wrote it.

@@ -4,11 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // WithDeferredQueues makes New open no queue: whoever owns the extension calls
@@ -37,6 +41,27 @@ func (e *Extension) OpenQueues() error {
 		return errors.Join(err, e.CloseQueues())
 	}
 	return nil
+}
+
+// AdoptQueues brings along the queues of the extension's former directory dir: call it before OpenQueues, when nobody else
+// uses dir. What cannot be moved is announced by a stats.QueueLeft, stays where it is, and is in the error; the same call may
+// be made again.
+func (e *Extension) AdoptQueues(ctx context.Context, dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, "queue")); errors.Is(err, fs.ErrNotExist) || dir == e.set.dir {
+		return nil
+	}
+	return e.eachQueue(func(s *shipper) error {
+		from, to := queueDir(dir, s.name), queueDir(e.set.dir, s.name)
+		lost := func(l spool.Loss) { e.lost(s.name, l) }
+		err := spool.Move(ctx, from, to, spoolOptions(e.set.log, s.set.lineBytes, lost))
+		if err != nil {
+			e.drops.tell(func(h stats.Head) stats.Event {
+				return stats.QueueLeft{Head: h, Queue: string(s.name), Dir: dir, Err: err}
+			})
+			e.wake()
+		}
+		return err
+	})
 }
 
 // CloseQueues closes the queues until the next OpenQueues. Lines that come meanwhile

@@ -1,11 +1,15 @@
 package extension
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
+
+	"github.com/osqvisor/osqvisor/internal/spool"
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // deliver queues n lines and has m take them.
@@ -119,4 +123,111 @@ func TestTrial05BatchAfterAnEvictedPin(t *testing.T) {
 			t.Fatalf("a batch of %d lines, where 10 are allowed", len(b.Lines))
 		}
 	}
+}
+
+// Bytes of a line that are not UTF-8 reach the server as they are, in a batch of osqueryd's too.
+func TestTrial11BatchKeepsBytes(t *testing.T) {
+	s := &sink{}
+	r := newRig(t, t.TempDir(), logsTo(s))
+	r.log("string_batch", `["plain","\"caf\u00e9\"\t`+"\xff\xfe"+`\\","\ud83d\ude00`+"\xc3"+`",null,""]`)
+	r.log("string_batch", "no array \xff")
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	sameLines(t, s.lines(), []string{"plain", "\"café\"\t\xff\xfe\\", "😀\xc3", "no array \xff"})
+}
+
+// A queue of which cursor and segment are damaged is an event, once, though no line is known to be lost.
+func TestTrial11QueueDamagedOnBothFiles(t *testing.T) {
+	dir, s := t.TempDir(), &sink{}
+	r := newRig(t, dir, logsTo(s))
+	r.logLines(3)
+	r.shut()
+	files, err := filepath.Glob(filepath.Join(dir, "queue", "results", "*"))
+	if err != nil || len(files) != 2 {
+		t.Fatal(files, err)
+	}
+	for _, f := range files {
+		if err := os.WriteFile(f, []byte(fmt.Sprintf("%300d", 7)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r = newRig(t, dir, logsTo(s))
+	r.drops.announce(r.say)
+	damaged := eventsOf[stats.QueueDamaged](r)
+	if len(damaged) != 1 || damaged[0].Queue != "results" || !damaged[0].CursorLost || damaged[0].Bytes != 300 || damaged[0].Instance != "a" {
+		t.Fatalf("announced: %+v", damaged)
+	}
+	r.shut()
+	r = newRig(t, dir, logsTo(s))
+	r.drops.announce(r.say)
+	equal(t, "events of a whole queue", len(eventsOf[stats.QueueDamaged](r)), 0)
+}
+
+// What is queued comes along to another directory: as it is, or behind what is there already.
+func TestTrial06QueuesComeAlong(t *testing.T) {
+	for name, there := range map[string]int{"new directory": 0, "directory with lines": 2} {
+		t.Run(name, func(t *testing.T) {
+			from, to, s := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b"), &sink{}
+			s.set(func(Batch) error { return errDown })
+			r := newRig(t, from, logsTo(s), WithLogBatch(2, 1<<20, 0))
+			want := r.logLines(5)
+			_ = r.Flush(t.Context()) // 1 to 2 are under way
+			r.shut()
+			if there > 0 {
+				r = newRig(t, to, logsTo(s))
+				want = append(r.logLines(there), want...)
+				r.shut()
+			}
+			under := s.tries[0].ID
+			s.set(nil)
+			r = newRig(t, to, logsTo(s), WithDeferredQueues(), WithLogBatch(2, 1<<20, 0))
+			if err := errors.Join(r.AdoptQueues(t.Context(), from), r.AdoptQueues(t.Context(), from), r.OpenQueues()); err != nil {
+				t.Fatal(err)
+			}
+			if err := r.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			sameLines(t, s.lines(), want)
+			if there == 0 {
+				equal(t, "id of the batch under way", s.taken[0].ID, under)
+			}
+			if _, err := os.Stat(queueDir(from, QueueResults)); err == nil {
+				t.Error("the old queue is still there")
+			}
+		})
+	}
+}
+
+// What cannot be brought along is announced and stays, and comes along when it can.
+func TestTrial06QueueThatIsLeftIsAnnounced(t *testing.T) {
+	from, to, s := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b"), &sink{}
+	for _, dir := range []string{from, to} {
+		r := newRig(t, dir, logsTo(s), WithTransport(Funcs{LogsFunc: func(context.Context, Node, Batch) error { return errDown }}))
+		r.logLines(3)
+		r.shut()
+	}
+	held, err := openForTest(to)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := newRig(t, to, logsTo(s), WithDeferredQueues())
+	if err := r.AdoptQueues(t.Context(), from); err == nil {
+		t.Fatal("the queue is in use, and was written to")
+	}
+	r.drops.announce(r.say)
+	left := eventsOf[stats.QueueLeft](r)
+	if len(left) != 1 || left[0].Queue != "results" || left[0].Dir != from || left[0].Err == nil {
+		t.Fatalf("announced: %+v", left)
+	}
+	if err := errors.Join(held.Close(), r.AdoptQueues(t.Context(), from), r.OpenQueues(), r.Flush(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "lines", len(s.lines()), 6)
+}
+
+// openForTest holds the queue of results in dir.
+func openForTest(dir string) (*spool.Queue, error) {
+	q, _, err := spool.Open(queueDir(dir, QueueResults), spool.Options{})
+	return q, err
 }

@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"maps"
 	"os"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -55,6 +56,7 @@ type Instance struct {
 	binary   Binary
 	identity string        // what osqueryd calls itself in its logs, as far as it could be asked
 	current  *run          // nil between runs
+	former   []string      // directories of predecessors whose queues are still to be brought along
 	changed  chan struct{} // closed and made anew whenever readiness changes
 }
 
@@ -109,6 +111,7 @@ func (o *options) build() (_ *Instance, err error) {
 		checker: newHostChecker(),
 		changed: make(chan struct{}),
 	}
+	in.former = o.formerDirs(in.paths.dir)
 	if err = in.paths.shortSocket(); err != nil {
 		return nil, err
 	}
@@ -154,11 +157,19 @@ func (o *options) checkedBinary() (Binary, error) {
 // recorder gives the predecessor's, or a new one.
 func (o *options) recorder() (*stats.Recorder, error) {
 	old := o.predecessor
+	if old != nil && old.o.id == o.id {
+		o.former = append(old.formerDirs(), old.place().dir)
+	}
 	o.predecessor = nil // or instances would keep all that were before them in memory
 	if old != nil && old.o.id == o.id {
 		return old.rec, nil // New sets its history when nothing can fail any more
 	}
 	return stats.NewRecorder(o.id, stats.WithHistory(o.history))
+}
+
+// formerDirs returns the directories of predecessors whose queues are to be brought along to dir.
+func (o *options) formerDirs(dir string) []string {
+	return slices.DeleteFunc(o.former, func(former string) bool { return former == dir })
 }
 
 // ID gives the instance's id.

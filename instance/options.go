@@ -76,6 +76,7 @@ type options struct {
 	observers   []stats.Observer
 	gate        Gate
 	predecessor *Instance
+	former      []string // directories of predecessors
 
 	clock               clock
 	oomKills            func() uint64

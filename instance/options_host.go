@@ -141,7 +141,8 @@ func WithObserver(obs stats.Observer) Option {
 }
 
 // WithPredecessor takes over the snapshot, the history and the counters of an
-// earlier instance of the same id.
+// earlier instance of the same id. If that had another directory, the lines in its queues are brought along to this one
+// before the first run; those that cannot be are announced by a stats.QueueLeft and stay.
 func WithPredecessor(old *Instance) Option { return func(o *options) { o.predecessor = old } }
 
 // WithGate bounds how many instances start at once. A Runner sets its own.

@@ -6,7 +6,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
+	"time"
 )
+
+// lockName is the file whose lock keeps others out of an instance's directory.
+const lockName = "lock"
 
 // paths is where the files of an instance are.
 type paths struct {
@@ -33,7 +38,7 @@ func (o *options) layout() paths {
 		pidfile:  filepath.Join(dir, "osqueryd.pid"),
 		logs:     filepath.Join(dir, "logs"),
 		lease:    filepath.Join(dir, "lease.json"),
-		lock:     filepath.Join(dir, "lock"),
+		lock:     filepath.Join(dir, lockName),
 
 		socketNote: filepath.Join(dir, "socket"),
 	}
@@ -83,7 +88,11 @@ func CheckRoot(dir string) error {
 	}
 	var o options
 	defer o.unmake()
-	return o.makeWritableDir(dir, false)
+	if err := o.makeWritableDir(dir, false); err != nil {
+		return err
+	}
+	sweep(dir)
+	return nil
 }
 
 // makeDir makes dir, 0700, or checks that it is a directory of ours. Private ones are
@@ -152,7 +161,44 @@ func checkWritable(dir string) error {
 	if err != nil {
 		return fmt.Errorf("%s cannot be written to: %w", dir, reason(err))
 	}
-	return errors.Join(f.Close(), os.Remove(f.Name()))
+	err = os.Remove(f.Name())
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil
+	}
+	return errors.Join(f.Close(), err)
+}
+
+// leftoverAge is how old a temporary file is whose maker, killed, will not remove it any more.
+const leftoverAge = time.Minute
+
+// sweep removes from dir the temporary files of killed hosts: of the check whether it can be written to, and of files that
+// are replaced as a whole.
+func sweep(dir string) {
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return // whoever needs the directory reports that
+	}
+	for _, e := range entries {
+		if !e.Type().IsRegular() || !isTemporary(e.Name()) {
+			continue
+		}
+		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > leftoverAge {
+			_ = os.Remove(filepath.Join(dir, e.Name())) // the next start tries again
+		}
+	}
+}
+
+// isTemporary knows the names that os.CreateTemp made for us: .osqvisor-1, .node_key.1, .config.json.1, lease.json.1.tmp.
+func isTemporary(name string) bool {
+	base, lease := strings.CutSuffix(name, ".tmp")
+	stem := strings.TrimRight(base, "0123456789")
+	switch {
+	case stem == base:
+		return false
+	case lease:
+		return stem == "lease.json."
+	}
+	return stem == ".osqvisor-" || len(stem) > 2 && stem[0] == '.' && stem[len(stem)-1] == '.'
 }
 
 // reason is the cause in a path error, whose path is in our text already.

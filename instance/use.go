@@ -4,10 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
 
 	"github.com/gofrs/flock"
 
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/stats"
 )
 
 // use is the hold on the instance's directory: the lock that keeps other hosts and
@@ -46,7 +51,7 @@ func (in *Instance) onDisk(ctx context.Context, what string, f func() error, und
 func (in *Instance) enter(ctx context.Context) error {
 	return in.onDisk(ctx, "opening it", func() error {
 		if in.use.users == 0 {
-			if err := in.openDirectory(); err != nil {
+			if err := in.openDirectory(ctx); err != nil {
 				return fmt.Errorf("%w: %w", errDirectory, err)
 			}
 		}
@@ -55,7 +60,7 @@ func (in *Instance) enter(ctx context.Context) error {
 	}, in.leave)
 }
 
-func (in *Instance) openDirectory() error {
+func (in *Instance) openDirectory(ctx context.Context) error {
 	p := in.place()
 	if err := makeDir(p.dir, true); err != nil {
 		return err
@@ -67,11 +72,51 @@ func (in *Instance) openDirectory() error {
 	case !locked:
 		return fmt.Errorf("%s is in use by another host process, or by another instance of this one", p.dir)
 	}
+	sweep(p.dir)
+	sweep(filepath.Join(p.dir, "queue"))
+	in.adopt(ctx)
 	if err := in.ext.OpenQueues(); err != nil {
 		return errors.Join(err, lock.Unlock())
 	}
 	in.use.lock = lock
 	return nil
+}
+
+// adopt brings along the queues of the directories that the instance had before. What stays behind was announced, and is
+// tried again with the next use.
+func (in *Instance) adopt(ctx context.Context) {
+	var left []string
+	for _, dir := range in.formerDirs() {
+		if err := in.adoptFrom(ctx, dir); err != nil {
+			in.log.Warn("lines are left in the instance's former directory", "directory", dir, "err", err)
+			left = append(left, dir)
+		}
+	}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.former = left
+}
+
+func (in *Instance) formerDirs() []string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return slices.Clone(in.former)
+}
+
+func (in *Instance) adoptFrom(ctx context.Context, dir string) error {
+	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	lock := flock.New(filepath.Join(dir, lockName), flock.SetPermissions(0o600))
+	locked, err := lock.TryLock()
+	if err == nil && !locked {
+		err = errors.New("it is in use by another instance or host process")
+	}
+	if err != nil {
+		in.emit(stats.QueueLeft{Head: in.head(), Dir: dir, Err: err})
+		return err
+	}
+	return errors.Join(in.ext.AdoptQueues(ctx, dir), lock.Unlock())
 }
 
 // leave ends one use. It is for the lane.

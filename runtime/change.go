@@ -60,7 +60,8 @@ func await(ctx context.Context, over <-chan struct{}) error {
 }
 
 // Remove stops an instance and takes it out of the set. It returns when nothing of
-// it runs; its directory stays. It waits for other changes of the instance. When ctx ends
+// it runs; its directory stays. It waits for other
+// changes of the instance. When ctx ends
 // first, it returns the cause, and a removal that has begun goes on. It fails with
 // ErrNotFound; of several at the same time, all return nil.
 func (r *Runner) Remove(ctx context.Context, id string) error {
@@ -108,8 +109,9 @@ func (r *Runner) halt(m *member) {
 // Update gives an instance new options on top of those it has, and restarts it
 // with them during Run. When one of them is wrong it says so, and nothing has
 // changed. Snapshots and counters carry on, and so do the tables that SetTables
-// set. It returns when the old run is gone; see WaitReady for the new one. It waits for
-// other changes of the instance. When ctx ends first, it returns the cause: while the
+// set, and what is queued, also to another directory (see instance.WithPredecessor). It
+// returns when the old run is gone; see WaitReady for the new one. It waits for other
+// changes of the instance. When ctx ends first, it returns the cause: while the
 // options are checked nothing has changed then, but an update that has begun goes on. It
 // fails with ErrNotFound, or with what is wrong with the options.
 func (r *Runner) Update(ctx context.Context, id string, opts ...instance.Option) error {

@@ -30,6 +30,7 @@ func allEvents(h Head) []Event {
 		ConfigServed{h, 1, 2, false}, ConfigRefused{h, "s", err}, OptionStripped{h, "s", "o", "r"}, ConfigPushed{h},
 		ConfigPartIgnored{h, "s", "p", "r"}, ConfigSetAside{h, "s", 1, 2},
 		LogsShipped{h, "b", "q", 1, 2}, LogsDropped{h, "q", 1, 2, "full"},
+		QueueDamaged{h, "q", 1, 2, true}, QueueLeft{h, "q", "d", err},
 		TransportFailed{h, "logs", err, time.Second}, Enrolled{h, true},
 		QueryDenylisted{h, "q", true}, DatabaseReplaced{h, "b"}, DiscoveryFailed{h, "q", err}, FlagIneffective{h, "f", "1", "2"},
 		RateAlarm{h, "restarts", 3, time.Minute}, LeftoverCleaned{h, []int{7}, time.Second},

@@ -219,6 +219,30 @@ type LogsDropped struct {
 	Reason string
 }
 
+// QueueDamaged reports that the files of a queue were damaged when it was opened, by a power cut, a bad disk or hand. What can
+// be read is kept and delivered. Lines that are known to be lost are in a LogsDropped as well; where damage hides the numbers,
+// this event is all there is.
+type QueueDamaged struct {
+	Head
+	Queue string
+	// Bytes were cut off or skipped; after a kill, the line that was being written.
+	Bytes int64
+	// Missing lines are known to be gone.
+	Missing uint64
+	// CursorLost means that lines which were delivered may be delivered again, under other ids.
+	CursorLost bool
+}
+
+// QueueLeft reports that an instance got another directory, and that lines in a queue of the former one could not be brought
+// along. They stay there until an instance uses that directory again.
+type QueueLeft struct {
+	Head
+	Queue string
+	// Dir is the former directory.
+	Dir string
+	Err error
+}
+
 // TransportFailed says that a call of the host's transport failed.
 type TransportFailed struct {
 	Head

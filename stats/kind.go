@@ -31,6 +31,8 @@ var (
 	_ Event = ConfigPushed{}
 	_ Event = LogsShipped{}
 	_ Event = LogsDropped{}
+	_ Event = QueueDamaged{}
+	_ Event = QueueLeft{}
 	_ Event = TransportFailed{}
 	_ Event = Enrolled{}
 	_ Event = QueryDenylisted{}
@@ -129,6 +131,12 @@ func (LogsShipped) Kind() string { return "logs shipped" }
 
 // Kind is "logs dropped".
 func (LogsDropped) Kind() string { return "logs dropped" }
+
+// Kind is "queue damaged".
+func (QueueDamaged) Kind() string { return "queue damaged" }
+
+// Kind is "queue left".
+func (QueueLeft) Kind() string { return "queue left" }
 
 // Kind is "transport failed".
 func (TransportFailed) Kind() string { return "transport failed" }

@@ -63,7 +63,7 @@ func levelOf(e Event) slog.Level {
 	case LogsShipped, ConfigPushed:
 		return slog.LevelDebug
 	case RestartScheduled, WorkerLost, WatchdogKilled, RegistrationLost, TableParked,
-		HealthFailed, ConfigRefused, LogsDropped, TransportFailed, QueryDenylisted,
+		HealthFailed, ConfigRefused, LogsDropped, QueueDamaged, QueueLeft, TransportFailed, QueryDenylisted,
 		DatabaseReplaced, ConfigSetAside, OptionStripped, ConfigPartIgnored, DiscoveryFailed,
 		FlagIneffective, RateAlarm:
 		return slog.LevelWarn

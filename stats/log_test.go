@@ -25,6 +25,7 @@ func TestLogToFields(t *testing.T) {
 		"option stripped": "option reason source", "config part ignored": "path reason source",
 		"config set aside": "deaths hash sources", "discovery failed": "error query",
 		"logs shipped": "batch bytes lines queue", "logs dropped": "bytes lines queue reason",
+		"queue damaged": "bytes cursor_lost missing queue", "queue left": "dir error queue",
 		"transport failed": "call error retry", "enrolled": "again",
 		"query denylisted": "distributed query", "database replaced": "backup", "flag ineffective": "flag got want",
 		"rate alarm": "count what window", "leftover cleaned": "pids took",
@@ -66,7 +67,7 @@ func TestLogToLevels(t *testing.T) {
 		slog.LevelError: {"instance parked", "run ended", "panic caught"},
 		slog.LevelWarn: {"restart scheduled", "worker lost", "watchdog killed", "registration lost",
 			"table parked", "health failed", "config refused", "option stripped", "config part ignored", "config set aside",
-			"logs dropped", "transport failed",
+			"logs dropped", "queue damaged", "queue left", "transport failed",
 			"query denylisted", "database replaced", "discovery failed", "flag ineffective", "rate alarm"},
 	}
 	for level, kinds := range want {
