@@ -22,7 +22,7 @@
 //
 // # Limits
 //
-// It measures neither memory nor CPU: the watchdog kills when it is told to. It
+// It measures neither memory nor CPU: the watchdog kills when an [Action] says so. It
 // has no event tables, no carver and no TLS, and --force is ignored. Its shell
 // (-S) reads nothing and ends at once.
 //
@@ -44,32 +44,19 @@
 // osquery_flags, osquery_registry, osquery_extensions, osquery_schedule,
 // osquery_packs), time, processes, users, system_info, os_version,
 // platform_info, those of extensions, those of the [Script], and fake_rows,
-// which makes as many rows as it is asked for, up to 100,000:
+// which returns the given number of rows, up to 100,000:
 //
 //	SELECT * FROM fake_rows WHERE n = 1000
 //
-// A query that finds another one running pays for it as in osqueryd: every
-// extension is asked for the columns of its tables, and [Stats] counts it.
+// A query that finds another one running costs what it does in osqueryd: every
+// extension is called for the columns of its tables, and [Stats] counts it.
 //
 // # Against the real one
 //
 // The differential tests play the same scenarios on the fake and on the
 // osqueryd that OSQUERYD names, and compare both with transcripts recorded from
 // osqueryd 5.23.0, which hold for 5.23.1 as well (testdata/differential); another
-// version is left out. Where the two differ, the fake is mended.
-//
-// Found and mended: mistakes on the command line come in the order of the flags'
-// names, a refused alarm_timeout among them; --version says the base name;
-// SIGQUIT kills; the sockets of extensions stay until the extensions were asked
-// to shut down; --config_dump without a config stays up; the filesystem plugin
-// has genPack, and multi-packs by a pattern; custom_ options become flags;
-// logger_numerics gives numbers; an unknown registry and a database call without
-// an action have texts of their own; getQueryColumns knows the types of literals,
-// and refuses nothing and two statements; an extension's table is asked once for
-// each value of IN, with the columns in use, in order of their names; text in a
-// column of numbers is NULL; gflags takes - for _ in a name, --noname with any
-// value, --fromenv, --tryfromenv and --undefok, numbers without octal, lists and
-// sections of flagfiles, and shows --version before it looks at mistakes.
+// version is left out. Where the two differ, the fake is wrong and is changed.
 //
 // Known to differ: the fake asks every extension to shut down when it ends, and
 // osqueryd leaves that out now and then; asked to end while it starts without a
@@ -83,7 +70,7 @@
 // # Faster than real
 //
 // A [Script] scales time: its TimeScale the periods that osqueryd waits by
-// itself, its DeadlineScale what it gives to others.
+// itself, its DeadlineScale what it grants to others.
 //
 // # Misbehaving
 //
@@ -103,8 +90,8 @@
 // do things now: log lines, run its schedule, drop a registration, hang, be
 // replaced by the watchdog. They return when it is done; no test needs a sleep.
 //
-// What a fake tells about itself goes over a Unix socket in the fake's
-// directory; no environment variable is needed, and a fake whose maker is gone
+// A fake process reports to its [Fake] over a Unix socket in the fake's
+// directory; no environment variable is needed, and a process whose Fake is gone
 // works on. A host that copies the binary elsewhere must copy the file
 // [ScriptName] with it; symbolic links are followed.
 //

@@ -1,16 +1,22 @@
 package osquerydtest
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
+	"strconv"
 	"sync"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
 // TB is the part of testing.TB that [Start] needs. It keeps the testing
@@ -33,7 +39,7 @@ type Fake struct {
 
 	mu      sync.Mutex
 	live    map[*Process]struct{}
-	runs    map[string]int // by identity.key
+	runs    map[string]int // by Identity.Key
 	started int
 	changed chan struct{} // closed and replaced at each change
 	closed  bool
@@ -51,7 +57,7 @@ type config struct {
 	grace  time.Duration
 }
 
-// WithScript gives the fake a script. Without it the fake behaves well, at
+// WithScript sets the fake's script. Without it the fake behaves well, at
 // real speed.
 func WithScript(s Script) Option { return func(c *config) { c.script = s } }
 
@@ -135,10 +141,11 @@ func (f *Fake) install(c config) error {
 	return nil
 }
 
-// Path is the fake binary, absolute: what a host takes for osqueryd.
+// Path returns the absolute path of the fake binary, which a host runs as its
+// osqueryd.
 func (f *Fake) Path() string { return f.path }
 
-// Dir is the directory of the binary, mode 0700.
+// Dir returns the directory of the binary, of mode 0700.
 func (f *Fake) Dir() string { return f.dir }
 
 // SetScript replaces the script, for processes that start from now on.
@@ -192,8 +199,7 @@ func (f *Fake) leaks(grace time.Duration) error {
 	return errors.Join(errs...)
 }
 
-// unseen looks for processes that never said hello, or whose Fake did not hear
-// it.
+// unseen looks for processes that never connected to the Fake.
 func (f *Fake) unseen() error {
 	var errs []error
 	for _, pid := range pidsOf(f.path) {
@@ -236,4 +242,205 @@ func (f *Fake) talk(conn net.Conn) {
 		}
 		f.hear(p, m)
 	}
+}
+
+// welcome numbers a new process and remembers it.
+func (f *Fake) welcome(conn net.Conn, id fakeosqueryd.Identity) *Process {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.started++
+	p := &Process{
+		fake: f, conn: conn, enc: json.NewEncoder(conn), order: f.started,
+		done: make(chan struct{}), pending: make(map[int]chan *message),
+	}
+	id.Run, id.Worker = 1, 1
+	if w := f.watcherOf(id); w != nil {
+		w.workers++
+		id.Run, id.Worker = w.id.Run, w.workers
+	} else {
+		f.runs[id.Key()]++
+		id.Run = f.runs[id.Key()]
+	}
+	p.id = id
+	f.live[p] = struct{}{}
+	f.touch()
+	return p
+}
+
+func (f *Fake) watcherOf(id fakeosqueryd.Identity) *Process {
+	if id.Role != fakeosqueryd.RoleWorker {
+		return nil
+	}
+	for p := range f.live {
+		if p.id.PID == id.Watcher && p.id.Role == fakeosqueryd.RoleWatcher {
+			return p
+		}
+	}
+	return nil
+}
+
+func (f *Fake) hear(p *Process, m *message) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if m.Phase != "" {
+		p.reached = append(p.reached, m.Phase)
+		if !m.Reached {
+			p.phases = append(p.phases, m.Phase)
+		}
+		f.touch()
+	}
+	if ch := p.pending[m.ID]; ch != nil {
+		delete(p.pending, m.ID)
+		ch <- m
+	}
+}
+
+func (f *Fake) forget(p *Process) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	delete(f.live, p)
+	close(p.done)
+	f.touch()
+}
+
+// touch wakes those who wait for a change. Call it under mu.
+func (f *Fake) touch() {
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+// Processes returns the processes alive now, in the order in which they
+// started.
+func (f *Fake) Processes() []*Process {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.sorted()
+}
+
+func (f *Fake) sorted() []*Process {
+	out := make([]*Process, 0, len(f.live))
+	for p := range f.live {
+		out = append(out, p)
+	}
+	slices.SortFunc(out, func(a, b *Process) int { return a.order - b.order })
+	return out
+}
+
+// Started returns how many processes have been started so far.
+func (f *Fake) Started() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.started
+}
+
+// WaitProcess waits until a live process satisfies want, and returns the
+// newest that does. It looks again at each start, phase and death of a
+// process. want must not block; it may call the methods of its argument that
+// take no context.
+func (f *Fake) WaitProcess(ctx context.Context, want func(*Process) bool) (*Process, error) {
+	for {
+		f.mu.Lock()
+		changed, live := f.changed, f.sorted()
+		f.mu.Unlock()
+		for _, p := range slices.Backward(live) {
+			if want(p) {
+				return p, nil
+			}
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("no such fake process among %d: %w", len(live), ctx.Err())
+		}
+	}
+}
+
+// WaitWorker waits for a ready worker (or single process) that has an argument
+// containing instance, such as a part of its database path; empty is any. It
+// returns the newest.
+func (f *Fake) WaitWorker(ctx context.Context, instance string) (*Process, error) {
+	p, err := f.WaitProcess(ctx, func(p *Process) bool {
+		return p.Role() != RoleWatcher && p.Passed(PhaseReady) && containsArg(p.id.Args, instance)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for a ready worker of %q: %w", instance, err)
+	}
+	return p, nil
+}
+
+// WaitNextWorker is WaitWorker for a worker that started after old.
+func (f *Fake) WaitNextWorker(ctx context.Context, instance string, old *Process) (*Process, error) {
+	p, err := f.WaitProcess(ctx, func(p *Process) bool {
+		return p.order > old.order && p.Role() != RoleWatcher && p.Passed(PhaseReady) && containsArg(p.id.Args, instance)
+	})
+	if err != nil {
+		return nil, fmt.Errorf("wait for the next worker of %q: %w", instance, err)
+	}
+	return p, nil
+}
+
+// WaitIdle waits until no process of the fake is alive.
+func (f *Fake) WaitIdle(ctx context.Context) error {
+	for {
+		f.mu.Lock()
+		changed, n := f.changed, len(f.live)
+		f.mu.Unlock()
+		if n == 0 {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("%d fake processes are still alive: %w", n, ctx.Err())
+		}
+	}
+}
+
+// installBinary puts this program at path: by a symbolic link, unless it is to be copied, as on Windows, where links need a
+// privilege.
+func installBinary(self, path string, copied bool) error {
+	if !copied {
+		return os.Symlink(self, path)
+	}
+	return linkOrCopy(self, path)
+}
+
+// linkOrCopy makes path a file of its own. A hard link is preferred: test
+// binaries are large.
+func linkOrCopy(self, path string) error {
+	if os.Link(self, path) == nil {
+		return nil
+	}
+	in, err := os.Open(self)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = in.Close() }()
+	out, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_EXCL, 0o700)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	if cerr := out.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+// pidsOf finds the processes whose argv[0] is path. Without /proc it finds none: the control connections alone tell who is alive.
+func pidsOf(path string) []int {
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	var pids []int
+	for _, d := range dirs {
+		argv, err := os.ReadFile(filepath.Join(d, "cmdline"))
+		if err != nil {
+			continue
+		}
+		argv0, _, _ := bytes.Cut(argv, []byte{0})
+		if string(argv0) == path {
+			pid, _ := strconv.Atoi(filepath.Base(d))
+			pids = append(pids, pid)
+		}
+	}
+	return pids
 }

@@ -2,245 +2,243 @@ package osquerydtest
 
 import (
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
-	"io"
+	"net"
 	"os"
-	"path/filepath"
-	"strconv"
+	"slices"
+	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
-// process is one fake process. It uses no globals, so that many can live in
-// one real process (see Serve).
-type process struct {
-	id     identity
-	argv0  string // absolute
-	dir    string // where the script and the control socket are
-	script Script
-	flags  *flagSet
-	log    *logger
-	stdout io.Writer
-	stderr io.Writer
-	rules  *ruleEngine
-	link   *link // to the Fake; nil when it is gone
-	start  time.Time
+// ErrProcessGone is returned for a command to a process that has ended.
+var ErrProcessGone = errors.New("the fake process has ended")
 
-	gate       gate
-	ignoreTerm atomic.Bool
-	zeroUUID   atomic.Bool
-	noSocket   atomic.Bool
-	limitHit   atomic.Bool // SIGUSR1 came: a resource limit was hit
+// Role is the part that a fake process plays.
+type Role string
 
-	// die ends the process at once, without any cleaning up: for real, or by
-	// closing dead when the process is played by goroutines.
-	die      func(p *process, code, signal int)
-	dead     <-chan struct{}
-	deadCtx  context.Context // is done when dead is closed
-	markDead func()
+// The roles.
+const (
+	// RoleWatcher keeps a worker alive (the watchdog is on).
+	RoleWatcher Role = "watcher"
+	// RoleWorker owns the socket, the database and the schedule.
+	RoleWorker Role = "worker"
+	// RoleSingle is the only process of an instance whose watchdog is off.
+	RoleSingle Role = "single"
+)
 
-	mu        sync.Mutex
-	stop      chan struct{} // closed when asked to stop
-	requested bool
-	code      int
+// Process is a fake process that was alive when it was asked for. Its methods
+// are safe for concurrent use. The commands return when the process has done
+// what was asked, so that a test needs no sleeps.
+type Process struct {
+	fake    *Fake
+	id      fakeosqueryd.Identity
+	conn    net.Conn
+	order   int
+	workers int // watcher: started so far
+	done    chan struct{}
 
-	role runner // set before run
+	sendMu sync.Mutex
+	enc    *json.Encoder
+
+	// Guarded by fake.mu:
+	reached []Phase // a superset of phases
+	phases  []Phase
+	nextID  int
+	pending map[int]chan *message
 }
 
-// runner is what a role does after the common start.
-type runner interface {
-	run() int
-	// command does what only this role can; ok is false when it cannot.
-	command(m *message) (result *message, ok bool)
-	// act does a Kind that only this role can.
-	act(a Action) error
+// PID returns the process id.
+func (p *Process) PID() int { return p.id.PID }
+
+// Role returns the part that the process plays.
+func (p *Process) Role() Role { return Role(p.id.Role) }
+
+// WatcherPID returns the pid of a worker's watcher, 0 without one.
+func (p *Process) WatcherPID() int { return p.id.Watcher }
+
+// Run returns the number of the run among those of its instance, from 1.
+func (p *Process) Run() int { return p.id.Run }
+
+// Worker returns the number of the worker among those of its run, from 1.
+func (p *Process) Worker() int { return p.id.Worker }
+
+// Args returns argv.
+func (p *Process) Args() []string { return slices.Clone(p.id.Args) }
+
+// Socket returns the path of the extension manager's socket.
+func (p *Process) Socket() string { return p.id.Socket }
+
+// Done returns a channel that is closed when the process has ended.
+func (p *Process) Done() <-chan struct{} { return p.done }
+
+// String describes the process for messages.
+func (p *Process) String() string {
+	return fmt.Sprintf("%s pid %d (run %d, worker %d): %s", p.id.Role, p.id.PID, p.id.Run, p.id.Worker, strings.Join(p.id.Args, " "))
 }
 
-func newProcess(args []string, stdout, stderr io.Writer) *process {
-	p := &process{
-		flags: newFlagSet(), log: newLogger(stderr), stdout: stdout, stderr: stderr, start: time.Now(),
-		stop: make(chan struct{}),
+// Reached reports whether the process has reached a phase. The phase's rules
+// may still hold it there.
+func (p *Process) Reached(ph Phase) bool {
+	p.fake.mu.Lock()
+	defer p.fake.mu.Unlock()
+	return slices.Contains(p.reached, ph)
+}
+
+// Passed reports whether the process has passed a phase, with all that its
+// rules do there.
+func (p *Process) Passed(ph Phase) bool {
+	p.fake.mu.Lock()
+	defer p.fake.mu.Unlock()
+	return slices.Contains(p.phases, ph)
+}
+
+// Wait waits for the end of the process.
+func (p *Process) Wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("wait for the end of pid %d: %w", p.id.PID, ctx.Err())
 	}
-	p.deadCtx, p.markDead = context.WithCancel(context.Background())
-	p.dead = p.deadCtx.Done()
-	p.gate.init()
-	p.id = identity{PID: os.Getpid(), Args: args, Run: 1, Worker: 1}
-	return p
 }
 
-// prepare parses argv and reads the script. done is true when there is nothing
-// to run, as with --version.
-func (p *process) prepare(workerOf string) (code int, done bool) {
-	args := p.id.Args
-	p.argv0 = absolute(args[0])
-	var err error
-	if p.script, p.dir, err = loadScript(p.argv0); err != nil {
-		fmt.Fprintln(p.stderr, err)
-		return 1, true
-	}
-	return p.parse(workerOf, false)
+// Watcher returns the live watcher of a worker; false without one.
+func (p *Process) Watcher() (*Process, bool) {
+	p.fake.mu.Lock()
+	defer p.fake.mu.Unlock()
+	w := p.fake.watcherOf(p.id)
+	return w, w != nil
 }
 
-// parse reads argv; single plays without a watchdog whatever argv says.
-func (p *process) parse(workerOf string, single bool) (code int, done bool) {
-	args := p.id.Args
-	p.flags.forVersion(p.script.version())
-	for _, a := range args[1:] {
-		switch a {
-		case "--help", "-help", "--h", "-h":
-			p.flags.printUsage(p.stdout, p.script.version())
-			return 0, true
+// Do makes the process do an action now. Exit and Kill return when it is gone;
+// WatchdogMemory and WatchdogCPU, which may be given to a worker or its
+// watcher, when the worker is gone.
+func (p *Process) Do(ctx context.Context, a Action) error {
+	target := p
+	if a.Do == WatchdogMemory || a.Do == WatchdogCPU {
+		if w, ok := p.Watcher(); ok {
+			target = w
 		}
 	}
-	parsed := p.flags.parseArgs(args, p.stderr)
-	switch {
-	case parsed.died != "": // before gflags looks at the next two
-	case p.flags.bool("helpxml"):
-		p.flags.printXML(p.stdout, args[0])
-		return 1, true
-	case p.flags.bool("version"):
-		fmt.Fprintf(p.stdout, "%s version %s\n", filepath.Base(args[0]), p.script.version())
-		return 0, true
+	_, err := target.ask(ctx, &message{Cmd: cmdAct, Action: &a})
+	if (a.Do == Exit || a.Do == Kill) && errors.Is(err, ErrProcessGone) {
+		return nil
 	}
-	if fatal := parsed.fatal(); fatal != "" {
-		fmt.Fprintln(p.stderr, fatal)
-		return 1, true
-	}
-	if isShell(args) && !single {
-		return 0, true // as the shell does that has nothing to read
-	}
-	p.identify(workerOf, single)
-	p.log.configure(p.flags)
-	p.rules = newRuleEngine(p)
-	return 0, false
+	return err
 }
 
-// isShell: the last of these words decides, wherever it stands; --S=true is
-// none of them.
-func isShell(args []string) bool {
-	shell := false
-	for _, a := range args[1:] {
-		switch a {
-		case "-S", "--S":
-			shell = true
-		case "-D", "--D":
-			shell = false
+// Emit sends result lines to the logger plugin, as a scheduled query does, and
+// returns when the logger has answered. As in osqueryd, a logger that refuses
+// a line ends the process with 78.
+func (p *Process) Emit(ctx context.Context, lines ...string) error {
+	_, err := p.ask(ctx, &message{Cmd: cmdEmit, Lines: lines})
+	return err
+}
+
+// EmitStatus writes status lines to stderr and relays all waiting ones to the
+// logger plugin.
+func (p *Process) EmitStatus(ctx context.Context, lines ...string) error {
+	_, err := p.ask(ctx, &message{Cmd: cmdStatus, Lines: lines})
+	return err
+}
+
+// RunSchedule runs scheduled queries now, whatever their interval: those
+// named, or all. It returns when their results are logged.
+func (p *Process) RunSchedule(ctx context.Context, names ...string) error {
+	_, err := p.ask(ctx, &message{Cmd: cmdSchedule, Names: names})
+	return err
+}
+
+// RunDistributed asks the distributed plugin for queries now, runs them and
+// writes their results.
+func (p *Process) RunDistributed(ctx context.Context) error {
+	_, err := p.ask(ctx, &message{Cmd: cmdDistributed})
+	return err
+}
+
+// RefreshConfig asks the config plugin now.
+func (p *Process) RefreshConfig(ctx context.Context) error {
+	_, err := p.ask(ctx, &message{Cmd: cmdRefresh})
+	return err
+}
+
+// Stats returns what a worker has counted since its start.
+func (p *Process) Stats(ctx context.Context) (Stats, error) {
+	m, err := p.ask(ctx, &message{Cmd: cmdStats})
+	if err != nil {
+		return Stats{}, err
+	}
+	if m.Stats == nil {
+		return Stats{}, nil
+	}
+	return *m.Stats, nil
+}
+
+// Stats is what a worker has counted since its start.
+type Stats struct {
+	Connections       int64 `json:"connections"`        // open now
+	ConnectionsTotal  int64 `json:"connections_total"`  // ever accepted
+	Pings             int64 `json:"pings"`              // received
+	Calls             int64 `json:"calls"`              // registry calls received
+	Queries           int64 `json:"queries"`            // received
+	MaxQueries        int64 `json:"max_queries"`        // most at the same time
+	SecondDatabases   int64 `json:"second_databases"`   // queries that found the database busy
+	Registrations     int64 `json:"registrations"`      // accepted
+	Refusals          int64 `json:"refusals"`           // registrations refused
+	Deregistrations   int64 `json:"deregistrations"`    //
+	Checks            int64 `json:"checks"`             // periodic pings that an extension answered
+	GoneAway          int64 `json:"gone_away"`          // extensions dropped after a failed ping
+	ExtensionCalls    int64 `json:"extension_calls"`    // made to extensions
+	ExtensionFailures int64 `json:"extension_failures"` // of those
+	Scheduled         int64 `json:"scheduled"`          // scheduled queries run
+	ResultLines       int64 `json:"result_lines"`       // given to the logger
+	DistributedReads  int64 `json:"distributed_reads"`  //
+	DistributedWrites int64 `json:"distributed_writes"` //
+	Refreshes         int64 `json:"refreshes"`          // config requests
+}
+
+// ask sends a command and waits for its answer.
+func (p *Process) ask(ctx context.Context, m *message) (*message, error) {
+	ch := make(chan *message, 1)
+	p.fake.mu.Lock()
+	p.nextID++
+	m.ID = p.nextID
+	p.pending[m.ID] = ch
+	p.fake.mu.Unlock()
+	p.send(m)
+	select {
+	case answer := <-ch:
+		if answer.Err != "" {
+			return nil, fmt.Errorf("%s on pid %d: %s", m.Cmd, p.id.PID, answer.Err)
 		}
-	}
-	return shell
-}
-
-// identify decides the role and says hello to the Fake.
-func (p *process) identify(workerOf string, single bool) {
-	p.id.Socket, p.id.DB = p.flags.str("extensions_socket"), p.flags.str("database_path")
-	check := p.flags.bool("config_check") || p.flags.bool("config_dump")
-	switch {
-	case workerOf != "":
-		p.id.Role = RoleWorker
-		p.id.Watcher, _ = strconv.Atoi(workerOf)
-	case single || p.flags.bool("disable_watchdog") || check:
-		p.id.Role = RoleSingle
-	default:
-		p.id.Role = RoleWatcher
-	}
-	if p.id.Role == RoleWatcher {
-		p.role = newWatcher(p)
-	} else {
-		p.role = newWorker(p)
-	}
-	if p.link == nil && p.dir != "" {
-		p.link = dialFake(p)
+		return answer, nil
+	case <-p.done:
+		return nil, fmt.Errorf("%s on pid %d: %w", m.Cmd, p.id.PID, ErrProcessGone)
+	case <-ctx.Done():
+		return nil, fmt.Errorf("%s on pid %d: %w", m.Cmd, p.id.PID, ctx.Err())
 	}
 }
 
-func (p *process) run() int {
-	p.link.serve(p)
-	p.phase(PhaseStart)
-	code := p.role.run()
-	p.phase(PhaseStopped)
-	return code
+func (p *Process) send(m *message) {
+	p.sendMu.Lock()
+	defer p.sendMu.Unlock()
+	_ = p.conn.SetWriteDeadline(time.Now().Add(writeTimeout))
+	_ = p.enc.Encode(m) // a dead process shows by done
 }
 
-func (p *process) close() { p.link.close() }
-
-// phase runs the rules of a phase, and tells the Fake when it is passed; before
-// that, too, when rules act in between.
-func (p *process) phase(ph Phase) {
-	if due := p.rules.due(ph, ""); len(due) > 0 {
-		p.link.send(&message{Phase: ph, Reached: true})
-		p.actAll(due)
+// forceKill ends a process that is alive: the open connection proves that the
+// pid is still its own.
+func (p *Process) forceKill() {
+	if p.id.PID == os.Getpid() {
+		return // played by goroutines of this process
 	}
-	p.link.send(&message{Phase: ph})
-}
-
-// requestStop asks for a clean end; the first code counts.
-func (p *process) requestStop(code int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.requested {
-		return
+	if proc, err := os.FindProcess(p.id.PID); err == nil {
+		_ = proc.Kill()
 	}
-	p.requested, p.code = true, code
-	close(p.stop)
-}
-
-// fail logs why and asks for an end.
-func (p *process) fail(code int, format string, args ...any) {
-	p.log.error("shutdown.cpp:86", format, args...)
-	p.requestStop(code)
-}
-
-func (p *process) stopping() bool {
-	select {
-	case <-p.stop:
-		return true
-	case <-p.dead:
-		return true
-	default:
-		return false
-	}
-}
-
-func (p *process) exitCode() int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.code
-}
-
-func (p *process) setExitCode(code int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.code = code
-}
-
-// sleep waits, and is false when the process was asked to stop meanwhile.
-func (p *process) sleep(d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-p.stop:
-	case <-p.dead:
-	}
-	return false
-}
-
-// dieForReal never returns.
-func dieForReal(_ *process, code, signal int) {
-	if signal != 0 {
-		killSelf(signal)
-	}
-	leave(code)
-}
-
-func absolute(argv0 string) string {
-	if filepath.IsAbs(argv0) {
-		return argv0
-	}
-	if abs, err := filepath.Abs(argv0); err == nil {
-		return abs
-	}
-	return argv0
+	_ = p.conn.Close()
 }

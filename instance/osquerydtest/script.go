@@ -4,20 +4,23 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
 // DefaultVersion is the osquery version that a fake claims to be when its
 // Script names none.
-const DefaultVersion = "5.23.0"
+const DefaultVersion = fakeosqueryd.DefaultVersion
 
 // ScriptName is the name of the file beside the fake binary that holds its
 // Script as JSON.
 const ScriptName = "osqueryd.script.json"
 
-// Script says how a fake behaves. The zero Script is a well-behaved osqueryd
+// Script sets how a fake behaves. The zero Script is a well-behaved osqueryd
 // at real speed. It is read once at process start, so a change made with
 // [Fake.SetScript] is seen by the processes that start afterwards. A Script is
 // plain data: it may be copied, but must not be changed while it is in use.
@@ -32,7 +35,7 @@ type Script struct {
 	// database retries. 0.1 is ten times faster; 0 means 1.
 	TimeScale float64 `json:"time_scale,omitempty"`
 
-	// DeadlineScale multiplies the time that osqueryd gives to others:
+	// DeadlineScale multiplies the time that osqueryd grants to others:
 	// extensions_timeout, thrift_timeout, alarm_timeout and the watchdog's
 	// forced shutdown delay. 0 means 1. It is apart from TimeScale, so that a
 	// fast fake does not become an impatient one on a busy machine.
@@ -57,7 +60,7 @@ type Script struct {
 
 // Table is a table with fixed content.
 type Table struct {
-	// Name is what a query says after FROM.
+	// Name is the table's name in a query.
 	Name string `json:"name"`
 	// Columns in order; all are TEXT.
 	Columns []string `json:"columns"`
@@ -93,40 +96,17 @@ func (s Script) Validate() error {
 	return nil
 }
 
-func (s Script) version() string {
-	if s.Version == "" {
-		return DefaultVersion
+// config returns the script's part of the engine's settings.
+func (s Script) config(args []string, stdout, stderr io.Writer, d fakeosqueryd.Director) fakeosqueryd.Config {
+	c := fakeosqueryd.Config{
+		Args: args, Stdout: stdout, Stderr: stderr, Director: d,
+		Version: s.Version, TimeScale: s.TimeScale, DeadlineScale: s.DeadlineScale,
+		WatcherPoll: s.WatcherPoll, QuickDeath: s.QuickDeath,
 	}
-	return s.Version
-}
-
-// period scales a time that osqueryd waits by itself.
-func (s Script) period(d time.Duration) time.Duration { return scaled(d, s.TimeScale) }
-
-// deadline scales a time that osqueryd gives to others.
-func (s Script) deadline(d time.Duration) time.Duration { return scaled(d, s.DeadlineScale) }
-
-func (s Script) watcherPoll() time.Duration {
-	if s.WatcherPoll > 0 {
-		return s.WatcherPoll
+	for _, t := range s.Tables {
+		c.Tables = append(c.Tables, fakeosqueryd.Table(t))
 	}
-	return s.period(3 * time.Second)
-}
-
-func (s Script) quickDeath() time.Duration {
-	if s.QuickDeath > 0 {
-		return s.QuickDeath
-	}
-	return s.period(4 * time.Second)
-}
-
-// scaled never returns less than a millisecond, so that a tiny scale does not
-// turn a poll into a busy loop.
-func scaled(d time.Duration, scale float64) time.Duration {
-	if scale == 0 {
-		scale = 1
-	}
-	return max(time.Duration(float64(d)*scale), time.Millisecond)
+	return c
 }
 
 // loadScript finds the script of a binary. The binary may be reached through
