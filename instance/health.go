@@ -13,21 +13,32 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// clock gives wall time and running time, which stands still while the machine sleeps.
-type clock func() (wall time.Time, running time.Duration)
+// clock returns a time that goes on while the machine sleeps and is never set, and running
+// time, which stands still meanwhile.
+type clock func() (always time.Time, running time.Duration)
 
-// systemClock reads both from the time package: what it calls monotonic stops in a sleep.
-func systemClock() clock {
-	start := time.Now()
-	return func() (time.Time, time.Duration) {
-		now := time.Now()
-		return now.Round(0), now.Sub(start)
-	}
+// sleepClock makes a clock of two that count from any moment.
+func sleepClock(always, running func() time.Duration) clock {
+	start, a, b := time.Now().Round(0), always(), running()
+	return func() (time.Time, time.Duration) { return start.Add(always() - a), running() - b }
 }
 
-// suspendJump is how far wall time has to run ahead of running time to say that
-// the machine slept. Clocks are corrected by less.
+// suspendJump is how far the time that always goes on has to be ahead of running time to
+// say that the machine slept: what is shorter does no harm.
 const suspendJump = 5 * time.Second
+
+// SleepLimit is how long a sleep that was announced and not ended counts, in time that the
+// machine runs: Wake, or SetAsleep(false), may get lost.
+const SleepLimit = 10 * time.Minute
+
+// nap is what the host said of the machine's sleep.
+type nap struct {
+	n     uint64 // odd while it sleeps
+	since time.Time
+}
+
+// asleep forgets a sleep that was never ended.
+func (n nap) asleep() bool { return n.n%2 == 1 && time.Since(n.since) < SleepLimit }
 
 // health is what earlier checks of a run have shown.
 type health struct {
@@ -37,43 +48,48 @@ type health struct {
 	looks     int           // at the schedule, and those that were left out
 	announced uint64        // denylisted queries at the last look
 	naps      uint64        // of the instance, at the last look
-	wall      time.Time     // of the last look at the clock
+	always    time.Time     // of the last look at the clock
 	running   time.Duration // of the same moment
 }
 
 func (r *run) newHealth() health {
-	h := health{naps: r.in.naps.Load()}
+	h := health{naps: r.in.lastNap().n}
 	h.slept(r.o.clock())
 	return h
 }
 
 // SetAsleep says that the machine is about to sleep, or that it is awake again: what
 // health checks found before, and find until then, is void. It is for systems on which a
-// sleep does not show in the clocks, and for hosts that know before them. It returns at
-// once. A Runner calls it.
+// sleep does not show in the clocks, and for hosts that know before them. A sleep counts for
+// SleepLimit at most. It returns at once. A Runner calls it.
 func (in *Instance) SetAsleep(asleep bool) {
-	for {
-		n := in.naps.Load()
-		if (n%2 == 1) == asleep || in.naps.CompareAndSwap(n, n+1) {
-			return
-		}
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if (in.nap.n%2 == 1) != asleep {
+		in.nap = nap{in.nap.n + 1, time.Now()}
 	}
+}
+
+func (in *Instance) lastNap() nap {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.nap
 }
 
 // noteNap says whether the host spoke of a sleep since the last look, or the machine sleeps.
 func (r *run) noteNap() bool {
-	n := r.in.naps.Load()
-	if n == r.health.naps && n%2 == 0 {
+	last := r.in.lastNap()
+	if last.n == r.health.naps && !last.asleep() {
 		return false
 	}
-	r.health.naps, r.health.failures = n, 0
+	r.health.naps, r.health.failures = last.n, 0
 	return true
 }
 
-// slept says how far wall time ran ahead of running time since the last call.
-func (h *health) slept(wall time.Time, running time.Duration) time.Duration {
-	ahead := wall.Sub(h.wall) - (running - h.running)
-	h.wall, h.running = wall, running
+// slept returns how long the machine slept since the last call.
+func (h *health) slept(always time.Time, running time.Duration) time.Duration {
+	ahead := always.Sub(h.always) - (running - h.running)
+	h.always, h.running = always, running
 	return ahead
 }
 

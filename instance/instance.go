@@ -47,10 +47,10 @@ type Instance struct {
 	logging  loggerCalls
 	denied   denied
 
-	naps        atomic.Uint64 // odd while the host says that the machine sleeps
 	tablesAsked atomic.Uint64 // counts the calls of SetTables
 
 	mu       sync.Mutex
+	nap      nap
 	running  bool
 	closed   bool
 	binary   Binary

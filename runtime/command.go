@@ -3,6 +3,9 @@ package runtime
 import (
 	"context"
 	"fmt"
+	"time"
+
+	"github.com/osqvisor/osqvisor/instance"
 )
 
 // Restart ends an instance's run and starts a new one at once, out of a backoff or
@@ -81,12 +84,28 @@ func (r *Runner) Resume(id string) error {
 // fails meanwhile counts against no budget. What runs goes on running, and
 // no failed health check from before Wake counts; a start that is under way goes on. It
 // returns at once and may be called at any time, in or outside Run, any number of times.
+//
+// Wake may get lost: after instance.SleepLimit (10 minutes), in which the machine ran, the
+// Runner counts as awake.
 func (r *Runner) Sleep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.asleep == nil {
 		r.asleep = make(chan struct{})
+		r.alarmClock = time.AfterFunc(instance.SleepLimit, r.overslept(r.asleep))
 		r.tellSleep()
+	}
+}
+
+// overslept wakes the Runner from the sleep of that channel. The timer's goroutine waits for
+// nothing but the lock.
+func (r *Runner) overslept(asleep chan struct{}) func() {
+	return func() {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.asleep == asleep {
+			r.wake()
+		}
 	}
 }
 
@@ -96,10 +115,16 @@ func (r *Runner) Wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.asleep != nil {
-		close(r.asleep)
-		r.asleep = nil
-		r.tellSleep()
+		r.alarmClock.Stop()
+		r.wake()
 	}
+}
+
+// wake is called under the lock.
+func (r *Runner) wake() {
+	close(r.asleep)
+	r.asleep = nil
+	r.tellSleep()
 }
 
 // tellSleep is called under the lock; SetAsleep waits for nothing.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
@@ -30,6 +31,8 @@ type Runner struct {
 	tasks   int             // supervisors and changes under way, which Run joins
 	idle    chan struct{}   // closed when tasks falls to 0; nil while nobody waits
 	asleep  chan struct{}   // closed by Wake; nil while awake
+	// alarmClock ends a sleep without Wake.
+	alarmClock *time.Timer
 }
 
 // New makes a Runner. It checks every option, of the instances too, and reports

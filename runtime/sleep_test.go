@@ -6,6 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -22,7 +23,7 @@ func TestSleepHoldsRestartsBack(t *testing.T) {
 		wantRuns(t, f, 2)
 		r.Sleep()
 		r.Sleep() // once is enough
-		after(time.Hour)
+		after(instance.SleepLimit / 2)
 		wantRuns(t, f, 2)
 		r.Wake()
 		r.Wake()
@@ -52,7 +53,7 @@ func TestBackoffThatEndsDuringSleepWaitsForWake(t *testing.T) {
 		synctest.Wait()
 		wantRuns(t, f, 1) // not due yet
 		r.Sleep()
-		after(time.Hour)
+		after(instance.SleepLimit / 2)
 		wantRuns(t, f, 1)
 		r.Wake()
 		synctest.Wait()
@@ -69,7 +70,7 @@ func TestRestartAndAddDuringSleepStartOnWake(t *testing.T) {
 		if err := r.Add("tenant"); err != nil {
 			t.Fatal(err)
 		}
-		after(time.Hour)
+		after(instance.SleepLimit / 2)
 		wantRuns(t, f, 1)
 		r.Wake()
 		synctest.Wait()
@@ -130,5 +131,31 @@ func TestSleepIsToldToEveryInstance(t *testing.T) {
 		want(true)
 		r.Wake()
 		want(false)
+	})
+}
+
+// A Wake that gets lost holds nothing back for ever, and neither wakes the Runner from its
+// next sleep.
+func TestTrial26SleepWithoutWakeEnds(t *testing.T) {
+	live := func(ctx context.Context, n int) error {
+		if n == 1 {
+			return dying(time.Second, stats.CauseExit)(ctx, n)
+		}
+		return lasting(ctx, n)
+	}
+	bubble(t, live, func(t *testing.T, r *Runner, f *fakes) {
+		r.Sleep()
+		r.Wake()
+		after(instance.SleepLimit / 2)
+		wantRuns(t, f, 2)
+		r.Sleep()
+		if err := r.Restart(t.Context(), "vendor"); err != nil {
+			t.Fatal(err)
+		}
+		after(instance.SleepLimit - time.Second) // the timer of the first sleep would have ended it
+		wantRuns(t, f, 2)
+		after(time.Second)
+		wantRuns(t, f, 3)
+		r.Wake() // comes late, and does nothing
 	})
 }

@@ -1,0 +1,21 @@
+package instance
+
+import (
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// systemClock compares the clock that goes on in a sleep with the one that does not. Neither
+// can be set.
+func systemClock() clock {
+	return sleepClock(readClock(unix.CLOCK_MONOTONIC_RAW), readClock(unix.CLOCK_UPTIME_RAW))
+}
+
+func readClock(id int32) func() time.Duration {
+	return func() time.Duration {
+		var now unix.Timespec
+		_ = unix.ClockGettime(id, &now) // both are there since macOS 10.12
+		return time.Duration(now.Nano())
+	}
+}
