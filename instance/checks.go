@@ -205,10 +205,9 @@ func execute(ctx context.Context, p probe) answer {
 	case <-ctx.Done():
 		return answer{err: errors.Join(context.Cause(ctx), endProbe(child))}
 	}
-	if max(child.Stdout().Bytes, child.Stderr().Bytes) > maxProbeOutput {
-		return answer{err: fmt.Errorf("it printed more than %d MiB", maxProbeOutput>>20)}
-	}
 	switch exit := child.Exit(); {
+	case exit.TooMuchOutput:
+		return answer{err: fmt.Errorf("it printed more than %d MiB", maxProbeOutput>>20)}
 	case exit.Err != nil:
 		err = exit.Err
 	case exit.Code != 0:

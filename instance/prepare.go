@@ -38,10 +38,10 @@ func (r *run) prepare(ctx context.Context) error {
 // reclaim ends what a host that was killed left behind, before the database is touched.
 func (r *run) reclaim(ctx context.Context) error {
 	began := time.Now()
-	report, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.o.killTimeout, Logger: r.log})
-	if len(report.Killed) > 0 {
+	killed, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.o.killTimeout, Logger: r.log})
+	if len(killed) > 0 {
 		var pids []int
-		for _, id := range report.Killed {
+		for _, id := range killed {
 			pids = append(pids, id.PID)
 		}
 		r.in.emit(stats.LeftoverCleaned{Head: r.in.head(), PIDs: pids, Took: time.Since(began)})

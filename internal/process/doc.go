@@ -18,4 +18,11 @@
 // end the child as well when the host replaces itself by exec(2), and neither reaches a child that changed its user.
 // On Windows the job object is closed with the host and ends everything in it. macOS has neither: there the lease is what
 // cleans up, at the next start.
+//
+// # What a new system must bring
+//
+// One file, system_NAME.go. A Unix shares system_unix.go and adds: sysAttr, pinThread and awaitEnd (how a child is started and
+// its end awaited without reaping it), tether, collectOrphans and lateOrphans (which may do nothing), probe, startedNotBefore,
+// killProcess, killGroup and groupMembers (identities and groups), readMark, runsBinary and ending (what proves a member), and
+// isWrongFormat. Any other system brings what system_windows.go does.
 package process

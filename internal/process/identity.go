@@ -3,7 +3,6 @@ package process
 import (
 	"errors"
 	"fmt"
-	"os"
 )
 
 // Identity tells one process from every other, also from a later one with the same pid. The zero value is nobody.
@@ -23,8 +22,6 @@ var (
 	ErrNotProven = errors.New("process not proven to be ours")
 	// ErrStillAlive says that a bounded wait ended before the processes did.
 	ErrStillAlive = errors.New("process still alive")
-	// ErrUnsupportedSignal says that the operating system has no such signal (Windows knows os.Kill only).
-	ErrUnsupportedSignal = errors.New("signal not supported on this operating system")
 )
 
 // procInfo is what one look at a process tells.
@@ -51,16 +48,12 @@ func (id Identity) Alive() bool {
 	return err == nil && info.id == id && !info.zombie
 }
 
-// Signal sends sig to the process and to nobody else: when the pid is free or belongs to another process by now, it
-// does nothing. A process that is gone is success, since there is nothing left to signal.
-// Errors: ErrUnsupportedSignal on Windows for all but os.Kill; otherwise the operating system's, such as os.ErrPermission.
-func (id Identity) Signal(sig os.Signal) error {
-	err := signalProcess(id, sig)
+// Kill ends the process and nobody else: when the pid is free or belongs to another process by now, it does nothing. A
+// process that is gone is success, since there is nothing left to kill. It does not wait for the end.
+func (id Identity) Kill() error {
+	err := killProcess(id)
 	if err == nil || errors.Is(err, ErrNotFound) {
 		return nil
 	}
-	return fmt.Errorf("signal %v to pid %d: %w", sig, id.PID, err)
+	return fmt.Errorf("kill pid %d: %w", id.PID, err)
 }
-
-// Kill is Signal(os.Kill). It does not wait for the end.
-func (id Identity) Kill() error { return id.Signal(os.Kill) }

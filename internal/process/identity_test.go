@@ -5,7 +5,6 @@ package process
 import (
 	"errors"
 	"os"
-	"syscall"
 	"testing"
 )
 
@@ -33,32 +32,20 @@ func TestSignalNeverMeetsAStranger(t *testing.T) {
 		t.Error("a wrong start time is alive")
 	}
 	for _, id := range []Identity{stranger, {}, {PID: -1, StartTime: stranger.StartTime}, {PID: p.PID()}} {
-		if err := errors.Join(id.Kill(), id.Signal(syscall.SIGTERM), KillGroup(id)); err != nil {
+		if err := id.Kill(); err != nil {
 			t.Errorf("%+v: %v", id, err)
 		}
 	}
 	if !p.Identity().Alive() {
 		t.Fatal("the stranger was signalled")
 	}
-	if err := p.Identity().Signal(syscall.SIGTERM); err != nil {
+	if err := p.Identity().Kill(); err != nil {
 		t.Fatal(err)
 	}
-	if exit := mustExit(t, p); exit.Code != 0 {
-		t.Errorf("got %+v, want code 0", exit)
+	if exit := mustExit(t, p); exit.Signal != "SIGKILL" {
+		t.Errorf("got %+v, want SIGKILL", exit)
 	}
 	if p.Identity().Alive() {
 		t.Error("alive after its end")
-	}
-}
-
-type oddSignal struct{}
-
-func (oddSignal) Signal()        {}
-func (oddSignal) String() string { return "odd" }
-
-func TestUnsupportedSignal(t *testing.T) {
-	self, _ := Identify(os.Getpid())
-	if err := self.Signal(oddSignal{}); !errors.Is(err, ErrUnsupportedSignal) {
-		t.Errorf("got %v, want ErrUnsupportedSignal", err)
 	}
 }

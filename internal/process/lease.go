@@ -1,13 +1,16 @@
 package process
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 )
 
@@ -58,9 +61,9 @@ func WriteLease(path string, lease Lease) error {
 	return nil
 }
 
-// ReadLease reads the file at path. The error wraps fs.ErrNotExist when there is none, and ErrLeaseCorrupt when it
+// readLease reads the file at path. The error wraps fs.ErrNotExist when there is none, and ErrLeaseCorrupt when it
 // cannot be understood or names a process or group that can never be a child.
-func ReadLease(path string) (Lease, error) {
+func readLease(path string) (Lease, error) {
 	file, err := os.Open(path)
 	if err != nil {
 		return Lease{}, fmt.Errorf("read lease: %w", err)
@@ -106,4 +109,145 @@ func removeIfThere(path string) error {
 		return err
 	}
 	return nil
+}
+
+// defaultReclaimWait bounds how long Reclaim waits for what it killed to be gone.
+const defaultReclaimWait = 5 * time.Second
+
+// ErrLeaseHeld says that the host that wrote the lease is alive, so the child is not ours to end.
+var ErrLeaseHeld = errors.New("lease is held by a living host")
+
+// ReclaimOptions tune Reclaim. The zero value is usable.
+type ReclaimOptions struct {
+	// Wait bounds the wait for the killed to be gone; 0 means defaultReclaimWait.
+	Wait time.Duration
+	// Logger is told what was found and killed; nil discards it.
+	Logger *slog.Logger
+}
+
+// Reclaim ends what a killed host left behind, before its files are used again: the leased child, and every member of its
+// process group, also when the child itself is gone. Nobody is signalled by pid, group or name alone: the child is
+// proven by its start time; the members by the child that still holds their group number, or else by a start time not
+// before the child's together with RunEnv or the leased binary.
+//
+// It waits until the killed, and those that were ending already, are gone, and removes the lease when nothing is left. A
+// missing or corrupt lease is no error; nobody is signalled then. It returns whom it killed, the leader first. Errors wrap ErrLeaseHeld (another living host owns the child), ErrStillAlive (ctx
+// or Wait ended first), ErrNotProven (a member could not be proven; the lease stays), or are the operating system's.
+// It must not be called while this process itself runs the leased child.
+func Reclaim(ctx context.Context, path string, opts ReclaimOptions) (killed []Identity, err error) {
+	log := opts.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	lease, err := readLease(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case errors.Is(err, ErrLeaseCorrupt):
+		log.Warn("lease is corrupt, nobody can be found by it", "error", err)
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	if lease.heldByAnother() {
+		return nil, fmt.Errorf("%w: host pid %d runs pid %d", ErrLeaseHeld, lease.Host.PID, lease.Identity.PID)
+	}
+	if opts.Wait <= 0 {
+		opts.Wait = defaultReclaimWait
+	}
+	ctx, cancel := context.WithTimeout(ctx, opts.Wait)
+	defer cancel()
+	killed, err = reclaim(ctx, lease, log)
+	if err == nil {
+		err = RemoveLease(path)
+	}
+	return killed, err
+}
+
+// heldByAnother lets a host reclaim its own leases: a run of its own may have left members behind.
+func (l Lease) heldByAnother() bool {
+	return l.Host.PID != os.Getpid() && l.Host != (Identity{}) && l.Host.Alive()
+}
+
+// hunt is one Reclaim under way.
+type hunt struct {
+	claim  claim
+	log    *slog.Logger
+	killed []Identity
+	seen   map[Identity]bool
+	doubts int   // rounds that found nobody but the unproven
+	err    error // of the last round; a kill that failed may work, or be needless, in the next
+}
+
+func reclaim(ctx context.Context, lease Lease, log *slog.Logger) ([]Identity, error) {
+	h := &hunt{
+		claim: claim{leader: lease.Identity, binary: lease.Binary, runID: lease.RunID},
+		log:   log,
+		seen:  make(map[Identity]bool),
+	}
+	err := waitUntil(ctx, h.round)
+	if err == nil { // after exec(2), the children of before are still this host's
+		err = waitUntil(ctx, func() bool { return lateOrphans(lease.Identity, true) == 0 })
+	}
+	if err == nil {
+		err = h.err
+	} else if h.err != nil {
+		err = fmt.Errorf("%w: %w", err, h.err)
+	}
+	if err != nil {
+		err = fmt.Errorf("reclaim group %d: %w", lease.Identity.PID, err)
+	}
+	return h.killed, err
+}
+
+// round kills whoever is there and reports whether nobody was. Every round looks anew, because a member may have
+// started another one just before it was killed.
+func (h *hunt) round() (done bool) {
+	found, err := h.claim.survey()
+	h.err = err
+	if err != nil {
+		return false
+	}
+	dying := h.dying(found.unproven) || len(found.ending) > 0
+	if len(found.ours) == 0 && !dying && len(found.unproven) > 0 {
+		h.doubts++
+		h.err = fmt.Errorf("%w: %v; end them by hand if they hold the database", ErrNotProven, found.unproven)
+		return h.doubts >= maxDoubts
+	}
+	for _, id := range h.leaderFirst(found.ours) {
+		h.kill(id)
+	}
+	return len(found.ours) == 0 && !dying
+}
+
+// maxDoubts is how many rounds nothing proves a process before it is believed to be a stranger: one that is just
+// ending has lost its environment and its binary, and not every system tells that it ends.
+const maxDoubts = 6
+
+// dying says that one of these was proven, and killed, in an earlier round.
+func (h *hunt) dying(unproven []Identity) bool {
+	return slices.ContainsFunc(unproven, func(id Identity) bool { return h.seen[id] })
+}
+
+// leaderFirst keeps the watcher from replacing a worker that is killed before it.
+func (h *hunt) leaderFirst(ids []Identity) []Identity {
+	for i, id := range ids {
+		if id == h.claim.leader {
+			ids[0], ids[i] = ids[i], ids[0]
+		}
+	}
+	return ids
+}
+
+func (h *hunt) kill(id Identity) {
+	if err := id.Kill(); err != nil {
+		h.err = err
+		return
+	}
+	if h.seen[id] {
+		return
+	}
+	h.seen[id] = true
+	h.killed = append(h.killed, id)
+	h.log.Info("killed a process that an earlier host left behind", "pid", id.PID, "run_id", h.claim.runID)
 }

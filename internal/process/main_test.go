@@ -180,7 +180,7 @@ func playHost(flags string) {
 		host, _ := Identify(os.Getpid())
 		err = WriteLease(path, Lease{Identity: p.Identity(), PGID: p.PID(), Binary: spec.Path, RunID: p.RunID(), Host: host})
 	}
-	fmt.Println("child", p.PID(), p.Tethered(), err)
+	fmt.Println("child", p.PID(), p.box.tethered(), err)
 	<-p.Exited()
 }
 
@@ -199,7 +199,7 @@ func playReal(arg string) {
 		fmt.Println("failed", err)
 		os.Exit(97)
 	}
-	fmt.Println("child", p.PID(), p.Tethered())
+	fmt.Println("child", p.PID(), p.box.tethered())
 	<-p.Exited()
 }
 

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"os"
-	"sync/atomic"
 )
 
 // readChunk is what one read takes at most. Most lines fit; longer ones are put together up to MaxLine. Each child holds
@@ -23,7 +22,7 @@ type reader struct {
 	over    func() // called once when more came
 	stopped bool   // it was called
 
-	bytes, lines, truncated atomic.Uint64
+	bytes uint64
 }
 
 func newReader(pipe *os.File, sink func([]byte)) *reader {
@@ -53,25 +52,22 @@ func (r *reader) line(in *bufio.Reader) error {
 		return err
 	}
 	long := append(make([]byte, 0, 8*readChunk), part...)
-	cut := false
 	for errors.Is(err, bufio.ErrBufferFull) {
 		part, err = in.ReadSlice('\n')
 		r.count(part)
 		room := MaxLine - len(long)
 		if text := bytes.TrimRight(part, "\r\n"); len(text) > room {
-			part, cut = text[:room], true
+			part = text[:room]
 		}
 		long = append(long, part[:min(len(part), MaxLine-len(long))]...)
-	}
-	if cut {
-		r.truncated.Add(1)
 	}
 	r.emit(long)
 	return err
 }
 
 func (r *reader) count(part []byte) {
-	if n := r.bytes.Add(uint64(len(part))); r.limit > 0 && n > r.limit && !r.stopped {
+	r.bytes += uint64(len(part))
+	if r.limit > 0 && r.bytes > r.limit && !r.stopped {
 		r.stopped = true
 		r.over()
 	}
@@ -83,7 +79,6 @@ func (r *reader) emit(line []byte) {
 	}
 	line = bytes.TrimSuffix(line, []byte("\n"))
 	line = bytes.TrimSuffix(line, []byte("\r"))
-	r.lines.Add(1)
 	r.sink(line)
 }
 
@@ -95,11 +90,4 @@ func (r *reader) finish(ctx context.Context) {
 		closeAll(r.pipe)
 		<-r.done
 	}
-}
-
-func (r *reader) counts() Output {
-	if r == nil {
-		return Output{}
-	}
-	return Output{Bytes: r.bytes.Load(), Lines: r.lines.Load(), Truncated: r.truncated.Load()}
 }

@@ -2,6 +2,8 @@ package process
 
 import (
 	"context"
+	"crypto/rand"
+	"errors"
 	"fmt"
 	"os"
 	"sync"
@@ -36,7 +38,7 @@ func (p *Process) Identity() Identity { return p.claim.leader }
 func (p *Process) RunID() string { return p.claim.runID }
 
 // Exited is closed once: after the child has ended and was reaped, what it left in its group was killed (unless
-// SpareGroup), and its output was read to the end or for DrainGrace, whichever came first.
+// spareGroup), and its output was read to the end or for DrainGrace, whichever came first.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
 // Exit tells how the child ended. It is the zero Exit until Exited is closed.
@@ -49,20 +51,10 @@ func (p *Process) Exit() Exit {
 	}
 }
 
-// Stdout counts what the child wrote to its standard output so far, and with Spec.Output what it wrote to both streams.
-func (p *Process) Stdout() Output { return p.stdout.counts() }
-
-// Stderr counts what the child wrote to its standard error so far. It is zero with Spec.Output.
-func (p *Process) Stderr() Output { return p.stderr.counts() }
-
-// Tethered reports whether the kernel ends the whole group with the host: always on Windows, on Linux when the tether
-// could be armed, never on macOS.
-func (p *Process) Tethered() bool { return p.box.tethered() }
-
 // WaitGroupGone waits until every member of the group is gone, looking after 1 ms first and every 50 ms at last. Where this
 // host inherits orphans, as PID 1 or a subreaper, those of the group are waited for too. When ctx ends first, the error wraps ErrStillAlive and the cause of ctx.
 func (p *Process) WaitGroupGone(ctx context.Context) error {
-	err := waitUntil(ctx, func() bool { return !p.GroupAlive() && lateOrphans(p.claim.leader, false) == 0 })
+	err := waitUntil(ctx, func() bool { return !p.groupAlive() && lateOrphans(p.claim.leader, false) == 0 })
 	if err != nil {
 		return fmt.Errorf("wait for process group %d: %w", p.PID(), err)
 	}
@@ -91,5 +83,240 @@ func waitUntil(ctx context.Context, done func() bool) error {
 		case <-pause.C:
 		case <-ctx.Done():
 		}
+	}
+}
+
+// A fork of some other goroutine can hold a freshly written binary open for a moment, so a busy one is tried again:
+// 5 tries, 10, 20, 40 and 80 ms apart.
+const (
+	busyTries = 5
+	busyPause = 10 * time.Millisecond
+)
+
+// Start starts a child in a process group of its own. Its standard input is empty. It returns when the child runs; from
+// then on ctx means nothing to the child, and the caller must see it to its end (Terminate, KillGroup, Exited).
+// When ctx ends while Start is under way, the child is killed and reaped before Start returns the cause of ctx.
+// Every other error is a *StartError. After an error nothing is left: no process, goroutine or file.
+// It is safe for concurrent use.
+func Start(ctx context.Context, spec Spec) (*Process, error) {
+	if err := spec.validate(); err != nil {
+		return nil, err
+	}
+	if spec.RunID == "" {
+		spec.RunID = rand.Text()
+	}
+	if spec.DrainGrace == 0 {
+		spec.DrainGrace = defaultDrainGrace
+	}
+	p := &Process{spec: spec, exited: make(chan struct{})}
+	started := make(chan error, 1)
+	go p.own(ctx, started)
+	if err := <-started; err != nil {
+		return nil, err
+	}
+	if ctx.Err() != nil {
+		err := p.KillGroup()
+		<-p.exited
+		return nil, errors.Join(cancelled(ctx), err)
+	}
+	return p, nil
+}
+
+func cancelled(ctx context.Context) error {
+	return fmt.Errorf("start cancelled: %w", context.Cause(ctx))
+}
+
+// own is the life of the child's one goroutine. It keeps the thread, because Linux sends the parent-death signal when
+// the thread that forked ends, not when the process does.
+func (p *Process) own(ctx context.Context, started chan<- error) {
+	unpin := pinThread()
+	defer unpin()
+	if err := p.launch(ctx); err != nil {
+		started <- err
+		return
+	}
+	for _, r := range p.readers() {
+		go r.run()
+	}
+	started <- nil
+	p.seeOut()
+	p.drain()
+	for _, r := range p.readers() {
+		p.exit.TooMuchOutput = p.exit.TooMuchOutput || r.stopped
+	}
+	close(p.exited)
+}
+
+// seeOut waits for the end, and reaps. Between the two the child is a zombie that keeps its group number: the only
+// moment at which what it left behind can be killed with certainty.
+func (p *Process) seeOut() {
+	err := awaitEnd(p.child, p.claim.leader)
+	p.exit = Exit{Code: -1, Started: p.started, Ended: time.Now()}
+	if err == nil && !p.spec.spareGroup {
+		p.exit.GroupErr = p.box.killGroup(p.claim.leader)
+		collectOrphans(p.claim.leader)
+	}
+	p.mu.Lock()
+	state, err := p.child.Wait()
+	p.reaped = true
+	p.mu.Unlock()
+	p.box.release()
+	if err != nil {
+		p.exit.Err = fmt.Errorf("exit status of pid %d is lost, does the host wait for all children? %w", p.PID(), err)
+		return
+	}
+	p.exit.Code = state.ExitCode()
+	p.exit.Signal = signalName(state)
+}
+
+func (p *Process) drain() {
+	ctx, cancel := context.WithTimeout(context.Background(), p.spec.DrainGrace)
+	defer cancel()
+	for _, r := range p.readers() {
+		r.finish(ctx)
+	}
+}
+
+func (p *Process) readers() []*reader {
+	if p.stderr == nil {
+		return []*reader{p.stdout}
+	}
+	return []*reader{p.stdout, p.stderr}
+}
+
+// launch leaves either a child that is contained and identified, or nothing.
+func (p *Process) launch(ctx context.Context) (err error) {
+	wires, err := newWires(p.spec.Output != nil)
+	if err != nil {
+		return classify(&p.spec, err)
+	}
+	defer wires.closeChildEnds()
+	box, err := newContainer(&p.spec)
+	if err != nil {
+		wires.closeHostEnds()
+		return classify(&p.spec, err)
+	}
+	p.box = box
+	if err = p.spawn(ctx, wires); err == nil {
+		err = p.adopt()
+	}
+	if err != nil {
+		box.release()
+		wires.closeHostEnds()
+		return err
+	}
+	p.connect(wires)
+	return nil
+}
+
+func (p *Process) connect(wires *wires) {
+	if p.spec.Output != nil {
+		p.stdout = p.newReader(wires.out.host, p.spec.Output)
+		return
+	}
+	p.stdout = p.newReader(wires.out.host, p.spec.Stdout)
+	p.stderr = p.newReader(wires.err.host, p.spec.Stderr)
+}
+
+func (p *Process) newReader(pipe *os.File, sink func([]byte)) *reader {
+	r := newReader(pipe, sink)
+	r.limit = p.spec.MaxOutput
+	r.over = func() { _ = p.KillGroup() } // what cannot be killed cannot be ended by its owner either
+	return r
+}
+
+func (p *Process) spawn(ctx context.Context, wires *wires) error {
+	attr := &os.ProcAttr{
+		Dir:   p.spec.Dir,
+		Env:   p.spec.environ(),
+		Files: append(wires.childFiles(), p.box.childFiles()...),
+		Sys:   p.box.sysAttr(&p.spec),
+	}
+	for try := 1; ; try++ {
+		if ctx.Err() != nil {
+			return cancelled(ctx)
+		}
+		p.started = time.Now()
+		child, err := os.StartProcess(p.spec.Path, p.spec.Args, attr)
+		if err == nil {
+			p.child = child
+			return nil
+		}
+		failed := classify(&p.spec, err)
+		if !errors.Is(failed, ErrTextBusy) || try == busyTries {
+			return failed
+		}
+		pause(ctx, busyPause<<(try-1))
+	}
+}
+
+func pause(ctx context.Context, d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+}
+
+// adopt identifies and contains the new child. A child that could not be contained must not live.
+func (p *Process) adopt() error {
+	id, err := Identify(p.child.Pid)
+	if err == nil {
+		p.claim = claim{leader: id, binary: p.spec.Path, runID: p.spec.RunID}
+		err = p.box.adopt(p.child, id)
+	}
+	if err == nil {
+		return nil
+	}
+	killErr := p.child.Kill()
+	_, waitErr := p.child.Wait()
+	return &StartError{Path: p.spec.Path, Kind: ErrStart, Err: errors.Join(err, killErr, waitErr),
+		Hint: "the child could not be identified or contained"}
+}
+
+// wire is one pipe from the child to the host.
+type wire struct{ host, child *os.File }
+
+// wires are the child's standard streams. Merged ones have one pipe for both outputs, and no err.
+type wires struct {
+	null     *os.File
+	out, err wire
+}
+
+func newWires(merged bool) (*wires, error) {
+	w := new(wires)
+	var err error
+	if w.null, err = os.Open(os.DevNull); err != nil {
+		return nil, err
+	}
+	if w.out.host, w.out.child, err = os.Pipe(); err == nil && !merged {
+		w.err.host, w.err.child, err = os.Pipe()
+	}
+	if err != nil {
+		w.closeChildEnds()
+		w.closeHostEnds()
+		return nil, err
+	}
+	return w, nil
+}
+
+func (w *wires) childFiles() []*os.File {
+	if w.err.child == nil {
+		return []*os.File{w.null, w.out.child, w.out.child}
+	}
+	return []*os.File{w.null, w.out.child, w.err.child}
+}
+
+// closeChildEnds must happen in the host after the fork, or the host itself would keep the pipes from ending.
+func (w *wires) closeChildEnds() { closeAll(w.null, w.out.child, w.err.child) }
+
+func (w *wires) closeHostEnds() { closeAll(w.out.host, w.err.host) }
+
+// closeAll drops the errors: these are pipes, which lose nothing by a failed close, and files that were never opened or
+// are closed already, which is harmless.
+func closeAll(files ...*os.File) {
+	for _, file := range files {
+		_ = file.Close()
 	}
 }

@@ -69,7 +69,7 @@ func TestKillGroupEndsTheJob(t *testing.T) {
 	<-heard
 	stranger := p.Identity()
 	stranger.StartTime += "0"
-	if err := stranger.Kill(); err != nil || !p.Identity().Alive() || !p.GroupAlive() {
+	if err := stranger.Kill(); err != nil || !p.Identity().Alive() || !p.groupAlive() {
 		t.Fatalf("a stranger was signalled (%v)", err)
 	}
 	if err := p.KillGroup(); err != nil {
@@ -121,14 +121,14 @@ func TestReclaimKillsTheLeasedOnly(t *testing.T) {
 	if err := WriteLease(path, lease); err != nil {
 		t.Fatal(err)
 	}
-	if report, err := Reclaim(t.Context(), path, ReclaimOptions{}); err != nil || report.Verdict != VerdictGone {
-		t.Fatalf("reused pid: got %+v, %v", report, err)
+	if killed, err := Reclaim(t.Context(), path, ReclaimOptions{}); err != nil || len(killed) != 0 {
+		t.Fatalf("reused pid: got %+v, %v", killed, err)
 	}
 	lease.Identity = p.Identity()
 	if err := WriteLease(path, lease); err != nil {
 		t.Fatal(err)
 	}
-	if report, err := Reclaim(t.Context(), path, ReclaimOptions{}); err != nil || report.Verdict != VerdictKilled {
-		t.Errorf("got %+v, %v", report, err)
+	if killed, err := Reclaim(t.Context(), path, ReclaimOptions{}); err != nil || len(killed) != 1 {
+		t.Errorf("got %+v, %v", killed, err)
 	}
 }

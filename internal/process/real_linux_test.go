@@ -73,7 +73,7 @@ func startRealHost(t *testing.T, bin, flags string) (host *exec.Cmd, watcher, wo
 		t.Fatalf("host says %q, error %v", line, err)
 	}
 	watcher, worker = mustIdentify(t, pid), awaitChild(t, pid)
-	t.Cleanup(func() { _ = KillGroup(watcher) }) // gone, or proven no more
+	t.Cleanup(func() { _ = watcher.Kill() }) // gone, or proven no more
 	return host, watcher, worker
 }
 

@@ -1,6 +1,8 @@
 package process
 
 import (
+	"errors"
+	"fmt"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -13,8 +15,8 @@ const RunEnv = "OSQVISOR_RUN_ID"
 // MaxLine is the longest line of output, in bytes, that is passed on; the rest of a longer one is dropped and counted.
 const MaxLine = 64 << 10
 
-// DefaultDrainGrace is how long output is read on after the child ended, when somebody still holds its pipes.
-const DefaultDrainGrace = time.Second
+// defaultDrainGrace is how long output is read on after the child ended, when somebody still holds its pipes.
+const defaultDrainGrace = time.Second
 
 // Spec says what to start and how. It is not changed by Start.
 type Spec struct {
@@ -38,12 +40,12 @@ type Spec struct {
 	// MaxOutput bounds what the child may write to one stream, in bytes. One that writes more is killed with its group, and
 	// no further line is passed on. 0 means no bound.
 	MaxOutput uint64
-	// DrainGrace bounds the reading after the child ended; 0 means DefaultDrainGrace.
+	// DrainGrace bounds the reading after the child ended; 0 means defaultDrainGrace.
 	DrainGrace time.Duration
-	// SpareGroup leaves alive what the child left behind in its group when it ended by itself. The default is to kill it
+	// spareGroup leaves alive what the child left behind in its group when it ended by itself. The default is to kill it
 	// at that moment, because only until the child is reaped is its group number certain to be ours. It implies NoTether.
 	// Windows ends all of it nonetheless, with the job.
-	SpareGroup bool
+	spareGroup bool
 	// NoParentDeathSignal and NoTether turn off the two means by which Linux ends the child with its host.
 	NoParentDeathSignal, NoTether bool
 }
@@ -56,18 +58,12 @@ type Exit struct {
 	Signal string
 	// Started and Ended are when the child was started and when its end was noticed.
 	Started, Ended time.Time
+	// TooMuchOutput is set when it wrote more than Spec.MaxOutput, for which it was killed.
+	TooMuchOutput bool
 	// Err is not nil when the exit status is unknown, because something else in the host waited for the child.
 	Err error
-	// GroupErr is not nil when what the child left in its group could not be killed. See GroupAlive for whether it matters.
+	// GroupErr is not nil when what the child left in its group could not be killed. See groupAlive for whether it matters.
 	GroupErr error
-}
-
-// Output counts what a child wrote to one stream.
-type Output struct {
-	// Bytes counts everything read, line ends included; Lines the lines passed on.
-	Bytes, Lines uint64
-	// Truncated counts lines longer than MaxLine.
-	Truncated uint64
 }
 
 func (s *Spec) validate() error {
@@ -114,4 +110,56 @@ func hasPrefix(entry, prefix string) bool {
 		return len(entry) >= len(prefix) && strings.EqualFold(entry[:len(prefix)], prefix)
 	}
 	return strings.HasPrefix(entry, prefix)
+}
+
+// The kinds of a StartError.
+var (
+	// ErrSpec says that the Spec itself is unusable.
+	ErrSpec = errors.New("unusable process spec")
+	// ErrBinaryNotFound says that the binary does not exist.
+	ErrBinaryNotFound = errors.New("binary not found")
+	// ErrPermission says that the operating system refuses to execute the binary.
+	ErrPermission = errors.New("binary may not be executed")
+	// ErrNotExecutable says that the file is no program for this machine.
+	ErrNotExecutable = errors.New("binary cannot run on this machine")
+	// ErrTextBusy says that the binary stayed open for writing through all retries.
+	ErrTextBusy = errors.New("binary is being written to")
+	// ErrDir says that the working directory is unusable.
+	ErrDir = errors.New("working directory is unusable")
+	// ErrResources says that the machine or a limit has no process, memory or descriptor left.
+	ErrResources = errors.New("out of processes, memory or descriptors")
+	// ErrStart is the kind of every other failure.
+	ErrStart = errors.New("process could not be started")
+)
+
+// StartError says why a process could not be started and what to do. errors.Is matches both Kind and Err.
+type StartError struct {
+	// Path is the binary.
+	Path string
+	// Kind is one of the sentinels of this package, such as ErrBinaryNotFound.
+	Kind error
+	// Hint says what to do; it may be empty.
+	Hint string
+	// Err is the operating system's error; it may be nil.
+	Err error
+}
+
+// Error returns kind, path, cause and hint in one line.
+func (e *StartError) Error() string {
+	text := fmt.Sprintf("start %s: %v", e.Path, e.Kind)
+	if e.Err != nil {
+		text += fmt.Sprintf(" (%v)", e.Err)
+	}
+	if e.Hint != "" {
+		text += ": " + e.Hint
+	}
+	return text
+}
+
+// Unwrap returns Kind and, when there is one, Err.
+func (e *StartError) Unwrap() []error {
+	if e.Err == nil {
+		return []error{e.Kind}
+	}
+	return []error{e.Kind, e.Err}
 }

@@ -33,7 +33,7 @@ func TestTerminateReachesTheLeaderAndTheRestIsKilled(t *testing.T) {
 	spec.NoTether = true // which would do the same
 	p := mustStart(t, spec)
 	both := heard.ready(t, 2)
-	if !p.GroupAlive() || !p.Identity().Alive() {
+	if !p.groupAlive() || !p.Identity().Alive() {
 		t.Fatal("group is not alive")
 	}
 	if err := p.Terminate(); err != nil {
@@ -44,7 +44,7 @@ func TestTerminateReachesTheLeaderAndTheRestIsKilled(t *testing.T) {
 	}
 	mustGo(t, time.Second, both...)
 	mustGroupGo(t, p)
-	if err := errors.Join(p.Terminate(), p.KillGroup(), p.Identity().Kill(), KillGroup(p.Identity())); err != nil {
+	if err := errors.Join(p.Terminate(), p.KillGroup(), p.Identity().Kill()); err != nil {
 		t.Errorf("after the end: %v", err)
 	}
 }
@@ -68,7 +68,7 @@ func TestSparedOrphan(t *testing.T) {
 	checkLeaks(t)
 	heard := newListener()
 	spec := roleSpec("watcher", heard.hear)
-	spec.SpareGroup, spec.DrainGrace = true, 20*time.Millisecond
+	spec.spareGroup, spec.DrainGrace = true, 20*time.Millisecond
 	p := mustStart(t, spec)
 	both := heard.ready(t, 2)
 	if err := p.Identity().Kill(); err != nil {
@@ -79,9 +79,6 @@ func TestSparedOrphan(t *testing.T) {
 	defer cancel()
 	if err := p.WaitGroupGone(ctx); !errors.Is(err, ErrStillAlive) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("orphan was not spared: %v", err)
-	}
-	if err := KillGroup(p.Identity()); !errors.Is(err, ErrNotProven) {
-		t.Errorf("group of a dead leader: got %v, want ErrNotProven", err)
 	}
 	if err := p.KillGroup(); err != nil {
 		t.Error(err)
@@ -188,7 +185,7 @@ func TestMethodsFromManyGoroutines(t *testing.T) {
 			}
 			<-p.Exited()
 			p.Exit()
-			p.GroupAlive()
+			p.groupAlive()
 			if err := errors.Join(p.Terminate(), p.KillGroup()); err != nil {
 				t.Error(err)
 			}

@@ -3,7 +3,10 @@ package process
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"runtime"
+	"strconv"
 	"sync"
 	"syscall"
 	"unsafe"
@@ -144,8 +147,8 @@ func (p *Process) Terminate() error { return p.KillGroup() }
 // KillGroup ends the child and everything in its job without waiting for it. A job that is gone is success.
 func (p *Process) KillGroup() error { return p.box.killGroup(p.claim.leader) }
 
-// GroupAlive reports whether any process of the job still runs. When it cannot be told, it says true.
-func (p *Process) GroupAlive() bool {
+// groupAlive reports whether any process of the job still runs. When it cannot be told, it says true.
+func (p *Process) groupAlive() bool {
 	n, err := p.box.active()
 	return err != nil || n > 0
 }
@@ -153,3 +156,104 @@ func (p *Process) GroupAlive() bool {
 // collectOrphans and lateOrphans have nothing to do: Windows has no zombies.
 func collectOrphans(Identity)        {}
 func lateOrphans(Identity, bool) int { return 0 }
+
+// claim is what makes processes ours. The job object ended the others together with the host, so there is the leader only.
+type claim struct {
+	leader Identity
+	binary string
+	runID  string
+}
+
+type census struct{ ours, unproven, ending []Identity }
+
+func (c claim) survey() (census, error) {
+	if c.leader.Alive() {
+		return census{ours: []Identity{c.leader}}, nil
+	}
+	return census{}, nil
+}
+
+const probeAccess = windows.PROCESS_QUERY_LIMITED_INFORMATION | windows.SYNCHRONIZE
+
+func probe(pid int) (procInfo, error) {
+	if pid <= 0 {
+		return procInfo{}, ErrNotFound
+	}
+	handle, err := openProcess(pid, probeAccess)
+	if err != nil {
+		return procInfo{}, err
+	}
+	defer func() { _ = windows.CloseHandle(handle) }() // nothing follows from a failure
+	return probeHandle(handle, pid)
+}
+
+func openProcess(pid int, access uint32) (windows.Handle, error) {
+	handle, err := windows.OpenProcess(access, false, uint32(pid))
+	// OpenProcess calls a pid that nobody has an invalid parameter.
+	if errors.Is(err, windows.ERROR_INVALID_PARAMETER) {
+		return 0, ErrNotFound
+	}
+	return handle, err
+}
+
+func probeHandle(handle windows.Handle, pid int) (procInfo, error) {
+	var creation, exit, kernel, user windows.Filetime
+	if err := windows.GetProcessTimes(handle, &creation, &exit, &kernel, &user); err != nil {
+		return procInfo{}, err
+	}
+	start := uint64(creation.HighDateTime)<<32 | uint64(creation.LowDateTime)
+	event, err := windows.WaitForSingleObject(handle, 0)
+	return procInfo{
+		pgid: 0,
+		id:   Identity{PID: pid, StartTime: strconv.FormatUint(start, 10)},
+		// An ended process stays visible as long as anybody holds a handle of it.
+		zombie: err == nil && event == windows.WAIT_OBJECT_0,
+	}, nil
+}
+
+// killProcess proves the identity on the handle that it then terminates, so the pid cannot change hands in between.
+func killProcess(id Identity) error {
+	if id.PID <= 0 {
+		return ErrNotFound
+	}
+	handle, err := openProcess(id.PID, probeAccess|windows.PROCESS_TERMINATE)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = windows.CloseHandle(handle) }() // nothing follows from a failure
+	info, err := probeHandle(handle, id.PID)
+	if err != nil {
+		return err
+	}
+	if info.id != id || info.zombie {
+		return ErrNotFound
+	}
+	return windows.TerminateProcess(handle, killedCode)
+}
+
+func classify(spec *Spec, err error) *StartError {
+	hint, kind := kindOf(spec, err)
+	return &StartError{Path: spec.Path, Kind: kind, Hint: hint, Err: err}
+}
+
+func kindOf(spec *Spec, err error) (hint string, kind error) {
+	var path *fs.PathError
+	if errors.Is(err, windows.ERROR_DIRECTORY) || errors.As(err, &path) && path.Op == "chdir" {
+		return "create " + spec.Dir + " and let this user enter it", ErrDir
+	}
+	switch {
+	case errors.Is(err, windows.ERROR_FILE_NOT_FOUND), errors.Is(err, windows.ERROR_PATH_NOT_FOUND):
+		return "install it or correct the path", ErrBinaryNotFound
+	case errors.Is(err, windows.ERROR_ACCESS_DENIED):
+		return "check the file's access list and application control policies", ErrPermission
+	case errors.Is(err, windows.ERROR_VIRUS_INFECTED):
+		return "the antivirus blocks it: allow the file there", ErrPermission
+	case errors.Is(err, windows.ERROR_BAD_EXE_FORMAT), errors.Is(err, windows.ERROR_EXE_MACHINE_TYPE_MISMATCH):
+		return fmt.Sprintf("install the build for windows/%s", runtime.GOARCH), ErrNotExecutable
+	case errors.Is(err, windows.ERROR_SHARING_VIOLATION):
+		return "close the file before starting it, and replace binaries by rename", ErrTextBusy
+	case errors.Is(err, windows.ERROR_NOT_ENOUGH_MEMORY), errors.Is(err, windows.ERROR_NO_SYSTEM_RESOURCES):
+		return "free memory, or run fewer instances", ErrResources
+	}
+	return "", ErrStart
+}
