@@ -10,6 +10,9 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/osqvisor/osqvisor/internal/guard"
 )
 
 // MinVersion is the oldest osquery that can be run: pidfile locks and the denylist
@@ -73,7 +76,22 @@ func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, erro
 	if err := errors.Join(o.checkEnv()...); err != nil {
 		return Binary{Path: path}, err
 	}
-	return o.checkBinary(ctx, path)
+	ctx, cancel := context.WithTimeoutCause(ctx, o.checkBound(), errDiskHangs)
+	defer cancel()
+	var b Binary
+	err := guard.Call(ctx, flightEnds, func() (err error) {
+		b, err = o.checkBinary(ctx, path)
+		return err
+	}, nil)
+	if errors.Is(err, guard.ErrHangs) {
+		return Binary{Path: path}, err
+	}
+	return b, err
+}
+
+// checkBound is how long all checks of New or CheckBinary may take, with a disk that hangs.
+func (o *options) checkBound() time.Duration {
+	return max(o.diskTimeout, time.Second) + 3*max(o.binaryTimeout, 0)
 }
 
 func (o *options) checkBinary(ctx context.Context, path string) (Binary, error) {

@@ -73,7 +73,7 @@ func New(id string, opts ...Option) (*Instance, error) {
 		}
 		opt(o)
 	}
-	ctx, cancel := context.WithTimeoutCause(o.ctx, max(o.diskTimeout, time.Second)+3*max(o.binaryTimeout, 0), errDiskHangs)
+	ctx, cancel := context.WithTimeoutCause(o.ctx, o.checkBound(), errDiskHangs)
 	defer cancel()
 	var in *Instance
 	err := guard.Call(ctx, flightEnds, func() (err error) {
@@ -112,7 +112,7 @@ func (o *options) build() (_ *Instance, err error) {
 		changed: make(chan struct{}),
 	}
 	in.former = o.formerDirs(in.paths.dir)
-	if err = in.paths.shortSocket(); err != nil {
+	if err := in.paths.shortSocket(); err != nil {
 		return nil, err
 	}
 	in.emitter = emit.New(context.Background(), 0, in.rec, o.observers...)

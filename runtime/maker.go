@@ -30,7 +30,8 @@ type subject interface {
 type maker interface {
 	// locate gives where an instance with these options would live. It makes nothing.
 	locate(id string, own []instance.Option) place
-	// make makes an instance, which holds nothing until it is run; ctx bounds the checks. old is the one whose snapshot it continues, or nil.
+	// make makes an instance, which holds nothing until it is run; ctx bounds the checks. old
+	// is the one whose snapshot it continues, or nil.
 	make(ctx context.Context, id string, own []instance.Option, old subject, watch stats.Observer) (subject, error)
 }
 

@@ -27,7 +27,7 @@ func everyCause() []stats.Cause {
 		stats.CauseExit, stats.CauseSignal, stats.CauseStartTimeout, stats.CauseUnhealthy, stats.CauseOutOfMemory,
 		stats.CauseDatabaseLocked, stats.CauseDatabaseCorrupt, stats.CausePidfileBusy, stats.CausePluginMissing,
 		stats.CauseLoggerFailed, stats.CauseFlagRefused, stats.CauseBinaryMissing, stats.CauseBinaryUnusable,
-		stats.CauseBinaryBusy, stats.CauseDirectory, stats.CauseNoSocket, stats.CauseCrashLoop, stats.CauseLeftover,
+		stats.CauseBinaryBusy, stats.CauseResources, stats.CauseDirectory, stats.CauseNoSocket, stats.CauseCrashLoop, stats.CauseLeftover,
 		stats.CausePanic, stats.CauseUnknown,
 	}
 }

@@ -85,7 +85,7 @@ func TestContainedHandlerWritesAsBefore(t *testing.T) {
 
 func TestContainedHandlerConforms(t *testing.T) {
 	var out bytes.Buffer
-	slogtest.Run(t, func(t *testing.T) slog.Handler {
+	slogtest.Run(t, func(*testing.T) slog.Handler {
 		out.Reset()
 		l, _ := Logger(slog.New(slog.NewTextHandler(&out, nil)))
 		return l.Handler()
@@ -111,6 +111,8 @@ func parsed(t *testing.T, line string) map[string]any {
 	return top
 }
 
+const lostText = `"log records were lost: the log handler panicked, or was too slow"`
+
 func TestTrial18HandlerThatBlocks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
@@ -131,7 +133,7 @@ func TestTrial18HandlerThatBlocks(t *testing.T) {
 		}
 		close(release)
 		synctest.Wait()
-		want = append(want, "r n=0", "meanwhile", fmt.Sprintf("\"log records were lost: the log handler panicked, or was too slow\" records=%d", LogCapacity+9))
+		want = append(want, "r n=0", "meanwhile", lostText+fmt.Sprint(" records=", LogCapacity+9))
 		wantMessages(t, out, want...)
 		l.Info("after")
 		wantMessages(t, out, append(want, "after")...)
@@ -149,7 +151,7 @@ func TestTrial18SlowHandlerKeepsTheOrder(t *testing.T) {
 		SettleLog(l, time.Hour) // a second, in which five are written
 		<-time.After(time.Minute)
 		wantMessages(t, out, append(want[:6], // with the one that was under way
-			"\"log records were lost: the log handler panicked, or was too slow\" records=4")...)
+			lostText+" records=4")...)
 	})
 }
 
@@ -167,7 +169,7 @@ func TestTrial18HandlerThatPanics(t *testing.T) {
 	l.Info("bad")
 	l.Info("good")
 	SettleLog(l, time.Minute)
-	wantMessages(t, out, "good", `"log records were lost: the log handler panicked, or was too slow" records=2 panic=boom`)
+	wantMessages(t, out, "good", lostText+" records=2 panic=boom")
 }
 
 // derived panics where a host's handler adds attributes.
