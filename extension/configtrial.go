@@ -33,6 +33,8 @@ func (c *configs) begin(p *prepared, anew bool) {
 	switch {
 	case p.blank, p.hash == c.goodHash():
 		c.trial = probation{}
+	case len(p.sources) == 0: // nothing in it can end osqueryd
+		c.trial = probation{config: p, since: time.Now().Add(-c.set.probation)}
 	case c.trial.config == nil || c.trial.config.hash != p.hash:
 		c.trial = probation{config: p, since: time.Now()}
 	case anew:

@@ -176,6 +176,27 @@ func TestTrial28NoProbation(t *testing.T) {
 	})
 }
 
+// A server without a config, and no server at all, have nothing that could be set aside.
+func TestTrial28EmptyConfigIsNeverSetAside(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		src := &source{}
+		r := proven(t, t.TempDir(), src)
+		src.change(nil, nil)
+		for range 3 {
+			r.newOsqueryd("no config any more", map[string]string{"main": "{}"})
+			r.OsquerydGone(true)
+		}
+		src.change(nil, errDown)
+		r.newOsqueryd("that is the last good one", map[string]string{"main": "{}"})
+		alone := newRig(t, t.TempDir())
+		for range 3 {
+			alone.newOsqueryd("without a transport", nil)
+			alone.OsquerydGone(true)
+		}
+		equal(t, "set aside", len(eventsOf[stats.ConfigSetAside](r))+len(eventsOf[stats.ConfigSetAside](alone)), 0)
+	})
+}
+
 // What osqueryd is answered is never older than what it was pushed meanwhile.
 func TestTrial20AnswerIsNeverOlderThanWhatWasPushed(t *testing.T) {
 	bubble(t, func(t *testing.T) {

@@ -143,7 +143,7 @@ func TestTrial28WhichEndsCount(t *testing.T) {
 	if !counts(stats.CauseExit, 78, "") || counts(stats.CauseExit, 0, "") {
 		t.Error("78 has to count, and 0 must not")
 	}
-	for _, cause := range []stats.Cause{stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy} {
+	for _, cause := range []stats.Cause{stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy, stats.CauseStartTimeout} {
 		if !counts(cause, 0, "") {
 			t.Errorf("%q does not count", cause)
 		}

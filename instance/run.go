@@ -326,7 +326,8 @@ func configMayBe(e *ExitError) bool {
 		return e.Code != 0
 	case stats.CauseSignal:
 		return crash(e.Signal)
-	case stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy, stats.CauseLoggerFailed, stats.CausePluginMissing:
+	case stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy, stats.CauseStartTimeout, stats.CauseLoggerFailed,
+		stats.CausePluginMissing:
 		return true
 	default:
 		return false
