@@ -3,6 +3,7 @@ package extension
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"sync"
 )
 
@@ -17,17 +18,39 @@ type statusForm struct {
 	decorations map[string]string // of the newest result
 }
 
-// tlsStatusLine is the outer form. osqueryd writes every value as a string.
+// tlsStatusLine is the outer form.
 type tlsStatusLine struct {
 	HostIdentifier string            `json:"hostIdentifier"`
 	CalendarTime   string            `json:"calendarTime"`
-	UnixTime       string            `json:"unixTime"`
-	Severity       string            `json:"severity"`
+	UnixTime       statusNumber      `json:"unixTime"`
+	Severity       statusNumber      `json:"severity"`
 	Filename       string            `json:"filename"`
-	Line           string            `json:"line"`
+	Line           statusNumber      `json:"line"`
 	Message        string            `json:"message"`
 	Version        string            `json:"version"`
 	Decorations    map[string]string `json:"decorations,omitempty"`
+}
+
+// statusNumber is a number that osqueryd wrote as a string until 5.10.
+type statusNumber struct {
+	json.Number
+	quoted bool
+}
+
+func (n statusNumber) MarshalJSON() ([]byte, error) {
+	if n.quoted {
+		return json.Marshal(n.String())
+	}
+	return json.Marshal(n.Number)
+}
+
+// quotesNumbers tells whether an osqueryd of this version writes numbers as strings.
+func quotesNumbers(version string) bool {
+	var major, minor int
+	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 {
+		return false
+	}
+	return major < 5 || major == 5 && minor < 10
 }
 
 // shape gives the lines in the outer form, one for one. What is no status line stays.
@@ -38,7 +61,7 @@ func (f *statusForm) shape(node Node, lines [][]byte) [][]byte {
 	out := make([][]byte, len(lines))
 	for i, line := range lines {
 		out[i] = line
-		s, ok := parseStatus(line)
+		s, ok := parseStatus(line, quotesNumbers(node.OsqueryVersion))
 		if !ok {
 			continue
 		}
@@ -54,7 +77,7 @@ func (f *statusForm) shape(node Node, lines [][]byte) [][]byte {
 }
 
 // parseStatus reads the inner form: severity, file, line, message, host, calendar and Unix time.
-func parseStatus(line []byte) (tlsStatusLine, bool) {
+func parseStatus(line []byte, quoted bool) (tlsStatusLine, bool) {
 	var s tlsStatusLine
 	var f map[string]json.RawMessage
 	if json.Unmarshal(line, &f) != nil {
@@ -71,12 +94,11 @@ func parseStatus(line []byte) (tlsStatusLine, bool) {
 			return s, false
 		}
 	}
-	for name, to := range map[string]*string{"s": &s.Severity, "i": &s.Line, "u": &s.UnixTime} {
-		var n json.Number
-		if raw := f[name]; raw != nil && json.Unmarshal(raw, &n) != nil {
+	for name, to := range map[string]*statusNumber{"s": &s.Severity, "i": &s.Line, "u": &s.UnixTime} {
+		to.quoted = quoted
+		if raw := f[name]; raw != nil && json.Unmarshal(raw, &to.Number) != nil {
 			return s, false
 		}
-		*to = n.String()
 	}
 	return s, true
 }

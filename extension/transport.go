@@ -130,10 +130,11 @@ type Batch struct {
 	// characters \n or \r. A batch that the extension hands over has at least one line.
 	//
 	// Lines of QueueStatus are in the form that osqueryd's own TLS logger sends, and servers read:
-	// hostIdentifier, calendarTime, unixTime, severity, filename, line, message and version,
-	// every value a string, and decorations. osqueryd hands a logger plugin no decorations of
-	// status lines, so they are those of the newest result that was sent since the start of the
-	// process; without one there are none.
+	// hostIdentifier, calendarTime, unixTime, severity, filename, line, message, version and
+	// decorations; unixTime, severity and line are numbers, and strings until osquery 5.10.
+	// osqueryd hands a logger plugin no decorations of status lines, so they are those of the
+	// newest result that was sent since the start of the process. Before the first one, and with
+	// decorations_top_level, there are none.
 	Lines [][]byte
 	// Bytes is the sum of the lengths of Lines.
 	Bytes int

@@ -14,12 +14,12 @@ import (
 const pluginStatus = `[{"s":0,"f":"config.cpp","i":1241,"m":"a <b> \"c\" ž","h":"node-1","c":"Sat Nov 28 01:02:03 2026 UTC","u":1795827723},` +
 	`{"s":2,"f":"scheduler.cpp","i":7,"m":"","h":"","c":"Sat Nov 28 01:02:04 2026 UTC","u":1795827724}]`
 
-// tlsStatus is what osqueryd's own TLS logger makes of it: every value is a string.
+// tlsStatus is what osqueryd's own TLS logger makes of it.
 var tlsStatus = []string{
-	`{"hostIdentifier":"node-1","calendarTime":"Sat Nov 28 01:02:03 2026 UTC","unixTime":"1795827723","severity":"0",` +
-		`"filename":"config.cpp","line":"1241","message":"a <b> \"c\" ž","version":"5.23.1"}`,
-	`{"hostIdentifier":"node-of-a","calendarTime":"Sat Nov 28 01:02:04 2026 UTC","unixTime":"1795827724","severity":"2",` +
-		`"filename":"scheduler.cpp","line":"7","message":"","version":"5.23.1"}`,
+	`{"hostIdentifier":"node-1","calendarTime":"Sat Nov 28 01:02:03 2026 UTC","unixTime":1795827723,"severity":0,` +
+		`"filename":"config.cpp","line":1241,"message":"a <b> \"c\" ž","version":"5.23.1"}`,
+	`{"hostIdentifier":"node-of-a","calendarTime":"Sat Nov 28 01:02:04 2026 UTC","unixTime":1795827724,"severity":2,` +
+		`"filename":"scheduler.cpp","line":7,"message":"","version":"5.23.1"}`,
 }
 
 func namedNode() Node {
@@ -101,6 +101,21 @@ func TestTrial08DecorationsOfResultsAreThoseOfStatusLines(t *testing.T) {
 	}
 }
 
+// TestTrial08NumbersOfOlderVersions: until 5.10, osqueryd wrote them as strings.
+func TestTrial08NumbersOfOlderVersions(t *testing.T) {
+	line := [][]byte{[]byte(`{"s":0,"f":"f","i":7,"m":"m","h":"h","c":"c","u":9}`)}
+	for version, want := range map[string]string{
+		"5.9.1": `"unixTime":"9","severity":"0","filename":"f","line":"7"`, "4.9.0": `"unixTime":"9","severity":"0","filename":"f","line":"7"`,
+		"5.10.2": `"unixTime":9,"severity":0,"filename":"f","line":7`, "6.0.0": `"unixTime":9,"severity":0,"filename":"f","line":7`,
+		"": `"unixTime":9,"severity":0,"filename":"f","line":7`,
+	} {
+		form := &statusForm{}
+		if got := string(form.shape(Node{OsqueryVersion: version}, line)[0]); !strings.Contains(got, want) {
+			t.Errorf("%q: %s", version, got)
+		}
+	}
+}
+
 // TestTrial08OtherLinesStay: what is not a status line of osqueryd's goes on as it is, one for one.
 func TestTrial08OtherLinesStay(t *testing.T) {
 	s := &sink{}
@@ -130,7 +145,7 @@ func FuzzStatusForm(f *testing.F) {
 		if bytes.Equal(once[0], line) {
 			return
 		}
-		var got map[string]string
+		var got map[string]any
 		if err := json.Unmarshal(once[0], &got); err != nil || len(got) != 8 || bytes.ContainsAny(once[0], "\n\r") {
 			t.Fatalf("%q became %q: %v", line, once[0], err)
 		}
