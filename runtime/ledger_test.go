@@ -126,7 +126,7 @@ func TestCausesDecide(t *testing.T) {
 	}
 	waits := map[stats.Cause]time.Duration{
 		stats.CauseDatabaseLocked: 5 * time.Second, stats.CausePidfileBusy: 5 * time.Second,
-		stats.CauseLeftover: 5 * time.Second, stats.CauseDirectory: 5 * time.Second,
+		stats.CauseLeftover: 5 * time.Second, stats.CauseDirectory: 5 * time.Second, stats.CauseResources: 5 * time.Second,
 		stats.CauseCrashLoop: time.Minute, stats.CauseExit: time.Second, stats.CauseUnknown: time.Second,
 	}
 	for c, want := range waits {
