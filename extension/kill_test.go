@@ -50,7 +50,7 @@ func killRound(t *testing.T, dir string, before int) int {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	scan, last, want := bufio.NewScanner(out), before, before+100+rand.IntN(400)
+	scan, last, want := bufio.NewScanner(out), before, before+1000+rand.IntN(2000)
 	for scan.Scan() {
 		if _, err := fmt.Sscanf(scan.Text(), "ack %d", &last); err == nil && last >= want {
 			_ = cmd.Process.Kill()
