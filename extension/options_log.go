@@ -1,6 +1,10 @@
 package extension
 
-import "time"
+import (
+	"time"
+
+	"github.com/osqvisor/osqvisor/internal/spool"
+)
 
 // logSettings is what the options say about queues and batches.
 type logSettings struct {
@@ -11,6 +15,8 @@ type logSettings struct {
 	lineBytes  int // 0: worked out from queueBytes
 	deadBytes  int64
 	sync       Sync
+	budget     *spool.Budget // nil: none
+	full       spool.Full
 	backfill   int64 // bytes a second, 0 for no limit
 	minBackoff time.Duration
 	maxBackoff time.Duration
@@ -19,7 +25,7 @@ type logSettings struct {
 func defaultLogSettings() logSettings {
 	return logSettings{
 		lines: 1000, bytes: 1 << 20, age: 2 * time.Second,
-		queueBytes: 64 << 20, deadBytes: 16 << 20,
+		queueBytes: 64 << 20, deadBytes: 4 << 20,
 		sync:       SyncEvery(time.Second),
 		minBackoff: time.Second, maxBackoff: 5 * time.Minute,
 	}
@@ -76,7 +82,9 @@ func WithLogBatch(lines, bytes int, age time.Duration) Option {
 // WithQueueLimit bounds each of the instance's queues on disk (results, snapshots,
 // status, distributed results), in bytes. When one is full its oldest lines are
 // dropped, counted and announced. The default is 64 MiB; the least is 1 MiB. There are four,
-// so that by default an instance keeps up to 256 MiB, and 64 MiB of dead letters.
+// so that by default an instance keeps up to 256 MiB, and 16 MiB of dead letters. What all instances
+// of a host keep together is bounded by a [DiskBudget], which a Runner has by default; what else
+// a full queue can do is set by [WithFullQueue].
 func WithQueueLimit(bytes int64) Option {
 	return optionFunc(func(s *settings) {
 		s.log.queueBytes = bytes
@@ -100,7 +108,7 @@ func WithLineLimit(bytes int) Option {
 
 // WithDeadLetterLimit bounds, for each queue, the file of lines and results that were given
 // up, in bytes (see [Delivery]): queue/QUEUE.dead and, for the older half, .dead.1, of
-// mode 0600. 0 keeps none. The default is 16 MiB.
+// mode 0600. 0 keeps none. The default is 4 MiB.
 func WithDeadLetterLimit(bytes int64) Option {
 	return optionFunc(func(s *settings) {
 		s.log.deadBytes = bytes

@@ -30,6 +30,7 @@ const queueDistributed Queue = "distributed"
 func spoolOptions(l logSettings, lineBytes int, onLoss func(spool.Loss)) spool.Options {
 	o := spool.Options{
 		MaxBytes: l.queueBytes, MaxRecord: lineBytes, Sync: l.sync.policy(), OnLoss: onLoss, Parents: queueParents,
+		Full: l.full, Budget: l.budget,
 	}
 	o.SegmentBytes = max(min(spool.DefaultSegmentBytes, l.queueBytes/4), int64(lineBytes)+lineRoom)
 	return o

@@ -449,6 +449,8 @@ func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, spool.ErrNoSpace):
 		return "no space left"
+	case errors.Is(err, spool.ErrFull):
+		return "the queue is full"
 	case errors.Is(err, spool.ErrTooLarge):
 		return "longer than the limit of a line"
 	case errors.Is(err, spool.ErrClosed):

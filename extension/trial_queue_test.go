@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/osqvisor/osqvisor/internal/spool"
@@ -230,4 +231,43 @@ func TestTrial06QueueThatIsLeftIsAnnounced(t *testing.T) {
 func openForTest(dir string) (*spool.Queue, error) {
 	q, _, err := spool.Open(queueDir(dir, QueueResults), spool.Options{})
 	return q, err
+}
+
+// Instances that share a budget stay within it, what it costs is announced, and a queue that refuses the newest keeps the oldest.
+func TestTrial36BudgetOfAHost(t *testing.T) {
+	for _, full := range []FullQueue{DropOldest, RefuseNewest} {
+		const bytes = 1 << 20
+		budget, s := NewDiskBudget(DiskLimits{Bytes: bytes, MinFree: -1}), &sink{}
+		s.set(func(Batch) error { return errDown })
+		var rigs []*rig
+		for range 2 {
+			r := newRig(t, t.TempDir(), logsTo(s), WithDiskBudget(budget), WithFullQueue(full), WithLineLimit(2000))
+			for i := range 3000 {
+				r.log("string", fmt.Sprintf("%d %800d", i, 0))
+			}
+			if got := budget.Used(); got > bytes {
+				t.Fatalf("%d bytes are used, of %d", got, bytes)
+			}
+			rigs = append(rigs, r)
+		}
+		for _, r := range rigs {
+			r.drops.announce(r.say)
+			left, lost := int(r.Pending()["results"]), uint64(0)
+			for _, e := range eventsOf[stats.LogsDropped](r) {
+				lost += e.Lines
+			}
+			if left == 0 || left+int(lost) != 3000 {
+				t.Errorf("%d lines are queued and %d announced as lost, of 3000", left, lost)
+			}
+			s.set(nil)
+			s.taken = nil
+			if err := r.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+			equal(t, "delivered", len(s.lines()), left)
+			first := strings.HasPrefix(s.lines()[0], "0 ")
+			equal(t, "the oldest line is kept", first, full == RefuseNewest)
+			s.set(func(Batch) error { return errDown })
+		}
+	}
 }

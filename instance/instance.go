@@ -348,7 +348,7 @@ func (in *Instance) newExtension() (*extension.Extension, error) {
 func (o *options) hostExtension() []extension.Option {
 	opts := []extension.Option{
 		extension.WithTables(o.tables...),
-		extension.WithEnrolment(extension.Enrolment{Pace: o.pace}),
+		extension.WithEnrolment(extension.Enrolment{Pace: o.pace}), extension.WithDiskBudget(o.disk),
 		extension.WithOwnedOptions(sortedKeys(o.flags)...), // a config wins over the command line, if it is let
 	}
 	if o.transport != nil {

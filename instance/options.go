@@ -42,6 +42,7 @@ type options struct {
 	tables    []extension.Table
 	extOpts   []extension.Option
 	pace      *extension.EnrollPace
+	disk      *extension.DiskBudget
 
 	flags    map[string]string
 	env      []string

@@ -63,6 +63,10 @@ func WithExtension(opts ...extension.Option) Option {
 	return func(o *options) { o.extOpts = append(o.extOpts, opts...) }
 }
 
+// WithDiskBudget makes the instance's queues part of a budget that instances share. A
+// Runner sets its own.
+func WithDiskBudget(d *extension.DiskBudget) Option { return func(o *options) { o.disk = d } }
+
 // WithEnrollPace limits the enrolments of all instances that are given the same pace. A
 // runtime.Runner sets its own; extension.WithEnrolment, by [WithExtension], overrides it.
 func WithEnrollPace(p *extension.EnrollPace) Option { return func(o *options) { o.pace = p } }

@@ -50,6 +50,7 @@ type realMaker struct {
 	gate     func(id string) instance.Gate
 	pace     *extension.EnrollPace // of all instances together
 	checks   *instance.BinaryChecks
+	disk     *extension.DiskBudget // of all instances together
 }
 
 func (k *realMaker) options(id string, own []instance.Option) []instance.Option {
@@ -62,7 +63,8 @@ func (k *realMaker) options(id string, own []instance.Option) []instance.Option 
 	}
 	opts = append(opts, k.defaults...)
 	opts = append(opts, own...)
-	return append(opts, instance.WithGate(k.gate(id)), instance.WithEnrollPace(k.pace), instance.WithBinaryChecks(k.checks))
+	return append(opts, instance.WithGate(k.gate(id)), instance.WithEnrollPace(k.pace), instance.WithBinaryChecks(k.checks),
+		instance.WithDiskBudget(k.disk))
 }
 
 func (k *realMaker) locate(id string, own []instance.Option) place {

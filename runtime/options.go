@@ -35,6 +35,7 @@ type options struct {
 	startLimit   int
 	startTurn    time.Duration
 	closeTimeout time.Duration
+	disk         extension.DiskLimits
 	alarmSet     bool
 	alarmLimit   int
 	alarmWindow  time.Duration
@@ -108,6 +109,10 @@ func WithStartTurn(d time.Duration) Option { return func(o *options) { o.startTu
 // instance is closed, at its removal and its update, even if instance.WithObserverTimeout
 // gives them longer. The default is 10 s.
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
+
+// WithDisk bounds what the queues of all instances take of the disk together. The default is 4 GiB, and to leave a
+// twentieth of the file system free, at most 1 GiB. What a full queue does is set by extension.WithFullQueue.
+func WithDisk(l extension.DiskLimits) Option { return func(o *options) { o.disk = l } }
 
 // WithRateAlarm emits a stats.RateAlarm when an instance is restarted after
 // failures more than n times within the window, and when its watchdog kills more than

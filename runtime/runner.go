@@ -50,6 +50,7 @@ func New(opts ...Option) (*Runner, error) {
 	maker := &realMaker{
 		root: o.root, defaults: o.defaults, gate: r.gateOf,
 		pace: extension.NewEnrollPace(extension.DefaultEnrollRate), checks: &instance.BinaryChecks{},
+		disk: extension.NewDiskBudget(o.disk),
 	}
 	if o.binarySet {
 		switch b, err := instance.CheckBinary(context.Background(), o.binary, maker.options("", nil)...); {

@@ -95,7 +95,7 @@ func (q *Queue) apply(m marks) []string {
 	var names []string
 	for len(q.segs) > 1 && q.segs[1].first-1 <= q.marks.floor() {
 		names = append(names, q.segs[0].name)
-		q.total -= q.segs[0].bytes
+		q.grow(-q.segs[0].bytes)
 		q.segs = q.segs[1:]
 	}
 	return names

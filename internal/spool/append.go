@@ -18,7 +18,7 @@ const keepBuffer = 8 << 10
 // the file and survives kill -9 of the process; under SyncEach it is flushed too. It makes one write, waits for other
 // appends and the disk and never for readers, and allocates nothing for lines up to 8 KiB.
 //
-// With ErrTooLarge, ErrNoSpace, ErrIO or ErrClosed nothing was stored and the number is 0; the queue has repaired itself and
+// With ErrTooLarge, ErrNoSpace, ErrFull, ErrIO or ErrClosed nothing was stored and the number is 0; the queue has repaired itself and
 // the next Append may work. With ErrNotSynced the line is stored under the number returned, and not flushed. Lines refused
 // are counted in Stats and not given to OnLoss.
 func (q *Queue) Append(line []byte) (uint64, error) {
@@ -52,7 +52,7 @@ func (q *Queue) refused(err error) error {
 	switch {
 	case errors.Is(err, ErrTooLarge):
 		q.counter.dropped.TooLarge++
-	case errors.Is(err, ErrNoSpace):
+	case errors.Is(err, ErrNoSpace), errors.Is(err, ErrFull):
 		q.counter.dropped.NoSpace++
 	default:
 		q.counter.dropped.Failed++
@@ -90,7 +90,7 @@ func (q *Queue) commit(seq uint64, size int64, length int) {
 	s := q.w.seg
 	s.last, s.end, s.bytes = seq, s.end+size, s.bytes+size
 	q.last = seq
-	q.total += size
+	q.grow(size)
 	q.counter.appended++
 	q.counter.appendedBytes += uint64(length)
 	if q.seal { // a flush failed while it was being written
@@ -101,10 +101,15 @@ func (q *Queue) commit(seq uint64, size int64, length int) {
 
 // makeRoom sees to it that a record of size bytes may be written at the end, and returns what that cost.
 func (q *Queue) makeRoom(size int64) ([]Loss, error) {
+	over := q.tooMuch(size)
 	q.mu.Lock()
+	if over && q.opts.Full == RefuseNewest && q.last > q.marks.floor() {
+		q.mu.Unlock()
+		return nil, q.full()
+	}
 	broken := q.w.broken || q.w.seg == nil || q.seal
-	over := q.total+size > q.opts.MaxBytes
-	full := q.unread || q.w.off+size > q.opts.SegmentBytes
+	alone := over && len(q.segs) == 1 && q.segs[0].bytes > 0 // the newest is never deleted
+	full := alone || q.unread || q.w.off+size > q.opts.SegmentBytes
 	q.mu.Unlock()
 	var stuck error
 	if broken || full {
@@ -144,7 +149,7 @@ func (q *Queue) switchTo(s *segment, t *tailFile) {
 	q.mu.Lock()
 	if n := len(q.segs); n > 0 && q.segs[n-1].end == 0 && q.segs[n-1].first == s.first {
 		empty = append(empty, q.segs[n-1].name)
-		q.total -= q.segs[n-1].bytes
+		q.grow(-q.segs[n-1].bytes)
 		q.segs = q.segs[:n-1]
 	}
 	if n := len(q.segs); n > 0 && q.segs[n-1].last > q.synced {
@@ -168,18 +173,21 @@ func (q *Queue) evict(size int64, stuck error) ([]Loss, error) {
 	var names []string
 	q.mu.Lock()
 	m := q.marks
-	for len(q.segs) > 1 && q.total+size > q.opts.MaxBytes {
+	for len(q.segs) > 1 && q.over(size) {
 		l := q.popOldest(&names)
 		m.evicted = max(m.evicted, l.Last)
 		if l.Records > 0 {
 			losses = append(losses, l)
 		}
 	}
-	full := q.total+size > q.opts.MaxBytes
+	full, bound := q.over(size), q.total+size <= q.opts.MaxBytes
 	q.mu.Unlock()
 	if len(names) > 0 {
 		q.keepEvicted(m.evicted)
 		q.discard(names)
+	}
+	if full && bound {
+		return losses, q.full()
 	}
 	if full {
 		return losses, fmt.Errorf("append line: the last segment is full: %w", cmp.Or(stuck, ErrIO))
@@ -199,7 +207,7 @@ func (q *Queue) popOldest(names *[]string) Loss {
 	q.marks.evicted = max(q.marks.evicted, last)
 	q.forget()
 	q.segs = q.segs[1:]
-	q.total -= s.bytes
+	q.grow(-s.bytes)
 	*names = append(*names, s.name)
 	return l
 }

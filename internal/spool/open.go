@@ -130,6 +130,7 @@ func (q *Queue) recover(segs []*segment) (Recovery, error) {
 		q.w.broken = true // a segment's numbers go on without a gap: start another one
 	}
 	q.synced = q.last
+	q.share = q.opts.Budget.join(q.dir, q.total)
 	q.settle(old)
 	return r.rep, nil
 }

@@ -76,6 +76,16 @@ type Loss struct {
 	Bytes   int64  // bytes of the segment that was given up; 0 when not known
 }
 
+// Full is what a full queue does.
+type Full uint8
+
+const (
+	// EvictOldest deletes the oldest segment for a new line.
+	EvictOldest Full = iota
+	// RefuseNewest keeps what is stored and refuses new lines with ErrFull.
+	RefuseNewest
+)
+
 // Options of a Queue. The zero value of a field means its default.
 type Options struct {
 	// MaxBytes bounds the segment files together. Default DefaultMaxBytes; at least twice SegmentBytes.
@@ -91,6 +101,10 @@ type Options struct {
 	// Parents is how many of the directories above the queue's the program made as well. Their names are flushed with the
 	// queue's own, which needs its parent at least. Default 1.
 	Parents int
+	// Full sets which lines go when the queue, or the Budget, is full. Default EvictOldest.
+	Full Full
+	// Budget, if set, bounds what all queues that have it hold together.
+	Budget *Budget
 	// OnLoss, if set, is told of stored lines that are lost after Open. It is called on the goroutine of the Append or Read
 	// that found out, with no lock held, and may call any method of the Queue but Close. Calls may overlap.
 	OnLoss func(Loss)

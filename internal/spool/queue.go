@@ -37,6 +37,9 @@ type Queue struct {
 	spots   [2]spot  // where the last batch began and ended
 	trash   []string // files that could not be deleted yet
 	epoch   string   // set by Open
+	share   *share   // of Options.Budget, set by Open
+	low     bool     // the disk has less room than is to be left
+	credit  int64    // bytes that were freed while it had, and not written yet
 	unread  bool     // the newest segment cannot be read: go on in another, so that what comes can be
 	counter counters
 	syncState
@@ -61,7 +64,7 @@ type Dropped struct {
 	Evicted  uint64 // unacknowledged when MaxBytes forced them out; those in a batch under way may still be delivered
 	Damaged  uint64 // found unreadable after Open
 	TooLarge uint64 // refused: above MaxRecord
-	NoSpace  uint64 // refused: disk or quota full
+	NoSpace  uint64 // refused: disk or quota full, or the queue may not grow
 	Failed   uint64 // refused: another failure of the disk
 }
 
@@ -166,6 +169,7 @@ func (q *Queue) shut() error {
 	if q.opts.Sync.kind != syncNever && q.used() {
 		errs = append(errs, q.flushCursor())
 	}
+	q.share.close()
 	errs = append(errs, q.cursor.f.Close())
 	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("close spool %s: %w", q.dir, err)
