@@ -1,7 +1,9 @@
 package extension
 
 import (
+	"encoding/json"
 	"math"
+	"path/filepath"
 	"time"
 )
 
@@ -155,4 +157,57 @@ func (d *doubt) forget(upTo uint64) {
 		}
 	}
 	d.closeAt(upTo)
+}
+
+// doubtNote is what a restart has to know of a case.
+type doubtNote struct {
+	Batch    string    `json:"batch"`
+	Since    time.Time `json:"since"`
+	Refusals int       `json:"refusals"`
+	Active   bool      `json:"active"`
+	UpTo     uint64    `json:"up_to"`
+	Contrast bool      `json:"contrast"`
+	Proofs   int       `json:"proofs"`
+	Probed   time.Time `json:"probed"`
+}
+
+// maxDoubtNote bounds what is read of one.
+const maxDoubtNote = 4 << 10
+
+func doubtPath(dir string, queue Queue) string {
+	return filepath.Join(queueDir(dir, queue), "refused.json")
+}
+
+// rememberDoubt writes the case down beside the queue. A single failure is not worth it.
+func (s *shipper) rememberDoubt() {
+	d := &s.step.doubt
+	if s.notes == "" || s.step.flight == nil || d.refusals < proofs && !d.active {
+		return // there is nothing to remember, or it was given up
+	}
+	text, err := json.Marshal(doubtNote{s.step.flight.ID, d.since, d.refusals, d.active, d.upTo, d.contrast, d.proofs, d.probed})
+	if err == nil {
+		err = writeFileAtomic(s.notes, text)
+	}
+	if err != nil {
+		s.says.warn("how often a batch was refused was not written down", "batch", s.step.flight.ID, "error", err)
+	}
+}
+
+// recallDoubt goes on with the case against the first batch after a start.
+func (s *shipper) recallDoubt() {
+	if s.step.recalled || s.notes == "" {
+		return
+	}
+	s.step.recalled = true
+	text, err := readFileBounded(s.notes, maxDoubtNote)
+	var n doubtNote
+	if err != nil || json.Unmarshal(text, &n) != nil || n.Batch != s.step.flight.ID {
+		return // the case starts anew
+	}
+	d := &s.step.doubt
+	d.since, d.refusals = n.Since, n.Refusals
+	if n.Active {
+		d.open(n.Probed, n.UpTo)
+		d.contrast, d.proofs = n.Contrast, n.Proofs
+	}
 }

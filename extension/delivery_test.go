@@ -250,3 +250,40 @@ func sameSet(t *testing.T, got, want []string) {
 	slices.Sort(want)
 	sameLines(t, got, want)
 }
+
+// A host that is restarted again and again gets over a bad line all the same.
+func TestTrial03PoisonIsFoundAcrossRestarts(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		dir, s := t.TempDir(), &sink{}
+		s.set(func(b Batch) error {
+			if refuses(b, "poison") {
+				return errRefused
+			}
+			return nil
+		})
+		var want []string
+		var lost uint64
+		for round := range 24 {
+			r := newRig(t, dir, logsTo(s), WithLogBatch(100, 1<<20, 0))
+			if round == 0 {
+				r.log("string", "poison")
+			}
+			for i := range 10 {
+				want = append(want, fmt.Sprint("line ", round, " ", i))
+				r.log("string", want[len(want)-1])
+			}
+			r.start()
+			pass(5 * time.Minute)
+			synctest.Wait()
+			r.shut()
+			lost += droppedBy(r)
+		}
+		equal(t, "lines given up", lost, 1)
+		got := s.lines()
+		slices.Sort(got)
+		sameSet(t, slices.Compact(got), want) // at least once: a line that went ahead may come again
+		if more := len(s.lines()) - len(want); more > 3 {
+			t.Errorf("%d lines came twice", more)
+		}
+	})
+}

@@ -126,6 +126,7 @@ func (e *Extension) openQueues() error {
 			return err
 		}
 		s.says.shipped = shipped(e.say, e.set.counters)
+		s.notes = doubtPath(e.set.dir, name)
 		s.elsewhere = func() time.Time { return e.client.calls.elsewhere(kind) }
 	}
 	set := distributedSettings(e.shipSettings(), e.set.transportTimeout)

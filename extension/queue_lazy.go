@@ -93,6 +93,7 @@ func (s *shipper) resume() error {
 	defer s.busy.free()
 	st := s.q.Stats()
 	s.step.flight, s.step.settled, s.step.doubt = nil, false, doubt{}
+	s.step.recalled = false
 	if s.live != nil {
 		s.live.restore()
 	}

@@ -81,10 +81,11 @@ func (s *shipper) deliver(ctx context.Context, b Batch) (late bool, err error) {
 func (s *shipper) refused(ctx context.Context, err error) error {
 	d, b := &s.step.doubt, s.step.flight
 	d.turn = false
-	if !d.refused(time.Now(), b.Last, s.set.delivery) {
+	active, fresh := d.refused(time.Now(), b.Last, s.set.delivery), d.fresh
+	defer s.rememberDoubt()
+	if !active {
 		return s.postpone(err)
 	}
-	fresh := d.fresh
 	d.fresh = false
 	switch {
 	case len(b.Lines) > 1 && d.contrast:
@@ -201,6 +202,7 @@ func (s *shipper) load(ctx context.Context) error {
 	s.step.covers = covers(before, r)
 	s.step.flight, s.step.settled = b, false
 	s.flying.Store(true)
+	s.recallDoubt()
 	return nil
 }
 

@@ -24,6 +24,7 @@ type shipper struct {
 	says  *shipVoice
 	dead  *deadLetters // nil: nothing is kept
 	drops *drops
+	notes string // where the case against a batch is kept; empty: nowhere
 	wake  func()
 	tasks *tasks
 	live  *live // how distributed results are delivered; nil for logs
@@ -47,6 +48,8 @@ type shipper struct {
 		pace    pace
 		backoff *backoff.ExponentialBackOff
 		doubt   doubt
+		// recalled is true when what an earlier process wrote down of doubt was read.
+		recalled bool
 	}
 
 	mu        sync.Mutex
