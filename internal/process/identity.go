@@ -16,15 +16,15 @@ type Identity struct {
 }
 
 var (
-	// ErrNotFound says that no process has the pid.
+	// ErrNotFound means that no process has the pid.
 	ErrNotFound = errors.New("process not found")
-	// ErrNotProven says that processes were found that may be ours, but nothing proves it, so none was signalled.
+	// ErrNotProven means that processes were found that may be ours, but nothing proves it, so none was signalled.
 	ErrNotProven = errors.New("process not proven to be ours")
-	// ErrStillAlive says that a bounded wait ended before the processes did.
+	// ErrStillAlive means that a bounded wait ended before the processes did.
 	ErrStillAlive = errors.New("process still alive")
 )
 
-// procInfo is what one look at a process tells.
+// procInfo is what one look at a process finds.
 type procInfo struct {
 	id     Identity
 	parent int // 0 but on Linux

@@ -17,7 +17,7 @@ import (
 // maxLease is how much of a lease file is read, in bytes; a real one has less than 1 KiB.
 const maxLease = 64 << 10
 
-// ErrLeaseCorrupt says that a lease file is truncated, damaged or makes no sense. Nobody can be found by it.
+// ErrLeaseCorrupt means that a lease file is truncated, damaged or makes no sense. Nobody can be found by it.
 var ErrLeaseCorrupt = errors.New("lease file is corrupt")
 
 // Lease is the note about a running child by which a later host finds what a killed one left behind.
@@ -114,14 +114,14 @@ func removeIfThere(path string) error {
 // defaultReclaimWait bounds how long Reclaim waits for what it killed to be gone.
 const defaultReclaimWait = 5 * time.Second
 
-// ErrLeaseHeld says that the host that wrote the lease is alive, so the child is not ours to end.
+// ErrLeaseHeld means that the host that wrote the lease is alive, so the child is not ours to end.
 var ErrLeaseHeld = errors.New("lease is held by a living host")
 
 // ReclaimOptions tune Reclaim. The zero value is usable.
 type ReclaimOptions struct {
 	// Wait bounds the wait for the killed to be gone; 0 means defaultReclaimWait.
 	Wait time.Duration
-	// Logger is told what was found and killed; nil discards it.
+	// Logger logs what was found and killed; nil discards it.
 	Logger *slog.Logger
 }
 
@@ -130,10 +130,11 @@ type ReclaimOptions struct {
 // proven by its start time; the members by the child that still holds their group number, or else by a start time not
 // before the child's together with RunEnv or the leased binary.
 //
-// It waits until the killed, and those that were ending already, are gone, and removes the lease when nothing is left. A
-// missing or corrupt lease is no error; nobody is signalled then. It returns whom it killed, the leader first. Errors wrap ErrLeaseHeld (another living host owns the child), ErrStillAlive (ctx
-// or Wait ended first), ErrNotProven (a member could not be proven; the lease stays), or are the operating system's.
-// It must not be called while this process itself runs the leased child.
+// It waits until the killed, and those that were ending already, are gone, and removes the lease when nothing is left.
+// A missing or corrupt lease is no error; nobody is signalled then. It returns whom it killed, the leader first. Errors
+// wrap ErrLeaseHeld (another living host owns the child), ErrStillAlive (ctx or Wait ended first), ErrNotProven (a
+// member could not be proven; the lease stays), or are the operating system's. It must not be called while this process
+// itself runs the leased child.
 func Reclaim(ctx context.Context, path string, opts ReclaimOptions) (killed []Identity, err error) {
 	log := opts.Logger
 	if log == nil {
@@ -224,7 +225,7 @@ func (h *hunt) round() (done bool) {
 // ending has lost its environment and its binary, and not every system tells that it ends.
 const maxDoubts = 6
 
-// dying says that one of these was proven, and killed, in an earlier round.
+// dying reports that one of these was proven, and killed, in an earlier round.
 func (h *hunt) dying(unproven []Identity) bool {
 	return slices.ContainsFunc(unproven, func(id Identity) bool { return h.seen[id] })
 }

@@ -41,7 +41,7 @@ func (p *Process) RunID() string { return p.claim.runID }
 // spareGroup), and its output was read to the end or for DrainGrace, whichever came first.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
-// Exit tells how the child ended. It is the zero Exit until Exited is closed.
+// Exit reports how the child ended. It is the zero Exit until Exited is closed.
 func (p *Process) Exit() Exit {
 	select {
 	case <-p.exited:
@@ -52,7 +52,8 @@ func (p *Process) Exit() Exit {
 }
 
 // WaitGroupGone waits until every member of the group is gone, looking after 1 ms first and every 50 ms at last. Where this
-// host inherits orphans, as PID 1 or a subreaper, those of the group are waited for too. When ctx ends first, the error wraps ErrStillAlive and the cause of ctx.
+// host inherits orphans, as PID 1 or a subreaper, those of the group are waited for too. When ctx
+// ends first, the error wraps ErrStillAlive and the cause of ctx.
 func (p *Process) WaitGroupGone(ctx context.Context) error {
 	err := waitUntil(ctx, func() bool { return !p.groupAlive() && lateOrphans(p.claim.leader, false) == 0 })
 	if err != nil {
@@ -66,7 +67,7 @@ const (
 	lastLook  = 50 * time.Millisecond
 )
 
-// waitUntil asks done with growing pauses until it says yes or ctx ends. It asks at least once, and once more when
+// waitUntil calls done with growing pauses until it is true or ctx ends. It calls it at least once, and once more when
 // ctx has ended.
 func waitUntil(ctx context.Context, done func() bool) error {
 	pause := time.NewTimer(0)

@@ -18,7 +18,7 @@ const MaxLine = 64 << 10
 // defaultDrainGrace is how long output is read on after the child ended, when somebody still holds its pipes.
 const defaultDrainGrace = time.Second
 
-// Spec says what to start and how. It is not changed by Start.
+// Spec sets what to start and how. It is not changed by Start.
 type Spec struct {
 	// Path is the absolute path of the binary.
 	Path string
@@ -50,7 +50,7 @@ type Spec struct {
 	NoParentDeathSignal, NoTether bool
 }
 
-// Exit tells how a child ended.
+// Exit reports how a child ended.
 type Exit struct {
 	// Code is the exit code, or -1 if the child was ended by a signal or the code is unknown.
 	Code int
@@ -114,31 +114,31 @@ func hasPrefix(entry, prefix string) bool {
 
 // The kinds of a StartError.
 var (
-	// ErrSpec says that the Spec itself is unusable.
+	// ErrSpec means that the Spec itself is unusable.
 	ErrSpec = errors.New("unusable process spec")
-	// ErrBinaryNotFound says that the binary does not exist.
+	// ErrBinaryNotFound means that the binary does not exist.
 	ErrBinaryNotFound = errors.New("binary not found")
-	// ErrPermission says that the operating system refuses to execute the binary.
+	// ErrPermission means that the operating system refuses to execute the binary.
 	ErrPermission = errors.New("binary may not be executed")
-	// ErrNotExecutable says that the file is no program for this machine.
+	// ErrNotExecutable means that the file is no program for this machine.
 	ErrNotExecutable = errors.New("binary cannot run on this machine")
-	// ErrTextBusy says that the binary stayed open for writing through all retries.
+	// ErrTextBusy means that the binary stayed open for writing through all retries.
 	ErrTextBusy = errors.New("binary is being written to")
-	// ErrDir says that the working directory is unusable.
+	// ErrDir means that the working directory is unusable.
 	ErrDir = errors.New("working directory is unusable")
-	// ErrResources says that the machine or a limit has no process, memory or descriptor left.
+	// ErrResources means that the machine or a limit has no process, memory or descriptor left.
 	ErrResources = errors.New("out of processes, memory or descriptors")
 	// ErrStart is the kind of every other failure.
 	ErrStart = errors.New("process could not be started")
 )
 
-// StartError says why a process could not be started and what to do. errors.Is matches both Kind and Err.
+// StartError reports why a process could not be started and what to do. errors.Is matches both Kind and Err.
 type StartError struct {
 	// Path is the binary.
 	Path string
 	// Kind is one of the sentinels of this package, such as ErrBinaryNotFound.
 	Kind error
-	// Hint says what to do; it may be empty.
+	// Hint is what to do; it may be empty.
 	Hint string
 	// Err is the operating system's error; it may be nil.
 	Err error

@@ -78,7 +78,7 @@ func (p *Process) killHeldGroup() (done bool, err error) {
 }
 
 // groupAlive reports whether any member of the group (on Windows: of the job) still runs. Zombies do not count. When it
-// cannot be told, it says true. On Linux it may read the status of every process of the system.
+// cannot be known, it is true. On Linux it may read the status of every process of the system.
 func (p *Process) groupAlive() bool {
 	found, err := p.claim.survey()
 	return err != nil || len(found.ours)+len(found.unproven)+len(found.ending) > 0

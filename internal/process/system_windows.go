@@ -147,7 +147,7 @@ func (p *Process) Terminate() error { return p.KillGroup() }
 // KillGroup ends the child and everything in its job without waiting for it. A job that is gone is success.
 func (p *Process) KillGroup() error { return p.box.killGroup(p.claim.leader) }
 
-// groupAlive reports whether any process of the job still runs. When it cannot be told, it says true.
+// groupAlive reports whether any process of the job still runs. When it cannot be known, it is true.
 func (p *Process) groupAlive() bool {
 	n, err := p.box.active()
 	return err != nil || n > 0

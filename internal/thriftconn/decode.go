@@ -144,7 +144,7 @@ func (r *reader) word() string {
 // maxWord is the length of the longest string that known looks at.
 const maxWord = 12
 
-// known gives a constant for the words that osqueryd uses in every call.
+// known returns a constant for the words that osqueryd uses in every call.
 func known(b []byte) string {
 	switch string(b) {
 	case "string":

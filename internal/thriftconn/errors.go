@@ -8,29 +8,29 @@ import (
 
 // Errors that callers compare with errors.Is.
 var (
-	// ErrBroken says that an earlier call ended in the middle of an exchange
+	// ErrBroken means that an earlier call ended in the middle of an exchange
 	// (its context ended, or the transport failed), so that the connection was
 	// closed. Dial again.
 	ErrBroken = errors.New("connection is broken by an earlier call: dial again")
-	// ErrClosed says that Close was called.
+	// ErrClosed means that Close was called.
 	ErrClosed = errors.New("closed")
-	// ErrStopped says that the stop channel given to DialUntil was closed.
+	// ErrStopped means that the stop channel given to DialUntil was closed.
 	ErrStopped = errors.New("stopped before the socket answered")
-	// ErrMalformed says that the peer sent something that is not the protocol.
+	// ErrMalformed means that the peer sent something that is not the protocol.
 	ErrMalformed = errors.New("malformed message")
-	// ErrTooLarge says that a message, or what its headers claim, exceeds the
+	// ErrTooLarge means that a message, or what its headers claim, exceeds the
 	// limit of the connection.
 	ErrTooLarge = errors.New("message exceeds the limit")
-	// ErrConnectionLost says that osqueryd went away, or was replaced, while
+	// ErrConnectionLost means that osqueryd went away, or was replaced, while
 	// the query was in flight. Whether it ran is unknown; try again if running
 	// it twice does no harm.
 	ErrConnectionLost = errors.New("connection to osqueryd lost while the query was in flight")
-	// ErrWaiting says that a query of a QueryQueue was given up before it was sent.
+	// ErrWaiting means that a query of a QueryQueue was given up before it was sent.
 	ErrWaiting = errors.New("the query was still waiting for its turn")
-	// ErrInFlight says that a query of a QueryQueue was given up while osqueryd ran it;
+	// ErrInFlight means that a query of a QueryQueue was given up while osqueryd ran it;
 	// osqueryd goes on with it.
 	ErrInFlight = errors.New("osqueryd was still running the query")
-	// ErrUnavailable says that no connection to osqueryd could be had for as
+	// ErrUnavailable means that no connection to osqueryd could be had for as
 	// long as the queue's patience lasts.
 	ErrUnavailable = errors.New("osqueryd is not reachable")
 )
@@ -43,7 +43,7 @@ type StatusError struct {
 	Message string
 }
 
-// Error gives the call, the code and osqueryd's own words.
+// Error returns the call, the code and osqueryd's own text.
 func (e *StatusError) Error() string {
 	return fmt.Sprintf("osqueryd refused %s (status %d): %s", e.Method, e.Code, e.Message)
 }
@@ -56,12 +56,12 @@ type ApplicationError struct {
 	Message string
 }
 
-// Error gives the call, the exception type and the peer's own words.
+// Error returns the call, the exception type and the peer's own text.
 func (e *ApplicationError) Error() string {
 	return fmt.Sprintf("thrift exception %d in answer to %s: %s", e.Type, e.Method, e.Message)
 }
 
-// TransportError says that the connection failed during a call.
+// TransportError reports that the connection failed during a call.
 type TransportError struct {
 	Method string
 	Err    error
@@ -72,10 +72,10 @@ func (e *TransportError) Error() string {
 	return fmt.Sprintf("connection failed during %s: %v", e.Method, e.Err)
 }
 
-// Unwrap gives the failure of the transport.
+// Unwrap returns the failure of the transport.
 func (e *TransportError) Unwrap() error { return e.Err }
 
-// DialError says that a socket could not be connected to.
+// DialError reports that a socket could not be connected to.
 type DialError struct {
 	Path     string
 	Attempts int   // how often it was tried
@@ -95,7 +95,7 @@ func (e *DialError) Error() string {
 	return msg
 }
 
-// Unwrap gives both why trying ended and what the last try met.
+// Unwrap returns both why trying ended and what the last try met.
 func (e *DialError) Unwrap() []error {
 	var errs []error
 	for _, err := range []error{e.Err, e.Last} {
@@ -106,31 +106,19 @@ func (e *DialError) Unwrap() []error {
 	return errs
 }
 
-// IsDuplicate tells whether osqueryd refused a registration because an
+// IsDuplicate reports whether osqueryd refused a registration because an
 // extension of the same name is registered. Deregister the stale one first.
 func IsDuplicate(err error) bool {
 	return refused(err, "Duplicate extension registered")
 }
 
-// IsDuplicateItem tells whether osqueryd refused a registration because one of
+// IsDuplicateItem reports whether osqueryd refused a registration because one of
 // its plugins (a table, for instance) has a name that is taken already.
 func IsDuplicateItem(err error) bool {
 	return refused(err, "conflicts with another item") || refused(err, "Duplicate registry item exists")
 }
 
-// IsUnknownRegistry tells whether osqueryd refused a registration because it
-// names a registry that osqueryd does not have.
-func IsUnknownRegistry(err error) bool {
-	return refused(err, "Unknown registry: ")
-}
-
-// IsIncompatibleSDK tells whether osqueryd refused a registration because of
-// the SDK version it states.
-func IsIncompatibleSDK(err error) bool {
-	return refused(err, "Incompatible extension SDK version")
-}
-
-// IsNotRegistered tells whether osqueryd refused to deregister a UUID that it
+// IsNotRegistered reports whether osqueryd refused to deregister a UUID that it
 // does not hold: there is nothing left to do.
 func IsNotRegistered(err error) bool {
 	return refused(err, "No extension UUID found")

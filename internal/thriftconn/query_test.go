@@ -132,15 +132,6 @@ func TestQueryRefusal(t *testing.T) {
 	}
 }
 
-func TestQueryColumns(t *testing.T) {
-	checkLeaks(t)
-	rows, err := dialFake(t, &fakeManager{}).QueryColumns(within(t), "select 1 as x")
-	if err != nil {
-		t.Fatal(err)
-	}
-	checkRows(t, rows, []map[string]string{{"name": "x", "type": "TEXT", "sql": "select 1 as x"}})
-}
-
 func TestQueryEach(t *testing.T) {
 	checkLeaks(t)
 	want := append(sampleRows(2500), map[string]string{"odd": "1"}, map[string]string{})

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"sync"
 	"time"
+
+	"golang.org/x/sync/semaphore"
 )
 
 // DialFunc connects to osqueryd's manager socket at path, one try; Dial does.
@@ -24,21 +26,23 @@ type QueueStats struct {
 
 // QueryQueue runs queries on one osqueryd, one at a time, first come first
 // served. Any number of goroutines may use it; each waits under its own
-// context, and learns by ErrWaiting or ErrInFlight where the end of that met its query. A caller that gives up returns at once. If its query was in flight
-// osqueryd goes on with it, so the next queries wait for the late answer, which
-// is thrown away, a bounded while before a second connection is opened.
+// context, and learns by ErrWaiting or ErrInFlight where the end of that met its
+// query. A caller that gives up returns at once. If its query was in flight osqueryd
+// goes on with it, so the next queries wait for the late answer, which is thrown away,
+// a bounded while before a second connection is opened.
 //
 // The queue keeps one connection and, while nothing runs, no goroutine. It
-// starts suspended: Reset tells it where osqueryd is.
+// starts suspended: Reset sets where osqueryd is.
 type QueryQueue struct {
 	dial    DialFunc
 	opt     queueOptions
+	turn    *semaphore.Weighted
 	changed chan struct{} // wakes the holder of the turn; holds one token
 	drainWG sync.WaitGroup
 
 	mu        sync.Mutex
-	line      waitLine
-	taken     bool   // somebody has the turn
+	refused   context.Context // ends when all who wait are to fail
+	refuse    context.CancelCauseFunc
 	path      string // of the socket; empty while suspended
 	failure   error  // why no query can run, set by Fail
 	downSince time.Time
@@ -56,22 +60,24 @@ func NewQueryQueue(dial DialFunc, opts ...QueueOption) *QueryQueue {
 	if dial == nil {
 		dial = func(ctx context.Context, path string) (*Conn, error) { return Dial(ctx, path) }
 	}
-	q := &QueryQueue{dial: dial, opt: defaultQueueOptions(), changed: make(chan struct{}, 1)}
+	q := &QueryQueue{dial: dial, opt: defaultQueueOptions(), turn: semaphore.NewWeighted(1), changed: make(chan struct{}, 1)}
 	for _, opt := range opts {
 		opt(&q.opt)
 	}
 	q.downSince = time.Now()
+	q.dismiss(nil)
 	return q
 }
 
-// Query runs SQL in its turn and gives all rows. It fails with the context's
+// Query runs SQL in its turn and returns all rows. It fails with the context's
 // error, *StatusError (SQL that fails), ErrConnectionLost, ErrUnavailable,
 // ErrMalformed, ErrTooLarge, ErrClosed, or what Fail was given.
 func (q *QueryQueue) Query(ctx context.Context, sql string) (Rows, error) {
 	return q.rows(ctx, methodQuery, sql)
 }
 
-// QueryColumns is Conn.QueryColumns in its turn; it fails as Query does.
+// QueryColumns returns the columns and types of the first statement in SQL, one row
+// each, without running it, in its turn; it fails as Query does.
 func (q *QueryQueue) QueryColumns(ctx context.Context, sql string) (Rows, error) {
 	return q.rows(ctx, methodColumns, sql)
 }
@@ -88,29 +94,29 @@ func (q *QueryQueue) rows(ctx context.Context, method, sql string) (rows Rows, e
 	return rows, err
 }
 
-// Stats gives the counts so far.
+// Stats returns the counts so far.
 func (q *QueryQueue) Stats() QueueStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	s := q.stats
-	s.Waiting, s.Draining = q.line.n, len(q.drains)
+	s.Draining = len(q.drains)
 	return s
 }
 
-// Reset says that osqueryd, or its next worker, is reached at path. The query
+// Reset sets where osqueryd, or its next worker, is reached. The query
 // in flight fails with ErrConnectionLost; those that wait go on there.
 func (q *QueryQueue) Reset(path string) {
 	q.change(func() { q.path, q.failure, q.downSince = path, nil, time.Time{} })
 }
 
-// Suspend says that osqueryd went away and will be back: the query in flight
+// Suspend is for an osqueryd that went away and will be back: the query in flight
 // fails with ErrConnectionLost, those that wait go on waiting for Reset, each
 // under its own context and for no longer than the queue's patience.
 func (q *QueryQueue) Suspend() {
 	q.change(func() { q.path, q.downSince = "", time.Now() })
 }
 
-// Fail says that osqueryd is gone: the query in flight fails with
+// Fail is for an osqueryd that is gone: the query in flight fails with
 // ErrConnectionLost, all others, and those to come until Reset, with err.
 func (q *QueryQueue) Fail(err error) {
 	if err == nil {
@@ -118,7 +124,7 @@ func (q *QueryQueue) Fail(err error) {
 	}
 	q.change(func() {
 		q.path, q.failure = "", err
-		q.line.dismiss(err)
+		q.dismiss(err)
 	})
 }
 
@@ -128,7 +134,7 @@ func (q *QueryQueue) Fail(err error) {
 func (q *QueryQueue) Close() error {
 	q.change(func() {
 		q.closed = true
-		q.line.dismiss(ErrClosed)
+		q.dismiss(ErrClosed)
 	})
 	q.drainWG.Wait()
 	return nil
@@ -218,4 +224,94 @@ var errPanicked = errors.New("callback panicked")
 type outcome struct {
 	phase phase
 	err   error
+}
+
+// Defaults of a QueryQueue.
+const (
+	defaultDrainGrace = 5 * time.Second
+	defaultDrainTime  = 5 * time.Minute
+	defaultDrainCount = 4
+	defaultPatience   = 30 * time.Second
+)
+
+// QueueOption changes how a QueryQueue behaves.
+type QueueOption func(*queueOptions)
+
+type queueOptions struct {
+	grace    time.Duration
+	drain    time.Duration
+	drains   int
+	patience time.Duration
+}
+
+func defaultQueueOptions() queueOptions {
+	return queueOptions{
+		grace:    defaultDrainGrace,
+		drain:    defaultDrainTime,
+		drains:   defaultDrainCount,
+		patience: defaultPatience,
+	}
+}
+
+// WithDrainGrace sets how long after a query was abandoned others wait for
+// osqueryd to finish it, before they run beside it on a connection of their
+// own. The default is defaultDrainGrace; 0 or less means not at all.
+func WithDrainGrace(d time.Duration) QueueOption {
+	return func(o *queueOptions) { o.grace = d }
+}
+
+// WithPatience sets for how long osqueryd may be unreachable (suspended, or
+// refusing connections) before queries fail with ErrUnavailable. The default
+// is defaultPatience; 0 or less means that one failure is enough.
+func WithPatience(d time.Duration) QueueOption {
+	return func(o *queueOptions) { o.patience = d }
+}
+
+// takeTurn waits for the turn, first come first served. Without an error the caller must pass it on. Fail and Close end the wait.
+func (q *QueryQueue) takeTurn(ctx context.Context) error {
+	q.mu.Lock()
+	err, refused := q.refusal(), q.refused
+	q.mu.Unlock()
+	switch {
+	case err != nil:
+		return err
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case q.turn.TryAcquire(1):
+		return nil
+	}
+	q.countWaiting(1)
+	defer q.countWaiting(-1)
+	wait, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(refused, cancel)()
+	err = q.turn.Acquire(wait, 1)
+	if err != nil && ctx.Err() == nil {
+		return context.Cause(refused)
+	}
+	return err
+}
+
+func (q *QueryQueue) countWaiting(n int) {
+	q.mu.Lock()
+	q.stats.Waiting += n
+	q.mu.Unlock()
+}
+
+func (q *QueryQueue) passTurn() { q.turn.Release(1) }
+
+// dismiss ends the wait of all who wait for their turn; q.mu is held.
+func (q *QueryQueue) dismiss(err error) {
+	if q.refuse != nil {
+		q.refuse(err)
+	}
+	q.refused, q.refuse = context.WithCancelCause(context.Background())
+}
+
+// refusal returns why no query can run; q.mu is held.
+func (q *QueryQueue) refusal() error {
+	if q.closed {
+		return ErrClosed
+	}
+	return q.failure
 }

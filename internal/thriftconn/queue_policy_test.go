@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -86,7 +88,7 @@ func TestQueueWaitsABoundedWhile(t *testing.T) {
 	policy(t, p, nil, func(t *testing.T, q *QueryQueue) {
 		_, _ = queryFor(q, time.Second)
 		took, err := queryFor(q, time.Hour) // 5 s of grace, 30 s on the second connection
-		if err != nil || took != DefaultDrainGrace+30*time.Second || p.dials != 2 {
+		if err != nil || took != defaultDrainGrace+30*time.Second || p.dials != 2 {
 			t.Fatalf("after %v on %d connections: %v", took, p.dials, err)
 		}
 		if took, err := queryFor(q, time.Hour); err != nil || took != 30*time.Second {
@@ -110,7 +112,7 @@ func TestQueueGivesUpInTheGrace(t *testing.T) {
 
 func TestQueueBoundsItsDrains(t *testing.T) {
 	p := &pipes{delay: 24 * time.Hour}
-	opts := []QueueOption{WithDrainGrace(0), WithDrainLimit(time.Minute, 2)}
+	opts := []QueueOption{WithDrainGrace(0), func(o *queueOptions) { o.drain, o.drains = time.Minute, 2 }}
 	policy(t, p, opts, func(t *testing.T, q *QueryQueue) {
 		for range 4 {
 			_, _ = queryFor(q, time.Second)
@@ -134,7 +136,7 @@ func TestQueuePatience(t *testing.T) {
 		if !errors.Is(err, ErrUnavailable) || !errors.Is(err, errFake) {
 			t.Fatalf("got %v", err)
 		}
-		if took < DefaultPatience || took > DefaultPatience+time.Second {
+		if took < defaultPatience || took > defaultPatience+time.Second {
 			t.Fatalf("it took %v", took)
 		}
 		if took, err = queryFor(q, time.Hour); !errors.Is(err, ErrUnavailable) || took > time.Second {
@@ -145,7 +147,7 @@ func TestQueuePatience(t *testing.T) {
 			t.Fatalf("back again: %v", err)
 		}
 		q.Suspend()
-		if took, err := queryFor(q, time.Hour); !errors.Is(err, ErrUnavailable) || took != DefaultPatience {
+		if took, err := queryFor(q, time.Hour); !errors.Is(err, ErrUnavailable) || took != defaultPatience {
 			t.Fatalf("suspended: %v, %v", took, err)
 		}
 	})
@@ -169,6 +171,30 @@ func TestQueueResetWakesWhoWaitsForAnAnswer(t *testing.T) {
 		time.AfterFunc(time.Second, func() { q.Reset("next") })
 		if took, err := queryFor(q, time.Hour); err != nil || took != 31*time.Second {
 			t.Fatalf("after %v: %v", took, err)
+		}
+	})
+}
+
+func TestQueueIsFairByArrival(t *testing.T) {
+	p := &pipes{delay: time.Second}
+	policy(t, p, nil, func(t *testing.T, q *QueryQueue) {
+		var mu sync.Mutex
+		var order []int
+		var callers sync.WaitGroup
+		for i := range 9 {
+			callers.Go(func() {
+				if _, err := q.Query(t.Context(), ""); err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				order = append(order, i)
+				mu.Unlock()
+			})
+			synctest.Wait() // it has the turn, or its place in the line
+		}
+		callers.Wait()
+		if !slices.IsSorted(order) || len(order) != 9 {
+			t.Errorf("order %v", order)
 		}
 	})
 }

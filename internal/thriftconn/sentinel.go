@@ -49,7 +49,7 @@ func watch(nc net.Conn) *Sentinel {
 // connection. Close does not close it.
 func (s *Sentinel) Lost() <-chan struct{} { return s.lost }
 
-// Err says how the connection ended: io.EOF when its peer closed it; nil as
+// Err reports how the connection ended: io.EOF when its peer closed it; nil as
 // long as Lost is open.
 func (s *Sentinel) Err() error {
 	select {

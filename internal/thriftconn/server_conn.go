@@ -124,7 +124,7 @@ func failed(message string) osquery.ExtensionResponse {
 	return osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: codeFailed, Message: message}}
 }
 
-// protect runs fn and gives the value that it panicked with, or nil.
+// protect runs fn and returns the value that it panicked with, or nil.
 func (c *serverConn) protect(fn func()) (value any) {
 	defer func() {
 		if value = recover(); value != nil {
