@@ -176,7 +176,7 @@ func hint(c stats.Cause) string {
 		stats.CauseBinaryUnusable:  "install an osqueryd for this system and user; osqueryd's words or the error say what is wrong",
 		stats.CauseBinaryBusy:      "close the file before osqueryd is started, and replace binaries by rename",
 		stats.CauseDirectory:       "correct the owner or mode, or end the other host that uses the directory",
-		stats.CauseResources:       "free descriptors, processes, memory or disk on this machine, or raise the limits of this host; it is tried again",
+		stats.CauseResources:       "free descriptors, processes, memory or disk, or raise the limits of this host; it is tried again",
 		stats.CauseNoSocket:        "osqueryd runs without its extension socket; check the directory of the socket",
 		stats.CauseCrashLoop:       "the worker died too often; look at the queries that ran, and at osqueryd's last lines",
 		stats.CauseLeftover:        "an osqueryd that an earlier host left behind would not end; end it by hand",

@@ -82,7 +82,7 @@ func (r *run) pluginCause() stats.Cause {
 	asked := r.asked
 	r.in.mu.Unlock()
 	switch {
-	case asked.config > asked.logger: // it has the config and did not find the logger
+	case asked.config > 0 && !r.begun: // it has the config and did not find the logger
 		return stats.CausePluginMissing
 	case r.in.logging.stuck(time.Now()):
 		return stats.CauseLoggerFailed

@@ -57,6 +57,7 @@ type run struct {
 
 	met        time.Time // when the current worker was registered with
 	lastPID    int       // of the worker that was lost
+	begun      bool      // the newest worker has activated our logger
 	workerless bool      // the worker is gone, and no other was registered with yet
 	quick      int       // workers that died soon after they were registered with
 

@@ -54,6 +54,7 @@ func (r *run) attach(ctx context.Context, before int) error {
 		}
 		switch {
 		case err == nil:
+			r.begun = true
 			r.in.queries.Reset(r.in.Socket())
 			return nil
 		case r.hasExited() || !errors.Is(err, errWorkerLost):
@@ -281,7 +282,7 @@ func (r *run) verify(ctx context.Context, s *session) error {
 func (r *run) adopt(s *session) {
 	again := r.sessions > 0
 	r.sessions++
-	r.met, r.workerless = time.Now(), false
+	r.met, r.workerless, r.begun = time.Now(), false, false
 	r.in.mu.Lock()
 	r.session = s
 	r.in.mu.Unlock()

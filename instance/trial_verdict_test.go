@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/stats"
@@ -211,4 +212,25 @@ func TestTrial16CrashLoopOfReadyWorkers(t *testing.T) {
 		Action: osquerydtest.Action{Do: osquerydtest.Kill, Delay: 300 * time.Millisecond},
 	})
 	_ = wantExit(t, r.wait(t), stats.PhaseServe, stats.CauseCrashLoop)
+}
+
+// A registration that was made again, after which the same worker asks for its config and not
+// for its logger, is no logger that was missing.
+func TestTrial14ExitAfterMendedRegistration(t *testing.T) {
+	t.Parallel()
+	fake := osquerydtest.Start(t, osquerydtest.WithScript(fast))
+	r := start(t, fake.Path(), instance.WithHealth(20*time.Millisecond, 5*time.Second, 3), instance.WithTransport(extension.NewMemory()))
+	worker, err := fake.WaitWorker(patient(t), "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := worker.Do(patient(t), osquerydtest.Action{Do: osquerydtest.DropRegistration}); err != nil {
+		t.Fatal(err)
+	}
+	next[stats.RegistrationMended](t, r.events)
+	if err := worker.RefreshConfig(patient(t)); err != nil {
+		t.Fatal(err)
+	}
+	_ = worker.Do(patient(t), osquerydtest.Action{Do: osquerydtest.Exit, Code: 78}) // it answers no more
+	_ = wantExit(t, r.wait(t), stats.PhaseServe, stats.CauseExit)
 }

@@ -257,12 +257,12 @@ func FuzzTrial12(f *testing.F) {
 	f.Fuzz(func(t *testing.T, name, sql string) {
 		w, got := heard(t, defaults("a"))
 		w.in.paths.database = filepath.Join("/nowhere", "db")
-		print := func(text string) {
+		say := func(text string) {
 			for line := range strings.SplitSeq(text, "\n") {
 				w.take([]byte(line))
 			}
 		}
-		print("W1121 02:00:00.000000  42 config.cpp:363] Scheduled query may have failed: " + name)
+		say("W1121 02:00:00.000000  42 config.cpp:363] Scheduled query may have failed: " + name)
 		w.mistrust()
 		for _, text := range []string{
 			"I1121 02:00:00.000000  42 scheduler.cpp:122] Executing scheduled query " + name,
@@ -272,7 +272,7 @@ func FuzzTrial12(f *testing.F) {
 			"E1121 02:00:00.000000  42 config.cpp:968] updateSource failed to parse config, of source: " + name + " and content: " + sql,
 			"W1121 02:00:00.000000  42 virtual_table.cpp:1] " + sql,
 		} {
-			print(text)
+			say(text)
 		}
 		if cause, line := w.cause(); cause != stats.CauseUnknown || line != "" || len(got) != 0 || w.quick != 0 {
 			t.Errorf("cause %q by %q, events %v, %d quick deaths", cause, line, got, w.quick)
