@@ -54,6 +54,16 @@ func (s *shipper) attempt(ctx context.Context) error {
 		return s.delivered(time.Since(start))
 	case ctx.Err() != nil:
 		return err
+	case late:
+		s.step.pace.timedOut()
+	}
+	return s.failed(ctx, err)
+}
+
+// failed decides what follows from a call that failed.
+func (s *shipper) failed(ctx context.Context, err error) error {
+	b := s.step.flight
+	switch {
 	case errors.Is(err, ErrUnsupported):
 		return s.discard()
 	case errors.Is(err, ErrTooLarge) && len(b.Lines) > 1:
@@ -63,10 +73,9 @@ func (s *shipper) attempt(ctx context.Context) error {
 		return s.narrow(ctx)
 	case errors.Is(err, ErrPermanent), errors.Is(err, ErrTooLarge):
 		return s.bury(err, "refused for good by the server")
-	case late:
-		s.step.pace.timedOut()
+	default:
+		return s.refused(ctx, err)
 	}
-	return s.refused(ctx, err)
 }
 
 // deliver makes one call; late tells that it took too long.
