@@ -237,6 +237,7 @@ type QueueDamaged struct {
 // along. They stay there until an instance uses that directory again.
 type QueueLeft struct {
 	Head
+	// Queue is empty when the directory as a whole could not be used.
 	Queue string
 	// Dir is the former directory.
 	Dir string

@@ -19,6 +19,7 @@
 //     held is counted and announced, so between MaxBytes-SegmentBytes and MaxBytes of the newest lines stay. Not in the sum:
 //     the cursor file (8 KiB), and files that the operating system refuses to delete (Windows, while a reader has them open),
 //     which are deleted at the next chance.
+//   - Queues that share a Budget hold no more than it together, and do not grow while the disk has less room than is to be left.
 //   - Damage of any kind is cut off or skipped, counted and reported. It never makes Open fail.
 //
 // # On disk

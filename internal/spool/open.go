@@ -138,7 +138,7 @@ func (q *Queue) recover(segs []*segment) (Recovery, error) {
 // settle writes down what Open found out, before the next Open could find something else: numbers that were given out and
 // are not in the log any more, and segments that nobody wants.
 func (q *Queue) settle(old []string) {
-	if q.w.broken || len(old) > 0 && !q.cursor.flushed {
+	if q.w.broken {
 		m := q.marks
 		m.seen = max(m.seen, q.last)
 		if q.cursor.save(m) == nil {

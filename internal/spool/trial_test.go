@@ -229,3 +229,38 @@ func (d *namesDisk) SyncDir(dir string) error {
 	d.synced = append(d.synced, dir)
 	return d.osFS.SyncDir(dir)
 }
+
+// A record that was cut off and came back after a power cut, with newer ones written across it, hides none of them.
+func TestTrial11ReturnedRecordHidesNoneThatAreNewer(t *testing.T) {
+	s := newSegment(1, 1, 7)
+	b := appendRecord(nil, s.salt, 1, []byte(lineOf(1)))
+	b = append(b, appendRecord(nil, s.salt, 2, []byte(strings.Repeat("old", 60)))[:60]...)
+	for seq := range uint64(3) {
+		b = appendRecord(b, s.salt, 3+seq, []byte(lineOf(3+seq)+strings.Repeat(".", 50)))
+	}
+	o := small()
+	o.fs = newMemFS(map[string][]byte{s.name: b, cursorName: nil})
+	q, rep := mustOpen(t, "mem", o)
+	mustAppend(t, q, 40) // what follows makes nothing else of it
+	lines, gaps := drain(t, q, 0)
+	if rep.Records != 4 || rep.Missing != 1 || len(lines) != 44 || len(gaps) != 1 || gaps[0] != (Gap{Damaged, 2, 2}) {
+		t.Fatalf("%d lines, gaps %v, %+v", len(lines), gaps, rep)
+	}
+}
+
+// Lines that were evicted and announced are not read from a file that a power cut brought back.
+func TestTrial11EvictedLinesStayLost(t *testing.T) {
+	s := newSegment(1, 1, 7)
+	mem := newMemFS(map[string][]byte{s.name: encode([]byte{1, 2, 3, 4}, 7), cursorName: nil})
+	c, _, err := loadCursor(mem.files[cursorName])
+	if err != nil || c.save(marks{evicted: 2}) != nil {
+		t.Fatal(err)
+	}
+	o := small()
+	o.fs = mem
+	q, rep := mustOpen(t, "mem", o)
+	b, err := q.Read(0, 0, 0)
+	if err != nil || b.First != 3 || b.Last != 4 || rep.Records != 2 || len(b.Gaps) != 1 || b.Gaps[0] != (Gap{Evicted, 1, 2}) {
+		t.Fatalf("%+v %+v %v", b, rep, err)
+	}
+}
