@@ -153,7 +153,7 @@ func TestEndToEndResults(t *testing.T) {
 		if len(results) != 1 {
 			t.Errorf("%d results, want one: %q", len(results), results)
 		}
-		wantLine(t, waitLogs(t, server, extension.QueueStatus, 1)[0], `{"hostIdentifier":"`, `"severity":"`, `"version":"`)
+		wantLine(t, waitLogs(t, server, extension.QueueStatus, 1)[0], `{"hostIdentifier":"`, `"severity":`, `"version":"`)
 		r.end(t)
 		if n := server.Repeats("vendor"); n != 0 {
 			t.Errorf("%d batches came twice", n)
