@@ -94,7 +94,7 @@ func (s *share) fits(n int64) bool {
 	return s.b.used.Load()+n <= half || s.held.Load()+n <= half/max(1, s.b.count.Load())
 }
 
-// isLow reports whether less is free than is to be left. It asks the system at most once a second.
+// isLow reports whether less is free than is to be left. It calls the system at most once a second.
 func (s *share) isLow() bool {
 	if s == nil || s.b.minFree == nil {
 		return false
@@ -142,7 +142,7 @@ func (b *Budget) forget(s *share) {
 	}
 }
 
-// tooMuch reports how a record of n bytes does not fit: grow, the queue must not; over, oldest lines have to go.
+// tooMuch reports whether a record of n bytes does not fit, after a look at the budget and the disk.
 func (q *Queue) tooMuch(n int64) bool {
 	if !q.share.fits(n) {
 		q.share.b.prune()

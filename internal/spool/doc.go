@@ -25,8 +25,9 @@
 // # On disk
 //
 // A directory (0700) holds files (0600) of two kinds. "cursor" has two slots, each with a checksum, of which the one that was
-// flushed last is never written over; it is also what the lock is on. "GENERATION-FIRST-SALT.spool" is a segment: records one after the other, nothing else. FIRST
-// is the sequence number that the segment starts at. A record is, little-endian,
+// flushed last is never written over; it is also what the lock is on. "GENERATION-FIRST-SALT.spool" is a segment: records one
+// after the other, nothing else. FIRST is the sequence number that the segment
+// starts at. A record is, little-endian,
 //
 //	0  uint32  CRC-32C of bytes 4 to 20, started from SALT
 //	4  uint32  length of the line in bytes
