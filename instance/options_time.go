@@ -8,7 +8,10 @@ func WithExtensionsTimeout(d time.Duration) Option {
 	return func(o *options) { o.extensionsTimeout = d }
 }
 
-// WithStartTimeout bounds a start, from spawn to ready. Default 60 s.
+// WithStartTimeout bounds a start, from spawn to ready. Default 60 s. Three workers in a row
+// that die on the way end it at once, with stats.CauseCrashLoop. An osqueryd that has our
+// extension but does not activate its logger, because the config is not there yet, counts as
+// ready after half of what is left of the time, 30 s at most.
 func WithStartTimeout(d time.Duration) Option { return func(o *options) { o.startTimeout = d } }
 
 // WithReplaceTimeout bounds how long a run waits for osqueryd to bring up a new
