@@ -36,7 +36,7 @@ func killedRun(in *instance.Instance) error {
 		return err
 	}
 	err := unix.Kill(in.Snapshot().Run.PID, unix.SIGKILL)
-	<-done
+	_ = <-done // it was killed, which is an error
 	return err
 }
 

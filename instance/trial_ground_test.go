@@ -226,9 +226,9 @@ func TestTrial30TemporaryDirectoryWithoutStickyBit(t *testing.T) {
 	chmod(t, tmp, 0o777)
 	t.Setenv("TMPDIR", tmp)
 	t.Setenv("XDG_RUNTIME_DIR", runtimeDir)
-	in, err := instance.New("a", instance.WithBinary(fake.Path()),
-		instance.WithRoot(filepath.Join("/tmp", filepath.Base(runtimeDir)+"r", strings.Repeat("long", 25))))
-	t.Cleanup(func() { _ = os.RemoveAll(filepath.Join("/tmp", filepath.Base(runtimeDir)+"r")) })
+	long := filepath.Join(publicDir(t), strings.Repeat("long", 25))
+	chmod(t, filepath.Dir(long), 0o700)
+	in, err := instance.New("a", instance.WithBinary(fake.Path()), instance.WithRoot(long))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func wrapper(t *testing.T) (path string, pids func() []osprocess.Identity) {
 		t.Fatal(err)
 	}
 	script := fmt.Sprintf("#!/bin/sh\nsleep 600 &\necho $$ $! >%s\nwait\n", fifo)
-	if err := os.WriteFile(path, []byte(script), 0o700); err != nil { //nolint:gosec // a program
+	if err := os.WriteFile(path, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return path, func() []osprocess.Identity {

@@ -105,7 +105,7 @@ func (w *walk) follow(link string, info fs.FileInfo) error {
 		err = checkWriters(link, info)
 	}
 	target, readErr := os.Readlink(link)
-	if err = errors.Join(err, readErr); err != nil {
+	if err := errors.Join(err, readErr); err != nil {
 		return err
 	}
 	if w.links++; w.links > maxLinks {

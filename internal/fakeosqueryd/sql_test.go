@@ -169,7 +169,8 @@ func TestTrial34LargeAnswerIsBounded(t *testing.T) {
 
 // All of a row is that row, but for what the table does not have.
 func TestStarIsTheTablesColumns(t *testing.T) {
-	e := testEngine(t, Table{Name: "odd", Columns: []string{"a", "b"}, Rows: []map[string]string{{"a": "1", "c": "3"}, {"a": "1", "b": "2"}}})
+	content := []map[string]string{{"a": "1", "c": "3"}, {"a": "1", "b": "2"}}
+	e := testEngine(t, Table{Name: "odd", Columns: []string{"a", "b"}, Rows: content})
 	got, err := e.query("SELECT * FROM odd")
 	want := rows{{"a": "1", "b": ""}, {"a": "1", "b": "2"}}
 	if diff := cmp.Diff(want, rows(got)); err != nil || diff != "" {

@@ -27,7 +27,6 @@ var (
 // procInfo is what one look at a process finds.
 type procInfo struct {
 	id     Identity
-	parent int // 0 but on Linux
 	pgid   int // 0 on Windows, which has no groups
 	zombie bool
 }

@@ -90,21 +90,22 @@ func collectGroup(leader Identity, withLeader bool) (zombies, running int) {
 		case m.id == leader && !withLeader, !startedNotBefore(m.id.StartTime, leader.StartTime):
 		case !m.zombie:
 			running++
-		case m.parent == os.Getpid():
-			zombies++
-			collect(m.id) // one that could not be is counted again in the next round
+		case collect(m.id):
+			zombies++ // or was one; the next round tells
 		}
 	}
 	return zombies, running
 }
 
-func collect(id Identity) {
-	_ = withPidfd(id, func(fd int) error {
+// collect waits for a zombie, and reports whether it is a child of this host, which alone can do so.
+func collect(id Identity) (ours bool) {
+	err := withPidfd(id, func(fd int) error {
 		if fd < 0 {
 			return unix.Waitid(unix.P_PID, id.PID, nil, unix.WEXITED|unix.WNOHANG, nil)
 		}
 		return unix.Waitid(unix.P_PIDFD, fd, nil, unix.WEXITED|unix.WNOHANG, nil)
 	})
+	return err == nil
 }
 
 // tether is a pipe that nobody writes to. The host alone holds the write end, the child and its descendants inherit the
@@ -169,7 +170,6 @@ func (t *tether) close() {
 // Positions in /proc/PID/stat, counted from the state, which is the first field after the parenthesised name.
 const (
 	statState   = 0
-	statParent  = 1
 	statPgrp    = 2
 	statFlags   = 6
 	statThreads = 17
@@ -206,16 +206,11 @@ func parseStat(boot string, pid int, raw []byte) (procInfo, error) {
 	if err != nil {
 		return procInfo{}, errors.New("unreadable process group in /proc stat line")
 	}
-	parent, err := strconv.Atoi(string(fields[statParent]))
-	if err != nil {
-		return procInfo{}, errors.New("unreadable parent in /proc stat line")
-	}
 	state := fields[statState][0]
 	// A first thread that is dead says nothing while others are left: they still hold the files, and their locks.
 	dead := state == 'Z' && len(fields[statThreads]) == 1 && fields[statThreads][0] <= '1'
 	return procInfo{
 		id:     Identity{PID: pid, StartTime: boot + ":" + string(fields[statStart])},
-		parent: parent,
 		pgid:   pgid,
 		zombie: dead || state == 'X' || state == 'x',
 	}, nil

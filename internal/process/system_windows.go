@@ -88,8 +88,6 @@ func resumeThread(id uint32) error {
 	return nil
 }
 
-func (c *container) tethered() bool { return true }
-
 func (c *container) killGroup(Identity) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
