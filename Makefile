@@ -25,7 +25,7 @@ each = set -euo pipefail; for m in $(MODULES); do echo "== $$m"; (cd "$$m" && $(
 # $(call listed,Prefix): "package name" for every test function whose name starts so, in the module of the current directory.
 listed = $(GO) test -list '^$(1)' $(PKG) | awk '/^$(1)/ { names[++n] = $$1 } /^ok/ { for (i = 1; i <= n; i++) print $$2, names[i]; n = 0 }'
 
-.PHONY: help deps build test test-real soak xp lint lint-code lint-fmt lint-tidy lint-deps bench scale microbench fuzz
+.PHONY: help deps build test test-real test-osctrl soak xp lint lint-code lint-fmt lint-tidy lint-deps bench scale microbench fuzz
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-10s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,10 @@ test-real: ## the same tests, also on the osqueryd that OSQUERYD=/path names
 	@test -x '$(abspath $(OSQUERYD))' || { echo 'test-real: OSQUERYD: $(abspath $(OSQUERYD)) is not executable' >&2; exit 2; }
 	@'$(abspath $(OSQUERYD))' --version
 	@export OSQUERYD='$(abspath $(OSQUERYD))'; $(call each,$(GO) test -race -count=1 -timeout=$(TEST_TIMEOUT) $(PKG))
+
+# osctrl is built elsewhere, from its own source; everything else is installed from Debian's packages.
+test-osctrl: ## three instances against a real osctrl: OSCTRL=/directory/with/osctrl-tls/and/osctrl-cli
+	@OSCTRL='$(OSCTRL)' OSQUERYD='$(if $(OSQUERYD),$(abspath $(OSQUERYD)))' internal/osctrltest/run
 
 # SOAK is the number of lines; 1 stands for 100,000.
 SOAK ?= 1
