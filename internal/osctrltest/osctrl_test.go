@@ -33,6 +33,7 @@ type recorder struct {
 	mu    sync.Mutex
 	nodes map[string]string // node identifier by instance
 	rows  map[string][]string
+	notes []string // of distributed queries
 }
 
 // PublishLogs notes the rows that the server should hold once it accepted the batch.
@@ -47,6 +48,30 @@ func (r *recorder) PublishLogs(ctx context.Context, node extension.Node, batch e
 		r.rows[node.Instance] = append(r.rows[node.Instance], rowOf(line))
 	}
 	return nil
+}
+
+// Queries notes what was asked.
+func (r *recorder) Queries(ctx context.Context, node extension.Node) (extension.QuerySet, error) {
+	set, err := r.Client.Queries(ctx, node)
+	if len(set.Queries) > 0 || err != nil {
+		r.note("%s was asked %v, %v", node.Instance, set.Queries, err)
+	}
+	return set, err
+}
+
+// WriteResults notes what was answered.
+func (r *recorder) WriteResults(ctx context.Context, node extension.Node, results []extension.Result) error {
+	err := r.Client.WriteResults(ctx, node, results)
+	for _, result := range results {
+		r.note("%s answered %s with status %d: %v", node.Instance, result.ID, result.Status, err)
+	}
+	return err
+}
+
+func (r *recorder) note(format string, args ...any) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.notes = append(r.notes, fmt.Sprintf(format, args...))
 }
 
 // line is a log line of either kind, as far as osctrl's tables keep it.
@@ -125,7 +150,7 @@ func TestOsctrl(t *testing.T) {
 	if server == "" {
 		t.Skip("needs an osctrl: run make test-osctrl")
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	client, err := remoteapi.New(server, remoteapi.ForOsctrl(environment), remoteapi.WithRootCAFile(ca),
 		remoteapi.WithEnrollSecret(os.Getenv("OSCTRL_SECRET")), remoteapi.WithGzip())
@@ -161,7 +186,7 @@ func TestOsctrl(t *testing.T) {
 	ran := make(chan error, 1)
 	go func() { ran <- runner.Run(running) }()
 	rec.waitForAllKinds(ctx, t, ids)
-	answered := waitForAnswers(ctx, t, dsn, len(ids))
+	answered := rec.waitForAnswers(ctx, t, dsn, len(ids))
 	stop() // what is queued is delivered
 	if err := <-ran; err != nil {
 		t.Fatal(err)
@@ -208,7 +233,7 @@ func (r *recorder) missing(ids []string) []string {
 }
 
 // waitForAnswers waits until every node has answered the distributed query of the script.
-func waitForAnswers(ctx context.Context, t *testing.T, dsn string, count int) []map[string]string {
+func (r *recorder) waitForAnswers(ctx context.Context, t *testing.T, dsn string, count int) []map[string]string {
 	t.Helper()
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -220,7 +245,9 @@ func waitForAnswers(ctx context.Context, t *testing.T, dsn string, count int) []
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatalf("%d of %d nodes answered the distributed query: %v", len(rows), count, rows)
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			t.Fatalf("%d of %d nodes answered the distributed query: %v; %q", len(rows), count, rows, r.notes)
 		}
 	}
 }
