@@ -80,9 +80,9 @@ type line struct {
 	Action   string          `json:"action"`
 	Columns  json.RawMessage `json:"columns"`
 	Snapshot json.RawMessage `json:"snapshot"`
-	Severity string          `json:"severity"`
+	Severity json.RawMessage `json:"severity"` // a number, or in older versions a string
 	Filename string          `json:"filename"`
-	Line     string          `json:"line"`
+	Line     json.RawMessage `json:"line"`     // the same
 	Message  string          `json:"message"`
 	Version  string          `json:"version"`
 }
@@ -94,7 +94,7 @@ func rowOf(text []byte) string {
 		return "unreadable: " + string(text)
 	}
 	if l.Message != "" || l.Filename != "" {
-		return strings.Join([]string{"status", l.Severity, l.Filename, l.Line, l.Version, l.Message}, "|")
+		return strings.Join([]string{"status", plain(l.Severity), l.Filename, plain(l.Line), l.Version, l.Message}, "|")
 	}
 	rows := l.Columns
 	if len(l.Snapshot) > 0 {
@@ -102,6 +102,8 @@ func rowOf(text []byte) string {
 	}
 	return strings.Join([]string{"result", l.Name, l.Action, canonical(rows)}, "|")
 }
+
+func plain(number json.RawMessage) string { return strings.Trim(string(number), `"`) }
 
 // canonical is JSON with its keys in order and without white space.
 func canonical(text []byte) string {
