@@ -82,7 +82,7 @@ type line struct {
 	Snapshot json.RawMessage `json:"snapshot"`
 	Severity json.RawMessage `json:"severity"` // a number, or in older versions a string
 	Filename string          `json:"filename"`
-	Line     json.RawMessage `json:"line"`     // the same
+	Line     json.RawMessage `json:"line"` // the same
 	Message  string          `json:"message"`
 	Version  string          `json:"version"`
 }
