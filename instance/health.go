@@ -2,9 +2,14 @@ package instance
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"log/slog"
 	"os"
+	"runtime/debug"
 	"slices"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -12,6 +17,31 @@ import (
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
 )
+
+// noteDenylisted announces the queries that osqueryd has denylisted because it died in them.
+// Its line about one, which can be forged, is the reason to look into its table.
+func (r *run) noteDenylisted(ctx context.Context) {
+	suspects := r.words.takeSuspects()
+	if len(suspects) == 0 {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	defer cancel()
+	rows, err := callTable(ctx, r.session.control, "osquery_schedule")
+	if err != nil {
+		r.log.Debug("osquery_schedule could not be read", "err", err)
+		for _, name := range suspects {
+			r.words.suspect(name) // for the next check
+		}
+		return
+	}
+	for _, row := range rows {
+		line, _, _ := strings.Cut(row["name"], "\n") // all that a line of osqueryd's has of it
+		if row["denylisted"] == "1" && slices.Contains(suspects, strings.TrimSpace(line)) {
+			r.in.emit(stats.QueryDenylisted{Head: r.in.head(), Query: row["name"]})
+		}
+	}
+}
 
 // clock returns a time that goes on while the machine sleeps and is never set, and running
 // time, which stands still meanwhile.
@@ -313,4 +343,151 @@ func (r *run) reconnect(ctx context.Context) error {
 	r.session.control = c
 	r.in.mu.Unlock()
 	return nil
+}
+
+// hostChecker lets one call of the host's health checker run at a time, and holds
+// nobody up when one does not return.
+type hostChecker struct {
+	slot chan struct{} // full while the host's code runs
+}
+
+func newHostChecker() hostChecker { return hostChecker{slot: make(chan struct{}, 1)} }
+
+// errGone says that there is nothing left to be checked.
+var errGone = errors.New("osqueryd's worker went away meanwhile")
+
+// askHostChecker calls the host's own check, if it has one, and contains it. It
+// returns with ctx at the latest, and when gone is closed, which may be nil: the host's
+// code may wait for what only the caller can bring back.
+func (in *Instance) askHostChecker(ctx context.Context, gone <-chan struct{}) error {
+	if in.o.healthChecker == nil {
+		return nil
+	}
+	select {
+	case in.checker.slot <- struct{}{}:
+	case <-gone:
+		return errGone
+	case <-ctx.Done():
+		return fmt.Errorf("the host's health checker has not returned from an earlier call: %w", context.Cause(ctx))
+	}
+	done := make(chan error, 1)
+	go func() { // it ends when the host's code returns; wait joins it
+		defer func() { <-in.checker.slot }()
+		done <- in.callHostChecker(ctx)
+	}()
+	select {
+	case err := <-done:
+		return err
+	case <-gone:
+		return errGone
+	case <-ctx.Done():
+		return fmt.Errorf("the host's health checker: %w", context.Cause(ctx))
+	}
+}
+
+func (in *Instance) callHostChecker(ctx context.Context) (err error) {
+	defer func() {
+		if v := recover(); v != nil {
+			in.caughtPanicIn("health checker", v, debug.Stack())
+			err = fmt.Errorf("the host's health checker panicked: %v", v)
+		}
+	}()
+	if err := in.o.healthChecker(ctx, in); err != nil {
+		return fmt.Errorf("the host's health checker: %w", err)
+	}
+	return nil
+}
+
+// wait joins a call that is under way, for at most d.
+func (c hostChecker) wait(d time.Duration, log *slog.Logger) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case c.slot <- struct{}{}:
+		<-c.slot
+	case <-timer.C:
+		log.Error("the host's health checker does not return although its context ended")
+	}
+}
+
+// readBackFlags compares what osqueryd runs with to what it was passed, because
+// osqueryd ignores some flags in silence and lets a config change others.
+func (r *run) readBackFlags(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	defer cancel()
+	if err := r.reconnect(ctx); err != nil {
+		return // osqueryd is on its way out, or health will tell
+	}
+	rows, err := callTable(ctx, r.session.control, "osquery_flags")
+	if err != nil {
+		r.log.Debug("osquery_flags could not be read", "err", err)
+		return
+	}
+	values := make(map[string]string, len(rows))
+	for _, row := range rows {
+		values[row["name"]] = row["value"]
+	}
+	for _, f := range r.o.passedFlags(r.in.place(), extensionName, r.in.Binary()) {
+		got, known := values[f.name]
+		if !known || sameFlag(f.value, got) {
+			continue // gflags' own, such as flagfile, are not listed by every version
+		}
+		r.log.Warn("a flag did not take effect", "flag", f.name, "want", f.value, "got", got)
+		r.in.emit(stats.FlagIneffective{Head: r.in.head(), Flag: f.name, Want: f.value, Got: got})
+	}
+}
+
+// sameFlag compares values as osqueryd prints them: true for 1, 8 for 008.
+func sameFlag(want, got string) bool {
+	if want == got {
+		return true
+	}
+	if w, ok := boolFlag(want); ok {
+		g, ok := boolFlag(got)
+		return ok && w == g
+	}
+	w, errW := strconv.ParseFloat(want, 64)
+	g, errG := strconv.ParseFloat(got, 64)
+	return errW == nil && errG == nil && w == g
+}
+
+// boolFlag takes what osqueryd takes for a truth value.
+func boolFlag(s string) (value, ok bool) {
+	switch strings.ToLower(s) {
+	case "y", "yes":
+		return true, true
+	case "n", "no":
+		return false, true
+	}
+	value, err := strconv.ParseBool(strings.ToLower(s))
+	return value, err == nil
+}
+
+// Health checks the registration now, on a connection of its own, and asks the
+// host's checker. It returns nil when all is well, and changes nothing.
+func (in *Instance) Health(ctx context.Context) (err error) {
+	in.mu.Lock()
+	r := in.current
+	ready := r != nil && r.ready && r.session != nil
+	var uuid int64
+	if ready {
+		uuid = r.session.plugins.uuid
+	}
+	in.mu.Unlock()
+	if !ready {
+		return in.notRunning()
+	}
+	ctx, cancel := context.WithTimeout(ctx, in.o.healthTimeout)
+	defer cancel()
+	rows, err := in.controlTable(ctx, "osquery_extensions")
+	if err != nil {
+		return fmt.Errorf("instance %q: %w", in.o.id, err)
+	}
+	want := strconv.FormatInt(uuid, 10)
+	for _, row := range rows {
+		if row["uuid"] == want && row["name"] == extensionName {
+			return in.askHostChecker(ctx, nil)
+		}
+	}
+	return fmt.Errorf("instance %q: osqueryd does not list our extension (UUID %s)", in.o.id, want)
 }

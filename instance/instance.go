@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"os"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -122,36 +121,6 @@ func (o *options) build() (_ *Instance, err error) {
 	}
 	rec.SetHistory(o.history)
 	return in, nil
-}
-
-// check holds all that can be known before a start.
-func (o *options) check() (Binary, error) {
-	errs := []error{o.validate(), o.checkExtension()}
-	errs = append(errs, o.checkPaths()...)
-	flagErrs := o.checkFlags()
-	errs = append(errs, flagErrs...)
-	b, err := o.checkedBinary()
-	switch {
-	case errors.Is(err, errNotTried):
-	case err != nil:
-		errs = append(errs, &OptionError{Option: "WithBinary", Err: err})
-	case len(flagErrs) == 0: // a refused flag may do anything, so none is tried
-		errs = append(errs, o.askFlags(o.ctx, b))
-	}
-	return b, errors.Join(errs...)
-}
-
-// errNotTried stands for a mistake that is told of elsewhere.
-var errNotTried = errors.New("not tried")
-
-func (o *options) checkedBinary() (Binary, error) {
-	if o.binaryTimeout <= 0 || len(o.checkEnv()) > 0 { // it could make the binary something else
-		return Binary{}, errNotTried
-	}
-	if o.checked != nil && o.checked.Version != "" && o.checked.unchanged() {
-		return *o.checked, nil
-	}
-	return o.checkBinary(o.ctx, o.binary)
 }
 
 // recorder gives the predecessor's, or a new one.
@@ -344,27 +313,247 @@ func (in *Instance) newExtension() (*extension.Extension, error) {
 	)...)
 }
 
-// hostExtension is what the host says of the extension.
-func (o *options) hostExtension() []extension.Option {
-	opts := []extension.Option{
-		extension.WithTables(o.tables...),
-		extension.WithEnrolment(extension.Enrolment{Pace: o.pace}), extension.WithDiskBudget(o.disk),
-		extension.WithOwnedOptions(sortedKeys(o.flags)...), // a config wins over the command line, if it is let
-	}
-	if o.transport != nil {
-		opts = append(opts, extension.WithTransport(o.transport))
-	}
-	return append(opts, extension.HostOptions(o.extOpts...))
+// Errors that the methods of an Instance return, alone or wrapped.
+var (
+	// ErrRunning says that a run of this instance is under way already.
+	ErrRunning = errors.New("the instance is running already")
+	// ErrNotRunning says that no run is under way, so nothing can be asked.
+	ErrNotRunning = errors.New("the instance is not running")
+	// ErrParked says that whoever supervises the instance has given it up for now.
+	ErrParked = errors.New("the instance is parked")
+	// ErrClosed says that the instance was closed.
+	ErrClosed = errors.New("the instance is closed")
+
+	// ErrQueryWaiting reports that a query was given up before osqueryd had it: it did not run.
+	ErrQueryWaiting = errors.New("the query was still waiting for its turn")
+	// ErrQueryRunning reports that a query was given up while osqueryd ran it. osqueryd
+	// cannot cancel a query and goes on with it.
+	ErrQueryRunning = errors.New("osqueryd was still running the query")
+	// ErrConnectionLost reports that osqueryd went away while it ran the query. Whether
+	// the query finished is unknown.
+	ErrConnectionLost = errors.New("osqueryd went away while it ran the query")
+	// ErrAnswerTooLarge reports an answer above the limit; QueryEach has the same one.
+	ErrAnswerTooLarge = errors.New("the answer is too large")
+)
+
+// ParkedError reports that an instance is parked: it failed too often, or for a cause
+// that a new start does not change. errors.Is finds both ErrParked and ErrNotRunning in it.
+type ParkedError struct {
+	// Instance is the instance's id.
+	Instance string
+	// Cause is why its last run ended; empty when the history does not tell.
+	Cause stats.Cause
+	// LastError is the text of its last failure.
+	LastError string
 }
 
-// checkExtension holds the host's options against the extension's own rules.
-func (o *options) checkExtension() error {
-	opts := []extension.Option{
-		extension.WithDir(os.TempDir()), // checked elsewhere
-		extension.WithNode(func() extension.Node { return extension.Node{Instance: o.id} }),
+// Error names the instance, the cause and the last failure.
+func (e *ParkedError) Error() string {
+	s := fmt.Sprintf("instance %q: %v", e.Instance, ErrParked)
+	if e.Cause != "" {
+		s += " (" + string(e.Cause) + ")"
 	}
-	if err := extension.Check(append(opts, o.hostExtension()...)...); err != nil {
-		return &OptionError{Option: "WithExtension, WithTables", Err: err}
+	if e.LastError != "" {
+		s += "; its last failure: " + e.LastError
+	}
+	return s
+}
+
+// Is reports true for ErrParked and ErrNotRunning.
+func (e *ParkedError) Is(target error) bool { return target == ErrParked || target == ErrNotRunning }
+
+// setCurrent makes r the current run, or nil the end of it.
+func (in *Instance) setCurrent(r *run) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.current = r
+	in.wake()
+}
+
+// wake is called under the lock, after something that a waiter looks at changed.
+func (in *Instance) wake() {
+	close(in.changed)
+	in.changed = make(chan struct{})
+}
+
+// WaitReady waits until the current run is ready, or one that is started
+// meanwhile. It fails with ErrParked, with ErrClosed, or with ctx's cause; the text
+// then says what the instance was doing, and what its last failure was. In an observer it
+// can wait for what the end of a run lets wait for the observer.
+func (in *Instance) WaitReady(ctx context.Context) error {
+	for {
+		in.mu.Lock()
+		ready, closed, changed := in.current != nil && in.current.told, in.closed, in.changed
+		in.mu.Unlock()
+		switch {
+		case ready:
+			return nil
+		case closed:
+			return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
+		case in.rec.State() == stats.StateParked:
+			return in.parked()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return in.notReady(context.Cause(ctx))
+		}
+	}
+}
+
+// isReady says whether the current run takes requests.
+func (in *Instance) isReady() bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.current != nil && in.current.ready
+}
+
+// notRunning is ErrNotRunning with what the instance does instead.
+func (in *Instance) notRunning() error {
+	state := in.rec.State()
+	if state == stats.StateParked {
+		return in.parked()
+	}
+	return fmt.Errorf("instance %q is %s: %w", in.o.id, state, ErrNotRunning)
+}
+
+func (in *Instance) parked() error {
+	s := in.Snapshot()
+	e := &ParkedError{Instance: in.o.id, LastError: s.LastError}
+	if len(s.History) > 0 {
+		e.Cause = s.History[0].Cause
+	}
+	return e
+}
+
+// notReady says why a wait ended.
+func (in *Instance) notReady(why error) error {
+	s := in.Snapshot()
+	if s.LastError == "" {
+		return fmt.Errorf("instance %q is %s, not ready: %w", in.o.id, s.State, why)
+	}
+	return fmt.Errorf("instance %q is %s, not ready: %w; its last failure: %s", in.o.id, s.State, why, s.LastError)
+}
+
+// RunID gives the id of the current run; it is empty between runs.
+func (in *Instance) RunID() string {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.current == nil {
+		return ""
+	}
+	return in.current.id
+}
+
+// WaitRunOver waits until the run of that id is not the current one. It fails with ctx's cause.
+func (in *Instance) WaitRunOver(ctx context.Context, run string) error {
+	for run != "" {
+		in.mu.Lock()
+		over, changed := in.current == nil || in.current.id != run, in.changed
+		in.mu.Unlock()
+		if over {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return fmt.Errorf("instance %q is still stopping: %w", in.o.id, context.Cause(ctx))
+		}
 	}
 	return nil
+}
+
+// PID gives the process that we started, the watcher when the watchdog is on; 0 between runs.
+func (in *Instance) PID() int {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.current == nil || in.current.proc == nil {
+		return 0
+	}
+	return in.current.proc.PID()
+}
+
+// Conditions are what a start depends on outside of the instance, at one moment. A
+// supervisor compares two of them, to start again at once when what stood in the way of a
+// start has changed.
+type Conditions struct {
+	// Binary stands for the file that the next run starts; it is another when that file
+	// was exchanged or changed, and empty when there is none.
+	Binary string
+	// Free is the room in bytes that the file system of the instance's directory has for
+	// this user; -1 when it is not known.
+	Free int64
+}
+
+// errLooking says that the disk has not answered yet.
+var errLooking = errors.New("an earlier look at the binary and the directory has not returned")
+
+// Conditions looks at the binary and at the room in the directory, by two system calls.
+// They have until ctx ends: a file system may hang. It fails then, and until they returned.
+func (in *Instance) Conditions(ctx context.Context) (Conditions, error) {
+	select {
+	case in.looking <- struct{}{}:
+	default:
+		return Conditions{}, errLooking
+	}
+	found := make(chan Conditions, 1)
+	path, dir := in.Binary().Path, in.paths.dir
+	go func() { // it ends when the system answers
+		defer func() { <-in.looking }()
+		found <- Conditions{Binary: identityOf(path), Free: freeRoom(dir)}
+	}()
+	select {
+	case c := <-found:
+		return c, nil
+	case <-ctx.Done():
+		return Conditions{}, context.Cause(ctx)
+	}
+}
+
+// SetTables replaces the host's tables, at once when osqueryd runs and else at its
+// next start. A run's other plugins are not touched. While the tables are exchanged,
+// a query for one of them can fail. It reports all mistakes in the tables at once. Not to be
+// called from the health checker, which holds up the run that it waits for.
+func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) error {
+	if err := in.ext.SetTables(tables...); err != nil {
+		return err
+	}
+	in.tablesAsked.Add(1) // a run that is not ready looks at this when it is
+	err := in.askRun(ctx, false, func(ctx context.Context, r *run) error { return r.exchangeTables(ctx) })
+	if errors.Is(err, ErrNotRunning) {
+		return nil
+	}
+	return err
+}
+
+// PushConfig fetches the config and hands it to osqueryd now, by osqueryd's own
+// update call, instead of at its next refresh. It does nothing when the config is
+// the one that osqueryd has. An invalid config does not reach osqueryd: it is an
+// error, and an event; the error is [extension.ErrConfigSetAside] for one that osqueryd died
+// with. Of several at the same time one goes after the other, so that the newest config is
+// in force in the end; each waits under its ctx. It fails with ErrNotRunning unless the
+// instance is ready. Not to be called from the health checker or the transport's Config.
+func (in *Instance) PushConfig(ctx context.Context) error {
+	if !in.isReady() { // what an earlier osqueryd had says nothing
+		return in.notRunning()
+	}
+	release, err := in.takePush(ctx)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if _, changed, err := in.ext.FetchConfig(ctx); err != nil || !changed {
+		return err
+	}
+	return in.pushNewest(ctx, false)
+}
+
+// caughtPanic is told of a panic behind osqueryd's calls that nobody nearer caught.
+func (in *Instance) caughtPanic(value any, stack []byte) {
+	in.caughtPanicIn("extension", value, stack)
+}
+
+func (in *Instance) caughtPanicIn(where string, value any, stack []byte) {
+	in.log.Error("code of the host panicked and was contained", "where", where, "value", value)
+	in.emit(stats.PanicCaught{Head: in.head(), Where: where, Value: fmt.Sprint(value), Stack: string(stack)})
 }

@@ -4,10 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
-	"github.com/osqvisor/osqvisor/stats"
 )
 
 // Query runs SQL in the instance's osqueryd and returns all rows. Queries run one at a
@@ -109,76 +107,4 @@ func (in *Instance) newQueryQueue() *thriftconn.QueryQueue {
 func (in *Instance) discover(ctx context.Context, sql string) (int, error) {
 	rows, err := in.queries.Query(ctx, sql)
 	return rows.Len(), err
-}
-
-// hostDetails asks osqueryd for what an enrolment tells of the host. It does
-// without SQL, which would have to wait for osqueryd's start to end.
-func (in *Instance) hostDetails(ctx context.Context) map[string]map[string]string {
-	details := map[string]map[string]string{}
-	for _, table := range []string{"os_version", "osquery_info", "system_info", "platform_info"} {
-		if rows, err := in.controlTable(ctx, table); err == nil && len(rows) > 0 {
-			details[table] = rows[0]
-		}
-	}
-	in.noteIdentity(details["osquery_info"])
-	return details
-}
-
-// noteIdentity keeps what osqueryd calls itself in its logs. It is another one when its
-// database is new.
-func (in *Instance) noteIdentity(info map[string]string) {
-	if id := info["instance_id"]; id != "" {
-		in.mu.Lock()
-		defer in.mu.Unlock()
-		in.identity = id
-	}
-}
-
-// controlTable asks one of osqueryd's tables on a connection of its own.
-func (in *Instance) controlTable(ctx context.Context, table string) ([]map[string]string, error) {
-	c, err := thriftconn.Dial(ctx, in.Socket())
-	if err != nil {
-		return nil, err
-	}
-	defer c.Close()
-	return callTable(ctx, c, table)
-}
-
-// caughtPanic is told of a panic behind osqueryd's calls that nobody nearer caught.
-func (in *Instance) caughtPanic(value any, stack []byte) {
-	in.caughtPanicIn("extension", value, stack)
-}
-
-func (in *Instance) caughtPanicIn(where string, value any, stack []byte) {
-	in.log.Error("code of the host panicked and was contained", "where", where, "value", value)
-	in.emit(stats.PanicCaught{Head: in.head(), Where: where, Value: fmt.Sprint(value), Stack: string(stack)})
-}
-
-// Health checks the registration now, on a connection of its own, and asks the
-// host's checker. It returns nil when all is well, and changes nothing.
-func (in *Instance) Health(ctx context.Context) (err error) {
-	in.mu.Lock()
-	r := in.current
-	ready := r != nil && r.ready && r.session != nil
-	var uuid int64
-	if ready {
-		uuid = r.session.plugins.uuid
-	}
-	in.mu.Unlock()
-	if !ready {
-		return in.notRunning()
-	}
-	ctx, cancel := context.WithTimeout(ctx, in.o.healthTimeout)
-	defer cancel()
-	rows, err := in.controlTable(ctx, "osquery_extensions")
-	if err != nil {
-		return fmt.Errorf("instance %q: %w", in.o.id, err)
-	}
-	want := strconv.FormatInt(uuid, 10)
-	for _, row := range rows {
-		if row["uuid"] == want && row["name"] == extensionName {
-			return in.askHostChecker(ctx, nil)
-		}
-	}
-	return fmt.Errorf("instance %q: osqueryd does not list our extension (UUID %s)", in.o.id, want)
 }

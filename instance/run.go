@@ -7,7 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -246,103 +249,257 @@ func (r *run) finish(ctx context.Context, err error) error {
 	return e
 }
 
-// exit is how osqueryd left.
-type exit struct {
-	code   int
-	signal string
-	uptime time.Duration
-	ours   bool // we ended it
-}
-
-// explain turns what is known into one cause: our own reason if we ended it,
-// else osqueryd's own words, else how it left.
-func (r *run) explain(phase stats.Phase, err error, x exit) *ExitError {
-	e := &ExitError{
-		Instance: r.o.id, Run: r.id, Phase: phase, Code: x.code, Signal: x.signal,
-		Uptime: x.uptime, Stderr: r.words.tail.Lines(), Cause: stats.CauseUnknown,
-	}
-	if !errors.Is(err, errExited) {
-		e.Err = err
-		e.Cause = causeFromError(err)
-	}
-	if e.Cause == stats.CauseUnknown || e.Cause == stats.CauseStartTimeout {
-		e.Cause = r.causeOfExit(e.Cause, x)
-	}
-	e.Said, e.Hint = r.said(x), hintAfter(e.Cause, x.code)
-	return e
-}
-
-func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
-	said, _ := r.words.cause()
-	switch {
-	case r.proc == nil || x.ours || otherwise != stats.CauseUnknown:
-		if said != stats.CauseUnknown {
-			return said
-		}
-		return otherwise
-	case killed(x): // what it said before did not end it
-		if x.signal == "SIGKILL" && r.noteOOM() {
-			return stats.CauseOutOfMemory
-		}
-		return stats.CauseSignal
-	case said != stats.CauseUnknown:
-		return said
-	}
-	if seen := r.circumstances(x); seen != stats.CauseUnknown {
-		return seen
-	}
-	if x.signal != "" {
-		return stats.CauseSignal
-	}
-	return stats.CauseExit
-}
-
-// said picks the line of osqueryd's that tells best why it ended. Who was ended by somebody
-// else said nothing of it.
-func (r *run) said(x exit) string {
-	_, line := r.words.cause()
-	if line == "" && !killed(x) {
-		line = r.words.lastTrouble()
-	}
-	return line
-}
-
-// killed reports whether a signal of somebody else's ended osqueryd.
-func killed(x exit) bool { return x.signal != "" && !crash(x.signal) && !x.ours }
-
-// noteOOM says whether the kernel killed for want of memory since the last look. That it
-// was of ours is likely, no more: it counts for all of our control group.
-func (r *run) noteOOM() bool {
-	before := r.oomSeen
-	r.oomSeen = r.o.oomKills()
-	return r.oomSeen > before
-}
-
-// configMayBe reports whether the config may be to blame for the end of a run: osqueryd crashed,
-// gave up, hung or took too much memory. A signal from outside, a busy database or a full disk is
-// nothing that a config does.
-func configMayBe(e *ExitError) bool {
-	switch e.Cause {
-	case stats.CauseExit:
-		return e.Code != 0
-	case stats.CauseSignal:
-		return crash(e.Signal)
-	case stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy, stats.CauseStartTimeout, stats.CauseLoggerFailed,
-		stats.CausePluginMissing:
-		return true
-	default:
-		return false
-	}
-}
-
-// crash tells the signals that a program ends itself by.
-func crash(signal string) bool {
-	return signal == "SIGABRT" || signal == "SIGSEGV" || signal == "SIGBUS" || signal == "SIGFPE" || signal == "SIGILL"
-}
-
 func (r *run) pid() int {
 	if r.proc == nil {
 		return 0
 	}
 	return r.proc.PID()
+}
+
+// prepare makes everything ready for a spawn: the directory is ours alone, no
+// process of an earlier host is left, and the binary is the one that was checked.
+func (r *run) prepare(ctx context.Context) error {
+	if err := r.in.enter(ctx); err != nil {
+		return err
+	}
+	r.entered = true
+	r.stopShipping = r.in.shipForRun(ctx)
+	if err := r.in.onDisk(ctx, "reading the lease", func() error { return r.reclaim(ctx) }, nil); err != nil {
+		return err
+	}
+	r.madeDirs = true
+	if err := r.in.onDisk(ctx, "making directories", r.makeDirectories, nil); err != nil {
+		return err
+	}
+	// The binary may be on another disk, and is executed: nothing else waits for it.
+	bounded, cancel := context.WithTimeoutCause(ctx, r.o.diskTimeout+3*r.o.binaryTimeout, errBinarySlow)
+	defer cancel()
+	return guard.Call(bounded, r.o.killTimeout, func() error { return r.checkBinary(bounded) }, nil)
+}
+
+// reclaim ends what a host that was killed left behind, before the database is touched.
+func (r *run) reclaim(ctx context.Context) error {
+	began := time.Now()
+	killed, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.o.killTimeout, Logger: r.log})
+	if len(killed) > 0 {
+		var pids []int
+		for _, id := range killed {
+			pids = append(pids, id.PID)
+		}
+		r.in.emit(stats.LeftoverCleaned{Head: r.in.head(), PIDs: pids, Took: time.Since(began)})
+	}
+	switch {
+	case err == nil:
+		return nil
+	case ctx.Err() != nil:
+		return ctx.Err()
+	case errors.Is(err, process.ErrStillAlive), errors.Is(err, process.ErrNotProven):
+		return fmt.Errorf("%w: %w", errLeftover, err)
+	default: // the lease cannot be read, or belongs to a host that lives
+		return fmt.Errorf("%w: %w", errDirectory, err)
+	}
+}
+
+func (r *run) makeDirectories() error {
+	p := r.in.place()
+	if err := makeDir(p.logs, true); err != nil {
+		return fmt.Errorf("%w: %w", errDirectory, err)
+	}
+	removeSockets(p)
+	if r.o.socket != "" {
+		return nil
+	}
+	err := p.makeSocketDir() // which may choose another
+	r.in.mu.Lock()
+	r.in.paths = p
+	r.in.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("%w: %w", errDirectory, err)
+	}
+	return nil
+}
+
+// checkBinary looks at the file again, because it may have been replaced since.
+func (r *run) checkBinary(ctx context.Context) error {
+	b := r.in.Binary()
+	if b.unchanged() {
+		return nil
+	}
+	b, err := r.o.checkBinary(ctx, b.Path)
+	if err != nil {
+		return err
+	}
+	if err := r.o.askFlags(ctx, b); err != nil {
+		return fmt.Errorf("%w: %w", errFlags, err)
+	}
+	r.in.mu.Lock()
+	r.in.binary = b
+	r.in.mu.Unlock()
+	return nil
+}
+
+// spawn starts osqueryd and notes it in the lease.
+func (r *run) spawn(ctx context.Context) error {
+	p, b := r.in.place(), r.in.Binary()
+	r.oomSeen = r.o.oomKills()
+	proc, err := r.startProcess(ctx, process.Spec{
+		Path: b.Path, Args: r.o.argv(p, extensionName, b), Env: environ(r.o.env), Dir: p.dir,
+		RunID: r.id, Output: r.words.take,
+		NoParentDeathSignal: r.o.noParentDeathSignal, NoTether: r.o.noParentDeathSignal,
+	})
+	if err != nil {
+		return err
+	}
+	r.spawned = time.Now()
+	r.in.mu.Lock()
+	r.proc = proc
+	r.in.mu.Unlock()
+	r.in.emit(stats.ProcessStarted{Head: r.in.head(), PID: proc.PID()})
+	return r.in.onDisk(ctx, "writing the lease", func() error {
+		if err := r.writeLease(); err != nil {
+			return fmt.Errorf("%w: the lease could not be written: %w", errDirectory, err)
+		}
+		return nil
+	}, nil)
+}
+
+// startProcess does not wait for a file system that hangs; what starts later is killed.
+func (r *run) startProcess(ctx context.Context, spec process.Spec) (*process.Process, error) {
+	bounded, cancel := context.WithTimeoutCause(ctx, r.o.diskTimeout, errDiskHangs)
+	defer cancel()
+	var proc *process.Process
+	err := guard.Call(bounded, r.o.killTimeout, func() (err error) {
+		r.o.diskHook("starting osqueryd")
+		proc, err = process.Start(bounded, spec)
+		return err
+	}, func() { _ = proc.KillGroup() })
+	if err != nil {
+		return nil, err
+	}
+	return proc, nil
+}
+
+// environ is what the binary gets, in a check and in a run: the host's environment without OSQUERY_*, and own.
+func environ(own []string) []string {
+	return lastWins(append(process.CleanEnv(os.Environ()), own...))
+}
+
+// lastWins keeps the last of several variables of one name, because a program that
+// is handed all of them takes the first.
+func lastWins(env []string) []string {
+	seen := map[string]bool{}
+	var out []string
+	for _, kv := range slices.Backward(env) {
+		name, _, _ := strings.Cut(kv, "=")
+		if name != "" && seen[name] {
+			continue
+		}
+		seen[name] = true
+		out = append(out, kv)
+	}
+	slices.Reverse(out)
+	return out
+}
+
+// writeLease notes who runs, for the next host to find should this one be killed.
+func (r *run) writeLease() error {
+	host, err := process.Identify(os.Getpid())
+	if err != nil {
+		return err
+	}
+	return process.WriteLease(r.in.paths.lease, process.Lease{
+		Identity: r.proc.Identity(), PGID: r.proc.PID(), Binary: r.in.Binary().Path, RunID: r.proc.RunID(),
+		Socket: r.in.Socket(), Started: r.spawned, Host: host,
+	})
+}
+
+// Ship delivers what is queued until ctx ends, whether or not osqueryd runs.
+// Run does so by itself for as long as it lasts; a supervisor that calls Ship
+// as well keeps deliveries going between runs and while the instance is parked, and
+// keeps the instance's directory meanwhile. While somebody else ships, a run
+// included, it waits to take over. It returns nil when ctx ends, and fails with
+// ErrClosed, or when the directory is used by another host or instance.
+func (in *Instance) Ship(ctx context.Context) error {
+	select {
+	case <-in.ended:
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
+	default:
+	}
+	select {
+	case in.shipping <- struct{}{}:
+	case <-in.ended:
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
+	case <-ctx.Done():
+		return nil
+	}
+	if ctx.Err() != nil {
+		<-in.shipping
+		return nil
+	}
+	if err := in.enter(ctx); err != nil {
+		<-in.shipping
+		if ctx.Err() != nil {
+			return nil
+		}
+		return fmt.Errorf("instance %q: %w", in.o.id, err)
+	}
+	err := guard.Call(ctx, in.o.killTimeout+shipEnd, func() error {
+		defer func() { <-in.shipping }()
+		defer func() { <-in.use.disk.Go(in.leave) }()
+		return in.ext.Run(ctx)
+	}, nil)
+	if errors.Is(err, guard.ErrHangs) {
+		in.log.Error("shipping does not end; it is left to itself")
+		return nil
+	}
+	return err
+}
+
+// shipForRun ships for as long as a run lasts, its last deliveries included; while
+// somebody else does, it waits to take over. The function it returns ends it, and returns
+// what is closed at its end.
+func (in *Instance) shipForRun(ctx context.Context) (stop func() (ended chan struct{})) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		in.shipInTurn(ctx)
+	}()
+	return func() chan struct{} {
+		cancel()
+		return done
+	}
+}
+
+// shipInTurn is for who holds the directory.
+func (in *Instance) shipInTurn(ctx context.Context) {
+	select {
+	case in.shipping <- struct{}{}:
+	case <-ctx.Done():
+		return
+	}
+	defer func() { <-in.shipping }()
+	if err := in.ext.Run(ctx); err != nil {
+		in.log.Error("logs are no longer delivered", "err", err)
+	}
+}
+
+// begin lets one run at a time pass, and none after Close.
+func (in *Instance) begin() error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	switch {
+	case in.closed:
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
+	case in.running:
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrRunning)
+	}
+	in.running = true
+	return nil
+}
+
+func (in *Instance) end() {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.running = false
 }

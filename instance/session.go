@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -16,7 +17,11 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
+	"github.com/osqvisor/osqvisor/stats"
 )
+
+// tablesName is what osqueryd knows the registration of the host's tables by.
+const tablesName = extensionName + "_tables"
 
 // extensionVersion is what we tell osqueryd of ourselves; it refuses old ones.
 const extensionVersion = "1"
@@ -34,6 +39,26 @@ type session struct {
 	// moment: a result that is logged in that moment would end osqueryd.
 	plugins *registration
 	tables  *registration // nil when there are none
+}
+
+// hangUp closes the connections to osqueryd and leaves those from it.
+func (s *session) hangUp() {
+	if s.sentinel != nil {
+		_ = s.sentinel.Close()
+	}
+	_ = s.control.Close() // it always succeeds
+}
+
+// close ends everything of the session. Calls of the host's code that do not
+// return within the timeout are left to themselves; their answers go nowhere.
+func (s *session) close(timeout time.Duration) {
+	s.hangUp()
+	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	defer cancel()
+	guard.Within(timeout+time.Second, func() { // which the removal of the sockets' files may outlast
+		s.plugins.close(ctx)
+		s.tables.close(ctx)
+	})
 }
 
 // registration is one entry in osqueryd's list of extensions, and our server for it.
@@ -217,4 +242,264 @@ func callTable(ctx context.Context, c *thriftconn.Conn, table string) ([]map[str
 		return nil, fmt.Errorf("osqueryd's table %s: %s", table, status.Message)
 	}
 	return rows, nil
+}
+
+// fill registers tables first and what osqueryd waits for last, so that the
+// tables are there when its schedule starts.
+func (r *run) fill(ctx context.Context, s *session) (err error) {
+	if s.sentinel, err = thriftconn.Watch(ctx, r.in.Socket()); err != nil {
+		return err
+	}
+	r.learnIdentity(ctx, s.control)
+	if s.tables, err = r.registerTables(ctx, s.control); err != nil {
+		return err
+	}
+	s.plugins, err = r.in.register(ctx, s.control, extensionName, pluginsOf(r.in.ext.Registry()))
+	if err != nil {
+		return err
+	}
+	return r.verify(ctx, s)
+}
+
+// learnIdentity asks osqueryd who it is before the first call of the transport bears it. A
+// failure is no reason not to register: the enrolment asks again.
+func (r *run) learnIdentity(ctx context.Context, c *thriftconn.Conn) {
+	if r.o.hostID != "" {
+		return
+	}
+	rows, err := callTable(ctx, c, "osquery_info")
+	if err != nil || len(rows) == 0 {
+		r.log.Debug("osqueryd's instance_id could not be read yet", "err", err)
+		return
+	}
+	r.in.noteIdentity(rows[0])
+}
+
+// registerTables registers the host's tables, without those whose names osqueryd
+// has already.
+func (r *run) registerTables(ctx context.Context, c *thriftconn.Conn) (*registration, error) {
+	r.tablesHave = r.in.tablesAsked.Load() // before they are read: a later SetTables is seen
+	reg := r.in.ext.TableRegistry()
+	if reg == nil {
+		return nil, nil
+	}
+	g, err := r.in.register(ctx, c, tablesName, reg)
+	if !thriftconn.IsDuplicateItem(err) {
+		return g, err
+	}
+	if err := r.parkTables(ctx, c, reg, err); err != nil {
+		return nil, err
+	}
+	if reg = r.in.ext.TableRegistry(); reg == nil {
+		return nil, nil
+	}
+	return r.in.register(ctx, c, tablesName, reg)
+}
+
+// parkTables leaves out the tables that osqueryd, or somebody else's extension, has.
+func (r *run) parkTables(ctx context.Context, c *thriftconn.Conn, reg osquery.ExtensionRegistry, why error) error {
+	rows, err := callTable(ctx, c, "osquery_registry")
+	if err != nil {
+		return err
+	}
+	parked := 0
+	for _, row := range rows {
+		name := row["name"]
+		if _, ours := reg["table"][name]; !ours || row["registry"] != "table" {
+			continue
+		}
+		parked++
+		r.in.ext.ParkTable(name)
+		r.in.emit(stats.TableParked{Head: r.in.head(), Table: name, Err: why})
+	}
+	if parked == 0 {
+		return why
+	}
+	return nil
+}
+
+// verify looks for our registrations in osqueryd's list: that it answered the
+// registration, or a ping, is no proof that it kept it.
+func (r *run) verify(ctx context.Context, s *session) error {
+	list, err := s.control.Extensions(ctx)
+	if err != nil {
+		return err
+	}
+	return errors.Join(s.plugins.listed(list), s.tables.listed(list))
+}
+
+// adopt makes s the run's session.
+func (r *run) adopt(s *session) {
+	again := r.sessions > 0
+	r.sessions++
+	r.met, r.workerless, r.begun = time.Now(), false, false
+	r.in.mu.Lock()
+	r.session = s
+	r.in.mu.Unlock()
+	r.announce(again)
+}
+
+// announce tells of the registrations as they are now.
+func (r *run) announce(again bool) {
+	r.in.emit(stats.ExtensionRegistered{
+		Head: r.in.head(), UUID: r.session.plugins.uuid, Again: again,
+		Plugins: r.session.plugins.count() + r.session.tables.count(),
+	})
+}
+
+// fullCheckEvery is how many checks of the list of extensions there are to one
+// of every single plugin. osqueryd drops all plugins of an extension together, so
+// the list alone tells almost always; the full registry is some hundred rows long.
+const fullCheckEvery = 6
+
+// errTablesMissing is the loss of a registration that was given up half way.
+var errTablesMissing = errors.New("the host's tables are not registered")
+
+// lost says, for each of the two registrations, what osqueryd lacks of it.
+type lost struct{ plugins, tables error }
+
+func (l lost) any() bool { return l.plugins != nil || l.tables != nil }
+
+// findLost looks for our registrations, now and then for every single plugin. An
+// error means that osqueryd did not answer.
+func (r *run) findLost(ctx context.Context) (lost, error) {
+	s := r.session
+	list, err := s.control.Extensions(ctx)
+	if err != nil {
+		return lost{}, err
+	}
+	l := lost{plugins: s.plugins.listed(list), tables: s.tables.listed(list)}
+	if s.tables == nil && r.in.ext.HasTables() {
+		l.tables = errTablesMissing
+	}
+	r.health.checks++
+	if l.any() || r.health.checks%fullCheckEvery != 1 {
+		return l, nil
+	}
+	return r.findLostPlugins(ctx)
+}
+
+// findLostPlugins looks for every single plugin of ours in the registry.
+func (r *run) findLostPlugins(ctx context.Context) (lost, error) {
+	rows, err := callTable(ctx, r.session.control, "osquery_registry")
+	if err != nil {
+		return lost{}, err
+	}
+	owned := map[string][]string{}
+	for _, row := range rows {
+		key := row["owner_uuid"] + " " + row["registry"]
+		owned[key] = append(owned[key], row["name"])
+	}
+	return lost{plugins: r.session.plugins.owns(owned), tables: r.session.tables.owns(owned)}, nil
+}
+
+// owns looks for each plugin of a registration among those that osqueryd holds for it.
+func (g *registration) owns(owned map[string][]string) error {
+	if g == nil {
+		return nil
+	}
+	for registry, items := range g.items {
+		have := owned[strconv.FormatInt(g.uuid, 10)+" "+registry]
+		for _, item := range items {
+			if !slices.Contains(have, item) {
+				return fmt.Errorf("osqueryd's registry lacks our %s %q", registry, item)
+			}
+		}
+	}
+	return nil
+}
+
+// mend registers with the same worker again what was lost, and nothing else: a
+// registration that still stands may be in use this very moment.
+func (r *run) mend(ctx context.Context, l lost) error {
+	began, why := time.Now(), errors.Join(l.tables, l.plugins)
+	r.in.emit(stats.RegistrationLost{Head: r.in.head(), Err: why})
+	r.log.Warn("osqueryd lost our registration; registering again", "err", why)
+	var err error
+	if l.tables != nil {
+		err = r.exchangeTables(ctx)
+	}
+	if l.plugins != nil && err == nil {
+		err = r.exchangePlugins(ctx)
+	}
+	if err == nil {
+		err = r.verify(ctx, r.session)
+	}
+	if err != nil {
+		return fmt.Errorf("registering again because %w: %w", why, err)
+	}
+	r.announce(true)
+	r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(began)})
+	return nil
+}
+
+// exchangePlugins registers the plugins anew and then ends the server of the old registration.
+func (r *run) exchangePlugins(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
+	defer cancel()
+	g, err := r.in.register(ctx, r.session.control, extensionName, pluginsOf(r.in.ext.Registry()))
+	if err != nil {
+		return err
+	}
+	old := r.session.plugins
+	r.in.mu.Lock()
+	r.session.plugins = g
+	r.in.mu.Unlock()
+	r.closeRegistration(old)
+	return nil
+}
+
+// exchangeTables takes the old tables away and registers the new ones.
+func (r *run) exchangeTables(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
+	defer cancel()
+	if old := r.session.tables; old != nil {
+		if err := r.session.control.Deregister(ctx, old.uuid); err != nil && !thriftconn.IsNotRegistered(err) {
+			return err
+		}
+		r.session.tables = nil
+		r.closeRegistration(old)
+	}
+	g, err := r.registerTables(ctx, r.session.control)
+	if err != nil {
+		return err
+	}
+	r.session.tables = g
+	return nil
+}
+
+func (r *run) closeRegistration(g *registration) {
+	ctx, cancel := context.WithTimeout(context.Background(), r.o.killTimeout)
+	defer cancel()
+	g.close(ctx)
+}
+
+// syncTables registers tables that were set while the run was not ready for it, or could
+// not be exchanged when they were. The next check of health tries again what fails.
+func (r *run) syncTables(ctx context.Context) {
+	if r.tablesHave == r.in.tablesAsked.Load() {
+		return
+	}
+	if err := r.exchangeTables(ctx); err != nil {
+		r.log.Warn("tables that were set could not be registered yet", "err", err)
+	}
+}
+
+// hangUp closes the connections on which we ask osqueryd: its server waits for
+// clients when it stops.
+func (r *run) hangUp() {
+	if r.session != nil {
+		r.session.hangUp()
+	}
+}
+
+// closeSession ends our standing with the current worker, if there is one.
+func (r *run) closeSession() {
+	r.in.mu.Lock()
+	s := r.session
+	r.session = nil
+	r.in.mu.Unlock()
+	if s != nil {
+		s.close(r.o.killTimeout)
+	}
 }

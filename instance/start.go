@@ -7,14 +7,9 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/osquery/osquery-go/gen/osquery"
-
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
 )
-
-// tablesName is what osqueryd knows the registration of the host's tables by.
-const tablesName = extensionName + "_tables"
 
 // start takes a spawned osqueryd to ready: it connects, registers and verifies.
 func (r *run) start(ctx context.Context) error {
@@ -194,109 +189,6 @@ func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// fill registers tables first and what osqueryd waits for last, so that the
-// tables are there when its schedule starts.
-func (r *run) fill(ctx context.Context, s *session) (err error) {
-	if s.sentinel, err = thriftconn.Watch(ctx, r.in.Socket()); err != nil {
-		return err
-	}
-	r.learnIdentity(ctx, s.control)
-	if s.tables, err = r.registerTables(ctx, s.control); err != nil {
-		return err
-	}
-	s.plugins, err = r.in.register(ctx, s.control, extensionName, pluginsOf(r.in.ext.Registry()))
-	if err != nil {
-		return err
-	}
-	return r.verify(ctx, s)
-}
-
-// learnIdentity asks osqueryd who it is before the first call of the transport bears it. A
-// failure is no reason not to register: the enrolment asks again.
-func (r *run) learnIdentity(ctx context.Context, c *thriftconn.Conn) {
-	if r.o.hostID != "" {
-		return
-	}
-	rows, err := callTable(ctx, c, "osquery_info")
-	if err != nil || len(rows) == 0 {
-		r.log.Debug("osqueryd's instance_id could not be read yet", "err", err)
-		return
-	}
-	r.in.noteIdentity(rows[0])
-}
-
-// registerTables registers the host's tables, without those whose names osqueryd
-// has already.
-func (r *run) registerTables(ctx context.Context, c *thriftconn.Conn) (*registration, error) {
-	r.tablesHave = r.in.tablesAsked.Load() // before they are read: a later SetTables is seen
-	reg := r.in.ext.TableRegistry()
-	if reg == nil {
-		return nil, nil
-	}
-	g, err := r.in.register(ctx, c, tablesName, reg)
-	if !thriftconn.IsDuplicateItem(err) {
-		return g, err
-	}
-	if err := r.parkTables(ctx, c, reg, err); err != nil {
-		return nil, err
-	}
-	if reg = r.in.ext.TableRegistry(); reg == nil {
-		return nil, nil
-	}
-	return r.in.register(ctx, c, tablesName, reg)
-}
-
-// parkTables leaves out the tables that osqueryd, or somebody else's extension, has.
-func (r *run) parkTables(ctx context.Context, c *thriftconn.Conn, reg osquery.ExtensionRegistry, why error) error {
-	rows, err := callTable(ctx, c, "osquery_registry")
-	if err != nil {
-		return err
-	}
-	parked := 0
-	for _, row := range rows {
-		name := row["name"]
-		if _, ours := reg["table"][name]; !ours || row["registry"] != "table" {
-			continue
-		}
-		parked++
-		r.in.ext.ParkTable(name)
-		r.in.emit(stats.TableParked{Head: r.in.head(), Table: name, Err: why})
-	}
-	if parked == 0 {
-		return why
-	}
-	return nil
-}
-
-// verify looks for our registrations in osqueryd's list: that it answered the
-// registration, or a ping, is no proof that it kept it.
-func (r *run) verify(ctx context.Context, s *session) error {
-	list, err := s.control.Extensions(ctx)
-	if err != nil {
-		return err
-	}
-	return errors.Join(s.plugins.listed(list), s.tables.listed(list))
-}
-
-// adopt makes s the run's session.
-func (r *run) adopt(s *session) {
-	again := r.sessions > 0
-	r.sessions++
-	r.met, r.workerless, r.begun = time.Now(), false, false
-	r.in.mu.Lock()
-	r.session = s
-	r.in.mu.Unlock()
-	r.announce(again)
-}
-
-// announce tells of the registrations as they are now.
-func (r *run) announce(again bool) {
-	r.in.emit(stats.ExtensionRegistered{
-		Head: r.in.head(), UUID: r.session.plugins.uuid, Again: again,
-		Plugins: r.session.plugins.count() + r.session.tables.count(),
-	})
-}
-
 // info asks osqueryd who it is. A failure costs two fields of an event, no more.
 func (r *run) info(ctx context.Context) map[string]string {
 	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
@@ -335,4 +227,37 @@ func (r *run) setOver() {
 	defer r.in.mu.Unlock()
 	r.ready, r.told, r.over = false, false, true
 	r.in.wake()
+}
+
+// hostDetails asks osqueryd for what an enrolment tells of the host. It does
+// without SQL, which would have to wait for osqueryd's start to end.
+func (in *Instance) hostDetails(ctx context.Context) map[string]map[string]string {
+	details := map[string]map[string]string{}
+	for _, table := range []string{"os_version", "osquery_info", "system_info", "platform_info"} {
+		if rows, err := in.controlTable(ctx, table); err == nil && len(rows) > 0 {
+			details[table] = rows[0]
+		}
+	}
+	in.noteIdentity(details["osquery_info"])
+	return details
+}
+
+// noteIdentity keeps what osqueryd calls itself in its logs. It is another one when its
+// database is new.
+func (in *Instance) noteIdentity(info map[string]string) {
+	if id := info["instance_id"]; id != "" {
+		in.mu.Lock()
+		defer in.mu.Unlock()
+		in.identity = id
+	}
+}
+
+// controlTable asks one of osqueryd's tables on a connection of its own.
+func (in *Instance) controlTable(ctx context.Context, table string) ([]map[string]string, error) {
+	c, err := thriftconn.Dial(ctx, in.Socket())
+	if err != nil {
+		return nil, err
+	}
+	defer c.Close()
+	return callTable(ctx, c, table)
 }

@@ -113,14 +113,6 @@ func (r *run) stopProcess() exit {
 	return x
 }
 
-// hangUp closes the connections on which we ask osqueryd: its server waits for
-// clients when it stops.
-func (r *run) hangUp() {
-	if r.session != nil {
-		r.session.hangUp()
-	}
-}
-
 // endProcess asks osqueryd to leave and, when the grace is over, kills its group.
 func (r *run) endProcess() {
 	if r.o.stopGrace > 0 {
@@ -168,37 +160,6 @@ func (r *run) waitGroup() {
 		if err := process.RemoveLease(lease); err != nil {
 			r.log.Warn("the lease could not be removed", "err", err)
 		}
-	})
-}
-
-// closeSession ends our standing with the current worker, if there is one.
-func (r *run) closeSession() {
-	r.in.mu.Lock()
-	s := r.session
-	r.session = nil
-	r.in.mu.Unlock()
-	if s != nil {
-		s.close(r.o.killTimeout)
-	}
-}
-
-// hangUp closes the connections to osqueryd and leaves those from it.
-func (s *session) hangUp() {
-	if s.sentinel != nil {
-		_ = s.sentinel.Close()
-	}
-	_ = s.control.Close() // it always succeeds
-}
-
-// close ends everything of the session. Calls of the host's code that do not
-// return within the timeout are left to themselves; their answers go nowhere.
-func (s *session) close(timeout time.Duration) {
-	s.hangUp()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	guard.Within(timeout+time.Second, func() { // which the removal of the sockets' files may outlast
-		s.plugins.close(ctx)
-		s.tables.close(ctx)
 	})
 }
 

@@ -2,15 +2,161 @@ package instance
 
 import (
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/osqvisor/osqvisor/internal/glog"
 	"github.com/osqvisor/osqvisor/internal/process"
 	"github.com/osqvisor/osqvisor/stats"
 )
+
+// ExitError says why a run ended although nobody asked it to.
+type ExitError struct {
+	// Instance and Run name the run.
+	Instance, Run string
+	// Phase is how far the run had come.
+	Phase stats.Phase
+	// Cause is why it ended.
+	Cause stats.Cause
+	// Code is osqueryd's exit code, or -1 when it did not exit by itself.
+	Code int
+	// Signal names the signal that ended osqueryd; empty when none did.
+	Signal string
+	// Uptime is from spawn to exit; 0 when nothing was spawned.
+	Uptime time.Duration
+	// Stderr is the end of what osqueryd printed, oldest line first.
+	Stderr []string
+	// Said is the line of those that tells best why osqueryd ended; empty when none does.
+	Said string
+	// Hint says what to do about it.
+	Hint string
+	// Err is what failed on our side, if anything did.
+	Err error
+}
+
+// Error returns one line for a log. Said is part of it.
+func (e *ExitError) Error() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "osqueryd of instance %q ended in phase %s: %s", e.Instance, e.Phase, e.Cause)
+	switch {
+	case e.Signal != "":
+		fmt.Fprintf(&b, " (%s after %s)", e.Signal, e.Uptime.Round(time.Millisecond))
+	case e.Uptime > 0 && e.Code >= 0:
+		fmt.Fprintf(&b, " (exit code %d after %s)", e.Code, e.Uptime.Round(time.Millisecond))
+	}
+	if e.Err != nil {
+		fmt.Fprintf(&b, ": %v", e.Err)
+	}
+	if e.Said != "" {
+		fmt.Fprintf(&b, "; osqueryd said: %s", e.Said)
+	}
+	if e.Hint != "" {
+		fmt.Fprintf(&b, "; %s", e.Hint)
+	}
+	return b.String()
+}
+
+// Unwrap gives what failed on our side.
+func (e *ExitError) Unwrap() error { return e.Err }
+
+// exit is how osqueryd left.
+type exit struct {
+	code   int
+	signal string
+	uptime time.Duration
+	ours   bool // we ended it
+}
+
+// explain turns what is known into one cause: our own reason if we ended it,
+// else osqueryd's own words, else how it left.
+func (r *run) explain(phase stats.Phase, err error, x exit) *ExitError {
+	e := &ExitError{
+		Instance: r.o.id, Run: r.id, Phase: phase, Code: x.code, Signal: x.signal,
+		Uptime: x.uptime, Stderr: r.words.tail.Lines(), Cause: stats.CauseUnknown,
+	}
+	if !errors.Is(err, errExited) {
+		e.Err = err
+		e.Cause = causeFromError(err)
+	}
+	if e.Cause == stats.CauseUnknown || e.Cause == stats.CauseStartTimeout {
+		e.Cause = r.causeOfExit(e.Cause, x)
+	}
+	e.Said, e.Hint = r.said(x), hintAfter(e.Cause, x.code)
+	return e
+}
+
+func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
+	said, _ := r.words.cause()
+	switch {
+	case r.proc == nil || x.ours || otherwise != stats.CauseUnknown:
+		if said != stats.CauseUnknown {
+			return said
+		}
+		return otherwise
+	case killed(x): // what it said before did not end it
+		if x.signal == "SIGKILL" && r.noteOOM() {
+			return stats.CauseOutOfMemory
+		}
+		return stats.CauseSignal
+	case said != stats.CauseUnknown:
+		return said
+	}
+	if seen := r.circumstances(x); seen != stats.CauseUnknown {
+		return seen
+	}
+	if x.signal != "" {
+		return stats.CauseSignal
+	}
+	return stats.CauseExit
+}
+
+// said picks the line of osqueryd's that tells best why it ended. Who was ended by somebody
+// else said nothing of it.
+func (r *run) said(x exit) string {
+	_, line := r.words.cause()
+	if line == "" && !killed(x) {
+		line = r.words.lastTrouble()
+	}
+	return line
+}
+
+// killed reports whether a signal of somebody else's ended osqueryd.
+func killed(x exit) bool { return x.signal != "" && !crash(x.signal) && !x.ours }
+
+// noteOOM says whether the kernel killed for want of memory since the last look. That it
+// was of ours is likely, no more: it counts for all of our control group.
+func (r *run) noteOOM() bool {
+	before := r.oomSeen
+	r.oomSeen = r.o.oomKills()
+	return r.oomSeen > before
+}
+
+// configMayBe reports whether the config may be to blame for the end of a run: osqueryd crashed,
+// gave up, hung or took too much memory. A signal from outside, a busy database or a full disk is
+// nothing that a config does.
+func configMayBe(e *ExitError) bool {
+	switch e.Cause {
+	case stats.CauseExit:
+		return e.Code != 0
+	case stats.CauseSignal:
+		return crash(e.Signal)
+	case stats.CauseOutOfMemory, stats.CauseCrashLoop, stats.CauseUnhealthy, stats.CauseStartTimeout, stats.CauseLoggerFailed,
+		stats.CausePluginMissing:
+		return true
+	default:
+		return false
+	}
+}
+
+// crash tells the signals that a program ends itself by.
+func crash(signal string) bool {
+	return signal == "SIGABRT" || signal == "SIGSEGV" || signal == "SIGBUS" || signal == "SIGFPE" || signal == "SIGILL"
+}
 
 // causeRule ties a line that osqueryd prints to the cause of its end.
 type causeRule struct {
@@ -186,4 +332,107 @@ func hint(c stats.Cause) string {
 		stats.CauseExit:            "osqueryd ended by itself; its last lines may say why",
 	}
 	return hints[c]
+}
+
+// leastRoom is what a disk has free on which nothing fails for want of room.
+const leastRoom = 256 << 10
+
+// circumstances looks for the cause of an exit of osqueryd's by itself where its words
+// cannot be trusted or said nothing: in what no server can choose.
+func (r *run) circumstances(x exit) stats.Cause {
+	if r.looped(x) {
+		return stats.CauseCrashLoop
+	}
+	if c := r.in.lookAround(x); c != stats.CauseUnknown {
+		return c
+	}
+	if x.code == exitCatastrophic {
+		return r.pluginCause()
+	}
+	return stats.CauseUnknown
+}
+
+// lookPatience is how long the disk has to show what is on it; it may hang.
+const lookPatience = 2 * time.Second
+
+// lookAround looks at the disk, for a bounded while, for what made osqueryd exit so.
+func (in *Instance) lookAround(x exit) stats.Cause {
+	select {
+	case in.looking <- struct{}{}:
+	default:
+		return stats.CauseUnknown // an earlier look hangs
+	}
+	found := make(chan stats.Cause, 1)
+	b, p := in.Binary(), in.place()
+	go func() { // it ends when the system answers
+		defer func() { <-in.looking }()
+		found <- causeOnDisk(x, b, p)
+	}()
+	timer := time.NewTimer(lookPatience)
+	defer timer.Stop()
+	select {
+	case c := <-found:
+		return c
+	case <-timer.C:
+		return stats.CauseUnknown
+	}
+}
+
+func causeOnDisk(x exit, b Binary, p paths) stats.Cause {
+	failed := x.code == 1 || x.code == exitCatastrophic
+	switch {
+	case (failed || crash(x.signal)) && diskFull(p.dir):
+		return stats.CauseResources
+	case x.code == 1 && !usable(b): // which the watcher looks at before each worker
+		return stats.CauseBinaryUnusable
+	case failed && lockedByAnother(filepath.Join(p.database, "LOCK")):
+		return stats.CauseDatabaseLocked
+	}
+	return stats.CauseUnknown
+}
+
+func diskFull(dir string) bool {
+	free := freeRoom(dir)
+	return free >= 0 && free < leastRoom
+}
+
+// usable is true as well for a binary that is not there, which the next start tells of.
+func usable(b Binary) bool {
+	_, err := inspectBinary(&b)
+	return !errors.Is(err, ErrBinaryUnusable)
+}
+
+// pluginCause tells, for an exit with 78, how far osqueryd came with our plugins.
+func (r *run) pluginCause() stats.Cause {
+	r.in.mu.Lock()
+	asked := r.asked
+	r.in.mu.Unlock()
+	switch {
+	case asked.config > 0 && !r.begun: // it has the config and did not find the logger
+		return stats.CausePluginMissing
+	case r.in.logging.stuck(time.Now()):
+		return stats.CauseLoggerFailed
+	}
+	return stats.CauseUnknown
+}
+
+// quickDeath is what a worker lives at most, by osqueryd's rule of 4 s and some seconds for
+// us to notice, to count as one that died quickly.
+const quickDeath = 6 * time.Second
+
+// loopedDeaths is how many quick deaths make a watcher give up at the next. Of its four we
+// may have missed one that died before its socket was there.
+const loopedDeaths = 3
+
+// looped reports whether the watcher ended in the middle of a series of quick deaths.
+func (r *run) looped(x exit) bool {
+	return x.signal == "" && !r.o.watchdog.Disabled && r.workerless && r.quick >= loopedDeaths
+}
+
+// noteDeath notes that the worker of the session is gone.
+func (r *run) noteDeath() {
+	r.workerless = true
+	if time.Since(r.met) < quickDeath {
+		r.quick++
+	}
 }
