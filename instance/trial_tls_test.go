@@ -16,8 +16,8 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 

@@ -13,7 +13,7 @@ import (
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 // lonely is an agent to which nobody listens any more.

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 func TestMain(m *testing.M) {

@@ -11,7 +11,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 // badAnswer is one way to answer wrongly, and what must come of it: a reason of
@@ -113,7 +113,6 @@ func TestWrongTypesInside(t *testing.T) {
 		remoteapitest.CallEnroll: {
 			`{}`, `{"node_key":""}`, `{"node_key":7}`, `{"node_key":null}`, `{"node_key":{"a":1}}`, "{\"node_key\":\"a\\nb\"}",
 		},
-		remoteapitest.CallCarveBegin: {`{}`, `{"session_id":""}`, `{"session_id":5}`},
 	} {
 		for _, body := range bodies {
 			server.FailNext(call, 1, remoteapitest.Answer(200, body))

@@ -15,13 +15,11 @@ import (
 type call string
 
 const (
-	callEnroll     call = "enroll"
-	callConfig     call = "config"
-	callLog        call = "log"
-	callRead       call = "distributed read"
-	callWrite      call = "distributed write"
-	callCarveBegin call = "carve begin"
-	callCarveBlock call = "carve block"
+	callEnroll call = "enroll"
+	callConfig call = "config"
+	callLog    call = "log"
+	callRead   call = "distributed read"
+	callWrite  call = "distributed write"
 )
 
 // reads says that the call changes nothing at the server that a second one would not: it
@@ -29,12 +27,7 @@ const (
 func (c call) reads() bool { return c == callConfig || c == callRead }
 
 // acknowledges says that all the answer tells is whether data was taken.
-func (c call) acknowledges() bool {
-	return c == callLog || c == callWrite || c == callCarveBlock
-}
-
-// carves says that the call is a part of a file carve.
-func (c call) carves() bool { return c == callCarveBegin || c == callCarveBlock }
+func (c call) acknowledges() bool { return c == callLog || c == callWrite }
 
 const maxFailureBody = 64 << 10 // bytes read of an answer that is not 2xx
 

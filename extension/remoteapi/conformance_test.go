@@ -3,16 +3,14 @@ package remoteapi_test
 import (
 	"encoding/json"
 	"net/http"
-	"slices"
-	"strings"
 	"sync"
 	"testing"
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
 	"github.com/osqvisor/osqvisor/extension/transporttest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 func TestTransportConforms(t *testing.T) {
@@ -96,16 +94,6 @@ func line(raw json.RawMessage) []byte {
 
 func (h *harness) Results(instance string) []extension.Result { return h.server.Results(instance) }
 
-// Carved sorts by session: the server numbers them.
-func (h *harness) Carved(instance string) []transporttest.Carved {
-	var out []transporttest.Carved
-	for _, c := range h.server.Carves(instance) {
-		out = append(out, transporttest.Carved{Session: c.Session, Request: c.Request, Blocks: c.Blocks})
-	}
-	slices.SortFunc(out, func(a, b transporttest.Carved) int { return strings.Compare(a.Session, b.Session) })
-	return out
-}
-
 func (h *harness) SetConfig(instance string, config map[string]string) {
 	h.server.SetConfig(instance, config["tls_plugin"])
 }
@@ -124,7 +112,7 @@ func (h *harness) Limits() transporttest.Limits {
 	return transporttest.Limits{
 		Source:   "tls_plugin",
 		MaxBatch: h.maxBatch,
-		Also:     []transporttest.Feature{transporttest.Carves, transporttest.TooLarges, transporttest.NotJSON},
+		Also:     []transporttest.Feature{transporttest.TooLarges, transporttest.NotJSON},
 		Cannot: map[transporttest.Feature]string{
 			transporttest.Sources:    "the remote API answers one config document",
 			transporttest.ExactBytes: "the remote API carries JSON, which has no place for bytes that are not UTF-8",

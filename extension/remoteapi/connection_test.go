@@ -16,7 +16,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 func TestTrust(t *testing.T) {
@@ -177,42 +177,5 @@ func TestStopEndsHungCalls(t *testing.T) {
 	server.Stop()
 	if err := <-done; err == nil {
 		t.Error("nil from a server that went away")
-	}
-}
-
-func TestCarve(t *testing.T) {
-	server, client := serve(t)
-	node := enrolled(t, client, "a")
-	req := extension.CarveRequest{BlockCount: 2, BlockSize: 3, CarveSize: 5, CarveID: "carve", RequestID: "request"}
-	session, err := client.StartCarve(within(t, 10*time.Second), node, req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, data := range []string{"abc", "\x00\xff"} {
-		block := extension.CarveBlock{BlockID: int64(i), Session: session, RequestID: "request", Data: []byte(data)}
-		if err := client.CarveBlock(within(t, 10*time.Second), node, block); err != nil {
-			t.Fatal(err)
-		}
-	}
-	got := server.Carves("a")
-	if len(got) != 1 || got[0].Request != req || string(got[0].Blocks[0])+string(got[0].Blocks[1]) != "abc\x00\xff" {
-		t.Errorf("carves: %+v", got)
-	}
-	err = client.CarveBlock(within(t, 10*time.Second), node, extension.CarveBlock{Session: "none", RequestID: "request"})
-	var status *remoteapi.StatusError
-	if !errors.As(err, &status) {
-		t.Errorf("unknown session: %v", err)
-	}
-	// osctrl says so under 200; what it gives as a session is of no use then.
-	no := remoteapitest.Answer(http.StatusOK, `{"success":false,"session_id":"unknown"}`)
-	server.FailNext(remoteapitest.CallCarveBegin, 1, no)
-	server.FailNext(remoteapitest.CallCarveBlock, 1, no)
-	_, beginErr := client.StartCarve(within(t, 10*time.Second), node, req)
-	blockErr := client.CarveBlock(within(t, 10*time.Second), node, extension.CarveBlock{Session: session, RequestID: "request"})
-	for _, err := range []error{beginErr, blockErr} {
-		var answer *remoteapi.AnswerError
-		if !errors.As(err, &answer) || answer.Reason != remoteapi.ReasonRefused {
-			t.Errorf("success false: %v", err)
-		}
 	}
 }

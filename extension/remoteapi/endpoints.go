@@ -13,26 +13,22 @@ import (
 // the server's URL. An empty one is not offered by the server: its call returns
 // extension.ErrUnsupported without asking. Only Enroll must be there.
 type Endpoints struct {
-	Enroll     string
-	Config     string
-	Log        string
-	Read       string // distributed queries
-	Write      string // their results
-	CarveBegin string
-	CarveBlock string
+	Enroll string
+	Config string
+	Log    string
+	Read   string // distributed queries
+	Write  string // their results
 }
 
 // FleetEndpoints gives the paths that Fleet serves, and many others after it.
 // They are the default.
 func FleetEndpoints() Endpoints {
 	return Endpoints{
-		Enroll:     "/api/osquery/enroll",
-		Config:     "/api/osquery/config",
-		Log:        "/api/osquery/log",
-		Read:       "/api/osquery/distributed/read",
-		Write:      "/api/osquery/distributed/write",
-		CarveBegin: "/api/osquery/carve/begin",
-		CarveBlock: "/api/osquery/carve/block",
+		Enroll: "/api/osquery/enroll",
+		Config: "/api/osquery/config",
+		Log:    "/api/osquery/log",
+		Read:   "/api/osquery/distributed/read",
+		Write:  "/api/osquery/distributed/write",
 	}
 }
 
@@ -41,13 +37,11 @@ func FleetEndpoints() Endpoints {
 func OsctrlEndpoints(environment string) Endpoints {
 	prefix := "/" + url.PathEscape(environment)
 	return Endpoints{
-		Enroll:     prefix + "/enroll",
-		Config:     prefix + "/config",
-		Log:        prefix + "/log",
-		Read:       prefix + "/read",
-		Write:      prefix + "/write",
-		CarveBegin: prefix + "/init",
-		CarveBlock: prefix + "/block",
+		Enroll: prefix + "/enroll",
+		Config: prefix + "/config",
+		Log:    prefix + "/log",
+		Read:   prefix + "/read",
+		Write:  prefix + "/write",
 	}
 }
 
@@ -55,12 +49,10 @@ func OsctrlEndpoints(environment string) Endpoints {
 // other ways than this API, so PublishLogs is unsupported.
 func SGTEndpoints() Endpoints {
 	return Endpoints{
-		Enroll:     "/node/enroll",
-		Config:     "/node/configure",
-		Read:       "/distributed/read",
-		Write:      "/distributed/write",
-		CarveBegin: "/carve/start",
-		CarveBlock: "/carve/continue",
+		Enroll: "/node/enroll",
+		Config: "/node/configure",
+		Read:   "/distributed/read",
+		Write:  "/distributed/write",
 	}
 }
 
@@ -68,7 +60,6 @@ func (e Endpoints) byCall() map[call]string {
 	return map[call]string{
 		callEnroll: e.Enroll, callConfig: e.Config, callLog: e.Log,
 		callRead: e.Read, callWrite: e.Write,
-		callCarveBegin: e.CarveBegin, callCarveBlock: e.CarveBlock,
 	}
 }
 

@@ -7,7 +7,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 // serve gives a server and a client of it; further options come after the usual ones.
@@ -97,13 +97,6 @@ func apiCalls() []apiCall {
 		}},
 		{remoteapitest.CallWrite, func(ctx context.Context, c *remoteapi.Client, n extension.Node) error {
 			return c.WriteResults(ctx, n, []extension.Result{{ID: "q"}})
-		}},
-		{remoteapitest.CallCarveBegin, func(ctx context.Context, c *remoteapi.Client, n extension.Node) error {
-			_, err := c.StartCarve(ctx, n, extension.CarveRequest{BlockCount: 1, BlockSize: 3, CarveSize: 3, CarveID: "c", RequestID: "r"})
-			return err
-		}},
-		{remoteapitest.CallCarveBlock, func(ctx context.Context, c *remoteapi.Client, n extension.Node) error {
-			return c.CarveBlock(ctx, n, extension.CarveBlock{Session: "s", RequestID: "r", Data: []byte("abc")})
 		}},
 	}
 }

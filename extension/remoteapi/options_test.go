@@ -14,7 +14,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 func TestMisuseIsRefusedByName(t *testing.T) {
@@ -236,7 +236,7 @@ func TestEmptyAck(t *testing.T) {
 	for _, c := range apiCalls() {
 		server.FailNext(c.name, 1, remoteapitest.Answer(200, ""))
 		err := c.do(within(t, 10*time.Second), client, extension.Node{Key: "key", Instance: "a"})
-		acknowledges := c.name == remoteapitest.CallLog || c.name == remoteapitest.CallWrite || c.name == remoteapitest.CallCarveBlock
+		acknowledges := c.name == remoteapitest.CallLog || c.name == remoteapitest.CallWrite
 		if (err == nil) != acknowledges {
 			t.Errorf("%s: %v", c.name, err)
 		}
@@ -268,9 +268,9 @@ func TestInjection(t *testing.T) {
 
 // TestAllBadEndpointsAreReported: not one after the other, and in one order.
 func TestAllBadEndpointsAreReported(t *testing.T) {
-	bad := remoteapi.Endpoints{Enroll: "e", Config: "c", Log: "l", Read: "r", Write: "w", CarveBegin: "b", CarveBlock: "d"}
+	bad := remoteapi.Endpoints{Enroll: "e", Config: "c", Log: "l", Read: "r", Write: "w"}
 	_, err := remoteapi.New("https://fleet.example", remoteapi.WithEndpoints(bad))
-	if got := strings.Count(err.Error(), "must be a path"); got != 7 {
-		t.Errorf("%d of 7: %v", got, err)
+	if got := strings.Count(err.Error(), "must be a path"); got != 5 {
+		t.Errorf("%d of 5: %v", got, err)
 	}
 }

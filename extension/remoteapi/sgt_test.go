@@ -6,7 +6,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 // TestSGTAnswers are those of its handlers.
@@ -25,9 +25,5 @@ func TestSGTAnswers(t *testing.T) {
 	server.FailNext(remoteapitest.CallWrite, 1, remoteapitest.Answer(200, ""))
 	if err := client.WriteResults(within(t, 10*time.Second), node, []extension.Result{{ID: "id1"}}); err != nil {
 		t.Errorf("results: %v", err)
-	}
-	server.FailNext(remoteapitest.CallCarveBlock, 1, remoteapitest.Answer(200, "")) // it could not store it
-	if err := client.CarveBlock(within(t, 10*time.Second), node, extension.CarveBlock{Session: "s"}); err == nil {
-		t.Error("carve block: nil")
 	}
 }

@@ -16,7 +16,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 // TestTrial23KeyBesideNodeInvalid: a key that the server calls invalid in the same answer is none.

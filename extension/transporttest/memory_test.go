@@ -1,11 +1,9 @@
 package transporttest
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 
 	"github.com/osqvisor/osqvisor/extension"
@@ -17,11 +15,10 @@ type memory struct {
 	mu      sync.Mutex
 	failure Failure
 	left    int
-	carved  map[string][]Carved
 }
 
 func newMemory() *memory {
-	return &memory{Memory: extension.NewMemory(), carved: map[string][]Carved{}}
+	return &memory{Memory: extension.NewMemory()}
 }
 
 // errFailed is what a memory that was told to fail says.
@@ -78,47 +75,15 @@ func (m *memory) WriteResults(ctx context.Context, n extension.Node, r []extensi
 	return m.meet(ctx, func() error { return m.Memory.WriteResults(ctx, n, r) })
 }
 
-func (m *memory) StartCarve(ctx context.Context, n extension.Node, req extension.CarveRequest) (session string, err error) {
-	err = m.meet(ctx, func() error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		session = fmt.Sprintf("%s-%d", n.Instance, len(m.carved[n.Instance]))
-		m.carved[n.Instance] = append(m.carved[n.Instance], Carved{session, req, map[int64][]byte{}})
-		return nil
-	})
-	return session, err
-}
-
-func (m *memory) CarveBlock(ctx context.Context, n extension.Node, b extension.CarveBlock) error {
-	return m.meet(ctx, func() error {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		i := slices.IndexFunc(m.carved[n.Instance], func(c Carved) bool { return c.Session == b.Session })
-		if i < 0 {
-			return fmt.Errorf("memory transport: no session %q: %w", b.Session, extension.ErrPermanent)
-		}
-		m.carved[n.Instance][i].Blocks[b.BlockID] = bytes.Clone(b.Data)
-		return nil
-	})
-}
-
 func (m *memory) Transport() extension.Transport             { return m }
 func (m *memory) Received(instance string) []extension.Batch { return m.Batches(instance) }
 func (m *memory) Limits() Limits {
-	return Limits{Also: []Feature{Carves, TooLarges, ExactBytes, NotJSON}}
+	return Limits{Also: []Feature{TooLarges, ExactBytes, NotJSON}}
 }
 func (m *memory) Results(instance string) []extension.Result { return m.Memory.Results(instance) }
-
-func (m *memory) Carved(instance string) []Carved {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return slices.Clone(m.carved[instance])
-}
 
 func (m *memory) FailNext(failure Failure, n int) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.failure, m.left = failure, n
 }
-
-var _ CarveHarness = (*memory)(nil)

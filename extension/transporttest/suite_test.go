@@ -57,8 +57,6 @@ type hooked struct {
 	queries func(context.Context, extension.Node) (extension.QuerySet, error)
 	write   func(context.Context, extension.Node, []extension.Result) error
 	enroll  func(context.Context, extension.EnrollRequest) (string, error)
-	carve   func(context.Context, extension.Node, extension.CarveRequest) (string, error)
-	block   func(context.Context, extension.Node, extension.CarveBlock) error
 }
 
 func (h *hooked) Transport() extension.Transport { return h }
@@ -72,7 +70,7 @@ func (h *hooked) Received(instance string) []extension.Batch {
 }
 func (h *hooked) Limits() Limits {
 	limits := h.limits
-	limits.Also = append(limits.Also, Carves, TooLarges, ExactBytes, NotJSON)
+	limits.Also = append(limits.Also, TooLarges, ExactBytes, NotJSON)
 	limits.CancelWithin = 300 * time.Millisecond
 	return limits
 }
@@ -110,20 +108,6 @@ func (h *hooked) Enroll(ctx context.Context, r extension.EnrollRequest) (string,
 		return h.enroll(ctx, r)
 	}
 	return h.memory.Enroll(ctx, r)
-}
-
-func (h *hooked) StartCarve(ctx context.Context, n extension.Node, r extension.CarveRequest) (string, error) {
-	if h.carve != nil {
-		return h.carve(ctx, n, r)
-	}
-	return h.memory.StartCarve(ctx, n, r)
-}
-
-func (h *hooked) CarveBlock(ctx context.Context, n extension.Node, b extension.CarveBlock) error {
-	if h.block != nil {
-		return h.block(ctx, n, b)
-	}
-	return h.memory.CarveBlock(ctx, n, b)
 }
 
 // TestEveryCaseCanFail runs each case against transports that are broken in the

@@ -10,8 +10,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 // faults counts what the server did.

@@ -42,21 +42,6 @@ type Harness interface {
 	Limits() Limits
 }
 
-// CarveHarness is what a [Harness] also is that names [Carves] in Limits.Also.
-type CarveHarness interface {
-	// Carved gives what the server took of an instance's carves, in the order in
-	// which they were begun.
-	Carved(instance string) []Carved
-}
-
-// Carved is what a server took of one carve.
-type Carved struct {
-	Session string
-	Request extension.CarveRequest
-	// Blocks holds the data by its block's id; a block that came twice is there once.
-	Blocks map[int64][]byte
-}
-
 // Failure is one way for a server to fail.
 type Failure struct {
 	Kind Kind
@@ -125,8 +110,6 @@ const (
 // The features beyond what every transport needs. They are tested only when
 // Limits.Also names them.
 const (
-	// Carves: the transport is an extension.Carver, and the harness a [CarveHarness].
-	Carves Feature = "carves"
 	// TooLarges: the transport tells a batch that is too large for the server from
 	// one that is refused, and FailNext knows the [TooLarge] kind.
 	TooLarges Feature = "too large"

@@ -10,7 +10,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
-	"github.com/osqvisor/osqvisor/extension/remoteapi/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
 func start(t *testing.T) (*remoteapitest.Server, func(path, body string) (int, string)) {

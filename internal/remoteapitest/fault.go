@@ -14,14 +14,12 @@ type Call string
 
 // The calls.
 const (
-	CallAny        Call = ""
-	CallEnroll     Call = "enroll"
-	CallConfig     Call = "config"
-	CallLog        Call = "log"
-	CallRead       Call = "read"
-	CallWrite      Call = "write"
-	CallCarveBegin Call = "carve begin"
-	CallCarveBlock Call = "carve block"
+	CallAny    Call = ""
+	CallEnroll Call = "enroll"
+	CallConfig Call = "config"
+	CallLog    Call = "log"
+	CallRead   Call = "read"
+	CallWrite  Call = "write"
 )
 
 // Fault answers a request in the server's place. The body has been read already;

@@ -36,14 +36,6 @@ type Request struct {
 	Body []byte
 }
 
-// Carve is a file carve under way or complete.
-type Carve struct {
-	Host    string
-	Session string
-	Request extension.CarveRequest
-	Blocks  map[int64][]byte
-}
-
 const (
 	keptBody     = 64 << 10
 	keptRequests = 1024
@@ -59,7 +51,6 @@ type state struct {
 	enrolled map[string]int
 	batches  map[string][]Batch
 	results  map[string][]extension.Result
-	carves   map[string]*Carve // session →
 	requests []Request
 	serial   int
 }
@@ -68,7 +59,6 @@ func (s *state) init() {
 	s.config = "{}"
 	s.configs, s.queries, s.keys = map[string]string{}, map[string]extension.QuerySet{}, map[string]string{}
 	s.enrolled, s.batches, s.results = map[string]int{}, map[string][]Batch{}, map[string][]extension.Result{}
-	s.carves = map[string]*Carve{}
 }
 
 func (s *state) enroll(host string) string {
@@ -151,21 +141,6 @@ func (s *Server) Enrolments(host string) int {
 	return s.state.enrolled[host]
 }
 
-// Carves gives the carves of a host in no particular order.
-func (s *Server) Carves(host string) []Carve {
-	s.state.mu.Lock()
-	defer s.state.mu.Unlock()
-	var out []Carve
-	for _, c := range s.state.carves {
-		if c.Host == host {
-			one := *c
-			one.Blocks = maps.Clone(c.Blocks)
-			out = append(out, one)
-		}
-	}
-	return out
-}
-
 // Requests gives the last 1024 requests as they came, failed ones too.
 func (s *Server) Requests() []Request {
 	s.state.mu.Lock()
@@ -173,13 +148,12 @@ func (s *Server) Requests() []Request {
 	return slices.Clone(s.state.requests)
 }
 
-// Forget drops recorded batches, results, carves and requests; node keys, configs
+// Forget drops recorded batches, results and requests; node keys, configs
 // and queries stay.
 func (s *Server) Forget() {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	clear(s.state.batches)
 	clear(s.state.results)
-	clear(s.state.carves)
 	s.state.requests = nil
 }
