@@ -5,6 +5,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -100,7 +101,7 @@ func (d *dispatcher) tellDrops(now time.Time) time.Duration {
 }
 
 // shipped announces a batch that was taken.
-func shipped(say *announcer, counters *stats.Counters) func(Batch) {
+func shipped(say *announcer, counters *record.Counters) func(Batch) {
 	return func(b Batch) {
 		counters.Out(len(b.Lines), b.Bytes)
 		say.say(func(h stats.Head) stats.Event {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/osquery/osquery-go/gen/osquery"
 
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -19,7 +20,7 @@ import (
 type rig struct {
 	*Extension
 	t        *testing.T
-	counters stats.Counters
+	counters record.Counters
 	mu       sync.Mutex
 	events   []stats.Event
 	stop     func() error

@@ -9,7 +9,7 @@ import (
 
 	"github.com/osquery/osquery-go/gen/osquery"
 
-	"github.com/osqvisor/osqvisor/stats"
+	"github.com/osqvisor/osqvisor/internal/record"
 )
 
 // The bits of osqueryd's "features" call.
@@ -25,12 +25,12 @@ const keepLineBuffer = 64 << 10
 // for byte but for line breaks, and never refuses.
 type loggers struct {
 	results, snapshots, status *shipper
-	counters                   *stats.Counters
+	counters                   *record.Counters
 	features                   int32
 	buffers                    sync.Pool // of *[]byte: a line arrives as a string
 }
 
-func newLoggers(results, snapshots, status *shipper, counters *stats.Counters, rawEvents bool) *loggers {
+func newLoggers(results, snapshots, status *shipper, counters *record.Counters, rawEvents bool) *loggers {
 	l := &loggers{results: results, snapshots: snapshots, status: status, counters: counters, features: featureStatus}
 	if rawEvents {
 		l.features |= featureEvents

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/internal/spool"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -156,8 +157,8 @@ func FuzzLogger(f *testing.F) {
 func fuzzLoggers(f *testing.F) *loggers {
 	f.Helper()
 	s := newShipper(QueueResults, callLogs, noQueue{}, shipSettings{lineBytes: 1 << 20, first: 1, longest: 1}, nil)
-	s.says = &shipVoice{counters: &stats.Counters{}}
-	return newLoggers(s, s, s, &stats.Counters{}, false)
+	s.says = &shipVoice{counters: &record.Counters{}}
+	return newLoggers(s, s, s, &record.Counters{}, false)
 }
 
 type noQueue struct{ queue }

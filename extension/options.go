@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -31,7 +32,7 @@ type settings struct {
 	logger    *slog.Logger
 	emit      func(stats.Event)
 	head      func() stats.Head
-	counters  *stats.Counters
+	counters  *record.Counters
 
 	configTimeout    time.Duration
 	transportTimeout time.Duration
@@ -127,7 +128,7 @@ func (s *settings) fill() {
 		s.head = s.headFromNode
 	}
 	if s.counters == nil {
-		s.counters = &stats.Counters{}
+		s.counters = &record.Counters{}
 	}
 	if s.enrolment.Pace == nil {
 		s.enrolment.Pace = NewEnrollPace(DefaultEnrollRate)

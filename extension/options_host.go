@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -98,7 +99,7 @@ func WithHead(f func() stats.Head) Option {
 }
 
 // WithCounters sets where lines, bytes, configs and distributed results are counted.
-func WithCounters(c *stats.Counters) Option {
+func WithCounters(c *record.Counters) Option {
 	return ownersOption("WithCounters", "", func(s *settings) { s.counters = c })
 }
 

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/internal/spool"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -13,7 +14,7 @@ import (
 // shipVoice is whom a shipper tells what happened.
 type shipVoice struct {
 	*announcer
-	counters *stats.Counters
+	counters *record.Counters
 	// shipped is called with every batch that the transport took.
 	shipped func(Batch)
 }

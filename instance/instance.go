@@ -15,6 +15,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/emit"
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -31,7 +32,7 @@ type Instance struct {
 	o       *options
 	paths   paths
 	log     *slog.Logger
-	rec     *stats.Recorder
+	rec     *record.Recorder
 	emitter *emit.Emitter
 	ext     *extension.Extension
 	queries *thriftconn.QueryQueue
@@ -97,10 +98,7 @@ func (o *options) build() (_ *Instance, err error) {
 	if err != nil {
 		return nil, err
 	}
-	rec, err := o.recorder()
-	if err != nil {
-		return nil, err
-	}
+	rec := o.recorder()
 	in := &Instance{
 		o: o, paths: o.layout(), binary: binary,
 		log:      o.logger.With("instance", o.id),
@@ -123,17 +121,17 @@ func (o *options) build() (_ *Instance, err error) {
 	return in, nil
 }
 
-// recorder gives the predecessor's, or a new one.
-func (o *options) recorder() (*stats.Recorder, error) {
+// recorder returns the predecessor's, or a new one.
+func (o *options) recorder() *record.Recorder {
 	old := o.predecessor
 	if old != nil && old.o.id == o.id {
 		o.former = append(old.formerDirs(), old.place().dir)
 	}
 	o.predecessor = nil // or instances would keep all that were before them in memory
 	if old != nil && old.o.id == o.id {
-		return old.rec, nil // New sets its history when nothing can fail any more
+		return old.rec // New sets its history when nothing can fail any more
 	}
-	return stats.NewRecorder(o.id, stats.WithHistory(o.history))
+	return record.New(o.id, o.history)
 }
 
 // formerDirs returns the directories of predecessors whose queues are to be brought along to dir.

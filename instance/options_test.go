@@ -14,6 +14,7 @@ import (
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/internal/osqueryflags"
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -191,7 +192,7 @@ func TestTrial33WhatTheInstanceSetsIsNoOptionOfItsExtension(t *testing.T) {
 		"WithEmit":           extension.WithEmit(func(stats.Event) {}),
 		"WithNode":           extension.WithNode(func() extension.Node { return extension.Node{} }),
 		"WithHead":           extension.WithHead(func() stats.Head { return stats.Head{} }),
-		"WithCounters":       extension.WithCounters(&stats.Counters{}),
+		"WithCounters":       extension.WithCounters(&record.Counters{}),
 		"WithDeferredQueues": extension.WithDeferredQueues(),
 		"WithLateConfig":     extension.WithLateConfig(func(map[string]string) {}),
 		"WithTables":         extension.WithTables(),

@@ -12,6 +12,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -87,7 +88,7 @@ func (f *fakes) make(_ context.Context, id string, opts []instance.Option, old s
 	if before, ok := old.(*fake); ok {
 		in.rec = before.rec
 	} else {
-		in.rec, _ = stats.NewRecorder(id)
+		in.rec = record.New(id, 16)
 	}
 	f.made = append(f.made, in)
 	return in, nil
@@ -139,7 +140,7 @@ type fake struct {
 	fakes *fakes
 	id    string
 	opts  int
-	rec   *stats.Recorder
+	rec   *record.Recorder
 	watch stats.Observer
 
 	mu     sync.Mutex

@@ -13,6 +13,11 @@ import (
 	"time"
 )
 
+// at is the head of an event of instance "a", s seconds in.
+func at(s int, run string) Head {
+	return Head{Time: time.Date(2030, 1, 1, 0, 0, s, 0, time.UTC), Instance: "a", Run: run}
+}
+
 // allEvents is one of every type, with no field of a type of its own empty.
 func allEvents(h Head) []Event {
 	err := errors.New("boom")

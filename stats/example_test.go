@@ -7,27 +7,9 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
-	"time"
 
 	"github.com/osqvisor/osqvisor/stats"
 )
-
-func ExampleRecorder() {
-	rec, err := stats.NewRecorder("tenant-7", stats.WithHistory(8))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	head := stats.Head{Time: time.Unix(0, 0), Instance: "tenant-7", Run: "run-1"}
-	ctx := context.Background()
-	rec.Observe(ctx, stats.RunStarting{Head: head})
-	rec.Observe(ctx, stats.RunReady{Head: head, PID: 4711})
-	rec.Counters().Query(false)
-
-	s := rec.Snapshot()
-	fmt.Println(s.State, s.Run.PID, s.Totals.Queries)
-	// Output: ready 4711 1
-}
 
 func ExampleLogTo() {
 	logger := slog.New(slog.NewTextHandler(os.Stdout, nil))

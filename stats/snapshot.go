@@ -12,7 +12,7 @@ type Snapshot struct {
 
 	// Run is the current run, or nil when there is none.
 	Run *Run `json:"run,omitempty"`
-	// History holds the runs that ended, newest first, bounded by the Recorder.
+	// History holds the runs that ended, newest first, as many as instance.WithHistory sets.
 	History []Run `json:"history,omitempty"`
 	// LastError is the text of the newest failure of a run, a registration or a
 	// health check. It stays after a recovery, and is empty after a requested stop.
@@ -21,8 +21,7 @@ type Snapshot struct {
 	// when the park has no end.
 	NextStart time.Time `json:"next_start,omitzero"`
 
-	// Queues are what waits to be delivered, one for each queue on disk. They, Calls and
-	// Denylisted are the instance's to add: a Recorder leaves them out.
+	// Queues are what waits to be delivered, one for each queue on disk.
 	Queues []QueueState `json:"queues,omitempty"`
 	// Calls are how the server answers "enroll", "config" and "queries".
 	Calls []CallState `json:"calls,omitempty"`
@@ -60,7 +59,7 @@ type Run struct {
 	Registrations   int `json:"registrations,omitempty"`
 }
 
-// Totals count since the Recorder was made.
+// Totals count since the instance was made; an Update goes on with them.
 type Totals struct {
 	Runs            uint64 `json:"runs"`
 	Restarts        uint64 `json:"restarts"` // runs after the first

@@ -33,7 +33,7 @@ type InstanceHealth struct {
 	Reason string `json:"reason,omitempty"`
 }
 
-// Summarize makes a Summary of what [Recorder.Snapshot] gave. It keeps nothing
+// Summarize makes a Summary of snapshots. It keeps nothing
 // of its argument and may be called from anywhere.
 func Summarize(snaps []Snapshot) Summary {
 	s := Summary{

@@ -7,6 +7,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/emit"
+	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -24,10 +25,7 @@ func allocGroup() Group {
 }
 
 func openAlloc(_ context.Context, env *Env) (*Job, error) {
-	rec, err := stats.NewRecorder("bench")
-	if err != nil {
-		return nil, err
-	}
+	rec := record.New("bench", 0)
 	emitter := emit.New(context.Background(), 0, rec, stats.ObserverFunc(func(context.Context, stats.Event) {}))
 	observed, err := env.newExtension(
 		extension.WithCounters(rec.Counters()),

@@ -1,6 +1,10 @@
-package stats
+package record
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
 
 // Counters are the totals that change too often for an event each. Adding to
 // them allocates nothing and takes no lock; all methods are safe for concurrent
@@ -22,13 +26,13 @@ func (c *Counters) Query(failed bool) {
 // Distributed counts n distributed results written.
 func (c *Counters) Distributed(n int) { c.distributed.Add(count(n)) }
 
-// In counts one log line of n bytes taken from osqueryd.
+// In counts one log line of n bytes from osqueryd.
 func (c *Counters) In(n int) {
 	c.linesIn.Add(1)
 	c.bytesIn.Add(count(n))
 }
 
-// Out counts log lines taken by the transport.
+// Out counts log lines that the transport accepted.
 func (c *Counters) Out(lines, bytes int) {
 	c.linesOut.Add(count(lines))
 	c.bytesOut.Add(count(bytes))
@@ -40,12 +44,12 @@ func (c *Counters) Dropped(lines, bytes uint64) {
 	c.bytesDrop.Add(bytes)
 }
 
-// Config counts one config handed to osqueryd.
+// Config counts one config served to osqueryd.
 func (c *Counters) Config() { c.configsServed.Add(1) }
 
 // addTo adds what was counted to t. A part is read before its whole, so that a
 // snapshot taken meanwhile never shows more failed queries than queries.
-func (c *Counters) addTo(t *Totals) {
+func (c *Counters) addTo(t *stats.Totals) {
 	t.QueriesFailed += c.queriesFailed.Load()
 	t.Queries += c.queries.Load()
 	t.Distributed += c.distributed.Load()
