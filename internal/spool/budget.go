@@ -31,7 +31,7 @@ type Budget struct {
 	count  atomic.Int64
 }
 
-// diskSpace is what a file system has; total is 0 when it does not tell.
+// diskSpace is what a file system has; total is 0 when it is not known.
 type diskSpace struct{ free, total int64 }
 
 // NewBudget makes a Budget of so many bytes, 0 for any number, which leaves what minFree returns for the size of the file
@@ -171,7 +171,5 @@ func (q *Queue) grow(n int64) {
 	}
 }
 
-// full is why a line was refused though the disk would have stored it.
-func (q *Queue) full() error {
-	return fmt.Errorf("append line: %w", ErrFull)
-}
+// errFull is why a line was refused though the disk would have stored it.
+func errFull() error { return fmt.Errorf("append line: %w", ErrFull) }

@@ -8,7 +8,7 @@
 //   - A line whose Append returned no error survives kill -9 of the process. When it also survives a power cut is set by the
 //     SyncPolicy.
 //   - Sequence numbers start at 1, rise by one a line, and go on after a restart. A line that was evicted or damaged leaves a
-//     gap; its number is never given to another line. The one exception: lines that a power cut took from the end of the log
+//     gap; its number is never used for another line. The one exception: lines that a power cut removed from the end of the log
 //     and that were never pinned or acknowledged were never seen outside, and their numbers are used again.
 //   - Numbers count within an epoch, a random name that is kept in the cursor. Whenever nothing proves that the numbers go on
 //     where they ended (a new directory, a cursor that was lost or has a damaged slot), another epoch begins, so that an

@@ -5,9 +5,12 @@ package spool
 import (
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"syscall"
+
+	"golang.org/x/sys/unix"
 )
 
 func (osFS) OpenLocked(name string) (file, error) {
@@ -43,4 +46,22 @@ func (osFS) SyncDir(dir string) error {
 		err = nil // this file system cannot, and has no better way
 	}
 	return errors.Join(err, d.Close())
+}
+
+// isPassing reports whether the host is short of something, which means nothing for what the disk holds.
+func isPassing(err error) bool {
+	return errors.Is(err, syscall.EMFILE) || errors.Is(err, syscall.ENFILE) || errors.Is(err, syscall.ENOMEM)
+}
+
+func isNoSpace(err error) bool {
+	return errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
+func spaceOf(dir string) diskSpace {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return diskSpace{}
+	}
+	bytes := func(blocks float64) int64 { return int64(min(blocks*float64(st.Bsize), math.MaxInt64/2)) }
+	return diskSpace{free: bytes(float64(st.Bavail)), total: bytes(float64(st.Blocks))}
 }

@@ -28,14 +28,14 @@ const (
 	syncNever
 )
 
-// SyncPolicy says when lines are flushed to disk, so that they survive a power cut. The zero value is
+// SyncPolicy is when lines are flushed to disk, so that they survive a power cut. The zero value is
 // SyncInterval(DefaultSyncInterval).
 type SyncPolicy struct {
 	kind  syncKind
 	every time.Duration
 }
 
-// SyncEach flushes before Append returns. Appends that wait at the same time share one flush.
+// SyncEach flushes before Append returns.
 func SyncEach() SyncPolicy { return SyncPolicy{kind: syncEach} }
 
 // SyncInterval flushes at most d after a line was written; d must be positive. A power cut costs the lines of the last d.
@@ -45,7 +45,7 @@ func SyncInterval(d time.Duration) SyncPolicy { return SyncPolicy{kind: syncInte
 // gone, and those of them that were pinned are reported missing, delivered or not. Pins are flushed all the same.
 func SyncNever() SyncPolicy { return SyncPolicy{kind: syncNever} }
 
-// Reason says why lines are missing.
+// Reason is why lines are missing.
 type Reason uint8
 
 // The reasons.
@@ -73,7 +73,7 @@ type Loss struct {
 	First   uint64 // first sequence number of the range
 	Last    uint64 // last sequence number of the range
 	Records uint64 // unacknowledged lines lost in the range
-	Bytes   int64  // bytes of the segment that was given up; 0 when not known
+	Bytes   int64  // bytes of the segment that was deleted; 0 when not known
 }
 
 // Full is what a full queue does.
@@ -96,7 +96,7 @@ type Options struct {
 	// MaxRecord bounds one line in bytes. Default DefaultMaxRecord, or what fits into SegmentBytes if that is less; at most
 	// 64 MiB.
 	MaxRecord int
-	// Sync says when lines are flushed to disk. Default SyncInterval(DefaultSyncInterval).
+	// Sync is when lines are flushed to disk. Default SyncInterval(DefaultSyncInterval).
 	Sync SyncPolicy
 	// Parents is how many of the directories above the queue's the program made as well. Their names are flushed with the
 	// queue's own, which needs its parent at least. Default 1.
@@ -105,7 +105,7 @@ type Options struct {
 	Full Full
 	// Budget, if set, bounds what all queues that have it hold together.
 	Budget *Budget
-	// OnLoss, if set, is told of stored lines that are lost after Open. It is called on the goroutine of the Append or Read
+	// OnLoss, if set, is called with stored lines that are lost after Open. It runs in the goroutine of the Append or Read
 	// that found out, with no lock held, and may call any method of the Queue but Close. Calls may overlap.
 	OnLoss func(Loss)
 
@@ -160,4 +160,32 @@ func (o Options) check() error {
 		errs = append(errs, fmt.Errorf("sync interval is %v; it must be positive", o.Sync.every))
 	}
 	return errors.Join(errs...)
+}
+
+// Errors that callers compare with errors.Is.
+var (
+	// ErrClosed is returned by every call after Close.
+	ErrClosed = errors.New("spool is closed")
+	// ErrLocked is returned by Open when another process, or this one, has the directory open.
+	ErrLocked = errors.New("spool is in use by another opener; close that one first")
+	// ErrTooLarge is returned by Append for a line above Options.MaxRecord. Nothing was stored.
+	ErrTooLarge = errors.New("line is larger than the spool's record limit; raise MaxRecord or drop the line")
+	// ErrNoSpace is returned by Append when the disk or a quota is full. Nothing was stored; a later Append works when there
+	// is room.
+	ErrNoSpace = errors.New("no space left for the spool; free disk space or lower MaxBytes")
+	// ErrIO is returned when the disk failed in another way. Nothing was stored or changed; a later call may work.
+	ErrIO = errors.New("spool input or output failed; check the disk")
+	// ErrNotSynced is returned by Append and Sync when the flush failed. The lines are stored and will be read, but a power
+	// cut may take them.
+	ErrNotSynced = errors.New("spool could not be flushed to disk")
+	// ErrSequence is returned by Ack and Pin for a number that was never handed out.
+	ErrSequence = errors.New("sequence number was never appended")
+)
+
+// typed wraps err in the sentinel that names the kind of failure.
+func typed(doing string, err error) error {
+	if isNoSpace(err) {
+		return fmt.Errorf("%s: %w: %w", doing, ErrNoSpace, err)
+	}
+	return fmt.Errorf("%s: %w: %w", doing, ErrIO, err)
 }

@@ -1,71 +1,74 @@
 package spool
 
 import (
+	"cmp"
+	"crypto/rand"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"path/filepath"
 	"sync"
-	"time"
 )
+
+// keepBuffer bounds the buffer that is kept for the next line; a host has many idle queues.
+const keepBuffer = 8 << 10
 
 // Queue is a durable queue of lines. All methods may be called at any time from any goroutine, and from OnLoss except for
 // Close. They wait for the disk, never for one another's consumers.
 //
-// Two tokens order what goes to the disk: who has the tail token owns the end of the log, and who has the cursor token owns the
-// cursor file; a holder of the first may take the second. The mutex guards the memory they share and is never held across I/O,
-// so that Stats never waits for a disk, and Read never for a writer.
+// Two tokens order what goes to the disk: the holder of writing owns the end of the log, and the holder of flushing flushes, owns the
+// cursor file and deletes files; a holder of the first may wait for the second. Which file is the end of the log changes under both.
+// The mutex guards the memory they share and is never held across I/O, so that Stats never waits for a disk, and Read never for a
+// writer.
 type Queue struct {
-	dir        string
-	opts       Options
-	fs         fileSystem
-	tail       chan struct{} // token: full while somebody owns the end of the log
-	cursorTurn chan struct{} // token: full while somebody owns the cursor
-	done       chan struct{} // closed by Close
-	notify     chan struct{}
-	closeOnce  sync.Once
-	closeErr   error
+	dir      string
+	opts     Options
+	fs       fileSystem
+	writing  chan struct{} // token: full while somebody owns the end of the log
+	flushing chan struct{} // token: full while somebody flushes or owns the cursor
+	done     chan struct{} // closed by Close
+	close    func() error  // shut, once
 
-	w      writer // owned by the tail token
-	cursor cursor // owned by the cursor token
+	w      writer // owned by the holder of writing, see there
+	cursor cursor // owned by the holder of flushing
 
 	mu      sync.Mutex
 	segs    []*segment // oldest first
 	total   int64      // bytes of segs
-	last    uint64     // last sequence number given out
+	last    uint64     // highest sequence number in use
 	marks   marks
-	holes   []span   // missing sequence numbers above the floor
-	spots   [2]spot  // where the last batch began and ended
-	trash   []string // files that could not be deleted yet
-	epoch   string   // set by Open
-	share   *share   // of Options.Budget, set by Open
-	low     bool     // the disk has less room than is to be left
-	credit  int64    // bytes that were freed while it had, and not written yet
-	unread  bool     // the newest segment cannot be read: go on in another, so that what comes can be
+	holes   []span      // missing sequence numbers above the floor
+	recent  [2]position // where the last batch began and ended
+	trash   []string    // files that could not be deleted yet
+	epoch   string      // set by Open
+	share   *share      // of Options.Budget, set by Open
+	low     bool        // the disk has less room than is to be left
+	credit  int64       // bytes that were freed while it had, and not written yet
+	unread  bool        // the newest segment cannot be read: go on in another, so that what comes can be
 	counter counters
-	syncState
+	flushed flushState
 }
 
-// writer is the end of the log.
+// writer is the end of the log. seg and f change under both tokens, so that the holder of either may read them.
 type writer struct {
-	seg    *segment  // nil until the first line after an unclean Open
-	t      *tailFile // open file of seg
-	off    int64     // where the next record goes
-	gen    uint64    // generation of the newest segment
-	next   uint64    // sequence number of the next line
-	buf    []byte    // one encoded record
-	broken bool      // seg must not be written to again
+	seg *segment // nil until the first line after an unclean Open
+	f   file     // of seg
+	// unnamed means that a power cut could remove the file's name; it belongs to the holder of flushing. The first flush of the
+	// file's lines flushes the name too, and not its creation, which osqueryd waits for.
+	unnamed bool
+	off     int64  // where the next record goes
+	gen     uint64 // generation of the newest segment
+	next    uint64 // sequence number of the next line
+	buf     []byte // one encoded record
+	broken  bool   // seg must not be written to again
 }
 
-// floor is the number up to which nobody will read.
-func (m marks) floor() uint64 { return max(m.acked, m.evicted) }
-
-// Dropped counts lines that will never be read.
+// Dropped counts lines that were stored and will never be read.
 type Dropped struct {
-	Evicted  uint64 // unacknowledged when MaxBytes forced them out; those in a batch under way may still be delivered
-	Damaged  uint64 // found unreadable after Open
-	TooLarge uint64 // refused: above MaxRecord
-	NoSpace  uint64 // refused: disk or quota full, or the queue may not grow
-	Failed   uint64 // refused: another failure of the disk
+	Evicted uint64 // unacknowledged when MaxBytes forced them out; those in a batch under way may still be delivered
+	Damaged uint64 // found unreadable after Open
 }
 
 // Stats is a view of a queue. Depths are of now, counts since Open.
@@ -76,7 +79,7 @@ type Stats struct {
 	Acked         uint64 // every line up to this sequence number is acknowledged
 	Evicted       uint64 // no line up to this sequence number is kept: it was evicted, or acknowledged before; 0 if none was
 	Pinned        uint64 // last sequence number of the pinned batch; 0 if none, or if nothing of it is left to read
-	Last          uint64 // last sequence number given out; 0 if none ever was
+	Last          uint64 // highest sequence number in use; 0 if none ever was
 	Epoch         string // what the numbers count in: 32 hexadecimal digits, see the package's documentation
 	Appended      uint64 // lines
 	AppendedBytes uint64 // bytes of those lines, without headers
@@ -105,19 +108,14 @@ func (q *Queue) Stats() Stats {
 	}
 }
 
-// Notify returns a channel that holds a value when lines may have come since the last receive, and after Open when there is
-// something to read. It is never closed. One receiver is woken for any number of lines.
-func (q *Queue) Notify() <-chan struct{} { return q.notify }
-
-func (q *Queue) wake() {
-	select {
-	case q.notify <- struct{}{}:
-	default:
-	}
+func (q *Queue) highest() uint64 {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.last
 }
 
-// take gets a token, or ErrClosed.
-func (q *Queue) take(token chan struct{}) error {
+// acquire waits for a token; ErrClosed if the queue is closed.
+func (q *Queue) acquire(token chan struct{}) error {
 	select {
 	case token <- struct{}{}:
 	case <-q.done:
@@ -139,33 +137,30 @@ func (q *Queue) isClosed() bool {
 	}
 }
 
-// announce tells of losses; no lock and no token may be held.
+// announce calls OnLoss; no lock and no token may be held.
 func (q *Queue) announce(losses []Loss) {
 	for _, l := range losses {
 		q.opts.OnLoss(l)
 	}
 }
 
-// Close flushes what the policy flushes, and closes the files. It waits for appends that are under way; later calls of any
+// Close flushes what the policy flushes, and closes the files. It waits for calls that are under way; later calls of any
 // method return ErrClosed. The second Close returns what the first did.
-func (q *Queue) Close() error {
-	q.closeOnce.Do(func() { q.closeErr = q.shut() })
-	return q.closeErr
-}
+func (q *Queue) Close() error { return q.close() }
 
-// shut takes both tokens for good.
+// shut keeps both tokens for good.
 func (q *Queue) shut() error {
 	close(q.done)
-	q.tail <- struct{}{}
+	q.writing <- struct{}{}
+	q.flushing <- struct{}{}
 	q.stopTimer()
 	var errs []error
 	if q.opts.Sync.kind != syncNever {
-		errs = append(errs, q.syncTo(q.w.next-1))
+		errs = append(errs, q.syncTo(q.highest()))
 	}
-	if q.w.t != nil {
-		errs = append(errs, q.release(q.w.t))
+	if q.w.f != nil {
+		errs = append(errs, q.w.f.Close())
 	}
-	q.cursorTurn <- struct{}{}
 	if q.opts.Sync.kind != syncNever && q.used() {
 		errs = append(errs, q.flushCursor())
 	}
@@ -177,21 +172,20 @@ func (q *Queue) shut() error {
 	return nil
 }
 
-// forget drops what is known of lines that nobody wants any more; mu is locked.
+// forget drops what is known of lines that are not needed any more; mu is locked.
 func (q *Queue) forget() {
 	q.holes = dropSpans(q.holes, q.marks.floor())
-	q.failed = dropSpans(q.failed, q.marks.floor())
+	q.flushed.failed = dropSpans(q.flushed.failed, q.marks.floor())
 }
 
-// used says whether a line was ever given to the queue. A cursor that tells of none is not worth a flush: Open makes
-// the same one anew.
+// used reports whether the queue ever had a line. A cursor that knows of none is not worth a flush: Open makes the same one anew.
 func (q *Queue) used() bool {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	return q.last > 0 || q.marks.highest() > 0 || len(q.segs) > 0
 }
 
-// discard deletes segment files that are no longer in q.segs, and those that could not be deleted before.
+// discard deletes segment files that are no longer in q.segs, and those that could not be deleted before. The caller has flushing.
 func (q *Queue) discard(names []string) {
 	q.mu.Lock()
 	names, q.trash = append(names, q.trash...), nil
@@ -202,25 +196,202 @@ func (q *Queue) discard(names []string) {
 			left = append(left, n)
 		}
 	}
-	if len(left) > 0 {
-		q.mu.Lock()
-		q.trash = append(q.trash, left...)
-		q.mu.Unlock()
-	}
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.trash = left
 }
 
-// syncState is guarded by Queue.mu.
-type syncState struct {
-	synced   uint64    // lines up to here need no flush: it was done, or failed for good
-	syncing  bool      // a flush is under way
-	out      *tailFile // what to flush: the file that holds all lines that are not
-	seal     bool      // a flush failed: go on in another segment
-	rooted   bool      // the names of the directories are flushed
-	syncDone sync.Cond // a flush ended
-	group    [2]uint64 // lines that the last two flushes served
-	failed   []span    // lines above the floor that a failed flush left unflushed for good
-	failure  error     // of the last such flush
-	armed    bool      // the interval timer runs
-	timer    *time.Timer
-	timers   sync.WaitGroup // armed timers, until their callback is over
+// Append adds line, which it does not keep, and returns its sequence number. When it returns without an error the line is in
+// the file and survives kill -9 of the process; under SyncEach it is flushed too. It makes one write, waits for other
+// appends and the disk and never for readers, and allocates nothing for lines up to 8 KiB.
+//
+// With ErrTooLarge, ErrNoSpace, ErrFull, ErrIO or ErrClosed nothing was stored and the number is 0; the queue has repaired itself and
+// the next Append may work. With ErrNotSynced the line is stored under the number returned, and not flushed. OnLoss is not called for
+// lines that are refused.
+func (q *Queue) Append(line []byte) (uint64, error) {
+	if len(line) > q.opts.MaxRecord {
+		return 0, fmt.Errorf("append line of %d bytes, limit %d: %w", len(line), q.opts.MaxRecord, ErrTooLarge)
+	}
+	if err := q.acquire(q.writing); err != nil {
+		return 0, err
+	}
+	losses, err := q.makeRoom(int64(headerSize + len(line)))
+	var seq uint64
+	if err == nil {
+		seq, err = q.write(line)
+	}
+	if err == nil && q.opts.Sync.kind == syncEach {
+		q.flushing <- struct{}{} // Close does not hold it while somebody has writing
+		err = q.syncTo(seq)
+		<-q.flushing
+	}
+	<-q.writing
+	q.announce(losses)
+	return seq, err
 }
+
+// write adds one record at the end. The caller has writing, as in all functions down to evict.
+func (q *Queue) write(line []byte) (uint64, error) {
+	w := &q.w
+	w.buf = appendRecord(w.buf[:0], w.seg.salt, w.next, line)
+	size := int64(len(w.buf))
+	_, err := w.f.WriteAt(w.buf, w.off)
+	if cap(w.buf) > keepBuffer {
+		w.buf = nil
+	}
+	if err != nil {
+		// What was written of it must not be taken for a record later.
+		if w.f.Truncate(w.off) != nil {
+			w.broken = true
+		}
+		return 0, typed("append line", err)
+	}
+	seq := w.next
+	w.next++
+	w.off += size
+	q.commit(seq, size, len(line))
+	return seq, nil
+}
+
+// commit lets readers see the record.
+func (q *Queue) commit(seq uint64, size int64, length int) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	s := q.w.seg
+	s.last, s.end, s.bytes = seq, s.end+size, s.bytes+size
+	q.last = seq
+	q.grow(size)
+	q.counter.appended++
+	q.counter.appendedBytes += uint64(length)
+	if f := &q.flushed; f.seal { // a flush failed while it was being written
+		f.failed, f.upTo = addSpan(f.failed, span{seq, seq}), seq
+	}
+	q.arm()
+}
+
+// makeRoom makes sure that a record of size bytes may be written at the end, and returns what was lost by it.
+func (q *Queue) makeRoom(size int64) ([]Loss, error) {
+	over := q.tooMuch(size)
+	q.mu.Lock()
+	if over && q.opts.Full == RefuseNewest && q.last > q.marks.floor() {
+		q.mu.Unlock()
+		return nil, errFull()
+	}
+	broken := q.w.broken || q.w.seg == nil || q.flushed.seal
+	alone := over && len(q.segs) == 1 && q.segs[0].bytes > 0 // the newest is never deleted
+	full := alone || q.unread || q.w.off+size > q.opts.SegmentBytes
+	q.mu.Unlock()
+	var stuck error
+	if broken || full {
+		// If the disk refuses a new segment, the old one may grow: within MaxBytes, that loses less than refusing the line.
+		if stuck = q.rotate(); stuck != nil && broken {
+			return nil, stuck
+		}
+	}
+	if !over {
+		return nil, nil
+	}
+	return q.evict(size, stuck)
+}
+
+// rotate starts a new segment.
+func (q *Queue) rotate() error {
+	q.flushing <- struct{}{}
+	defer func() { <-q.flushing }()
+	w := &q.w
+	if w.f != nil && q.opts.Sync.kind != syncNever {
+		_ = q.syncTo(w.next - 1) // counted; and the lines are stored
+	}
+	var salt [4]byte
+	_, _ = rand.Read(salt[:]) // never fails
+	s := newSegment(w.gen+1, w.next, binary.LittleEndian.Uint32(salt[:]))
+	f, err := q.fs.Open(filepath.Join(q.dir, s.name), os.O_RDWR|os.O_CREATE|os.O_EXCL)
+	if err != nil {
+		return typed("create spool segment", err)
+	}
+	if w.f != nil {
+		_ = w.f.Close() // all of it is flushed, or known not to be
+	}
+	w.gen++
+	w.seg, w.f, w.unnamed, w.off, w.broken = s, f, true, 0, false
+	if empty := q.addSegment(s); empty != "" {
+		q.discard([]string{empty})
+	}
+	return nil
+}
+
+// addSegment adds s to the list, without its predecessor if that is empty and bounds nothing that s does not: its name is returned.
+func (q *Queue) addSegment(s *segment) (empty string) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if n := len(q.segs); n > 0 && q.segs[n-1].end == 0 && q.segs[n-1].first == s.first {
+		empty = q.segs[n-1].name
+		q.grow(-q.segs[n-1].bytes)
+		q.segs = q.segs[:n-1]
+	}
+	if n := len(q.segs); n > 0 && q.segs[n-1].last > q.flushed.upTo {
+		q.segs[n-1].unflushed = true
+	}
+	q.segs = append(q.segs, s)
+	q.flushed.seal, q.unread = false, false
+	return empty
+}
+
+// evict deletes the oldest segments until size bytes fit. If the last one is in the way, stuck is why no other could be made.
+func (q *Queue) evict(size int64, stuck error) ([]Loss, error) {
+	var losses []Loss
+	var names []string
+	q.mu.Lock()
+	m := q.marks
+	for len(q.segs) > 1 && q.over(size) {
+		l := q.popOldest(&names)
+		m.evicted = max(m.evicted, l.Last)
+		if l.Records > 0 {
+			losses = append(losses, l)
+		}
+	}
+	full, bound := q.over(size), q.total+size <= q.opts.MaxBytes
+	q.mu.Unlock()
+	if len(names) > 0 {
+		q.finishEviction(m.evicted, names)
+	}
+	if full && bound {
+		return losses, errFull()
+	}
+	if full {
+		return losses, fmt.Errorf("append line: the last segment is full: %w", cmp.Or(stuck, ErrIO))
+	}
+	return losses, nil
+}
+
+// popOldest removes the oldest segment from the list; mu is locked.
+func (q *Queue) popOldest(names *[]string) Loss {
+	s, last := q.segs[0], q.segs[1].first-1
+	first := max(s.first, q.marks.floor()+1)
+	l := Loss{Reason: Evicted, First: first, Last: last, Bytes: s.bytes}
+	if first <= last {
+		l.Records = last - first + 1 - countIn(q.holes, first, last)
+	}
+	q.counter.dropped.Evicted += l.Records
+	q.marks.evicted = max(q.marks.evicted, last)
+	q.forget()
+	q.segs = q.segs[1:]
+	q.grow(-s.bytes)
+	*names = append(*names, s.name)
+	return l
+}
+
+// finishEviction deletes files, after it wrote to the cursor what is announced. Without that, the next Open would report their lines
+// as damaged: no reason to refuse a line.
+func (q *Queue) finishEviction(seq uint64, names []string) {
+	q.flushing <- struct{}{}
+	defer func() { <-q.flushing }()
+	m := q.cursor.marks
+	m.evicted = max(m.evicted, seq)
+	if q.cursor.save(m) == nil {
+		_ = q.flushCursor()
+	}
+	q.discard(names)
+}
+
+func isNotExist(err error) bool { return errors.Is(err, fs.ErrNotExist) }

@@ -162,22 +162,6 @@ func TestClosed(t *testing.T) {
 	}
 }
 
-func TestNotify(t *testing.T) {
-	dir := t.TempDir()
-	q, _ := mustOpen(t, dir, small())
-	if len(q.Notify()) != 0 {
-		t.Fatal("woken for nothing")
-	}
-	mustAppend(t, q, 3)
-	if len(q.Notify()) != 1 {
-		t.Fatal("not woken")
-	}
-	mustClose(t, q)
-	if q, _ = mustOpen(t, dir, small()); len(q.Notify()) != 1 {
-		t.Fatal("not woken for what was there")
-	}
-}
-
 func TestModes(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Skip("no modes")
@@ -210,7 +194,7 @@ func TestOptionsAreChecked(t *testing.T) {
 	}
 }
 
-func TestTooLargeIsCounted(t *testing.T) {
+func TestTooLargeIsRefused(t *testing.T) {
 	q, _ := mustOpen(t, t.TempDir(), small())
 	if _, err := q.Append(make([]byte, 513)); !errors.Is(err, ErrTooLarge) {
 		t.Fatal(err)
@@ -218,7 +202,7 @@ func TestTooLargeIsCounted(t *testing.T) {
 	if _, err := q.Append(make([]byte, 512)); err != nil {
 		t.Fatal(err)
 	}
-	if s := q.Stats(); s.Dropped.TooLarge != 1 || s.Appended != 1 {
+	if s := q.Stats(); s.Last != 1 || s.Appended != 1 {
 		t.Fatalf("%+v", s)
 	}
 }

@@ -21,15 +21,15 @@ type Gap struct {
 // Batch is what Read returns.
 type Batch struct {
 	// First and Last are the sequence numbers of the lines: Lines[i] has First+i. When nothing but gaps is left, Lines is
-	// empty, First is 0, and Last ends the gaps. Last is what to give to Ack. All is zero when there is nothing.
+	// empty, First is 0, and Last ends the gaps. Last is the argument for Ack. All is zero when there is nothing.
 	First, Last uint64
 	Lines       [][]byte // the caller's to keep; lines share memory in blocks of about 64 KiB
 	Bytes       int      // sum of the lengths
 	Gaps        []Gap    // what is missing between the line before and First, oldest first
 }
 
-// spot is a known position: the record that follows the line after begins at off in seg.
-type spot struct {
+// position is a known place in the log: the record that follows the line after begins at off in seg.
+type position struct {
 	seg   *segment
 	after uint64
 	off   int64
@@ -42,7 +42,7 @@ type view struct {
 	end    int64    // where the segment ended at that moment
 	upper  uint64   // no line beyond this number is in the segment
 	sealed bool     // more will not come
-	last   uint64   // last number given out
+	last   uint64   // highest number in use
 }
 
 type limits struct {
@@ -104,7 +104,7 @@ func (q *Queue) look(at uint64) view {
 			break
 		}
 	}
-	for _, p := range q.spots {
+	for _, p := range q.recent {
 		if p.seg != nil && p.seg == v.seg && p.after == at {
 			v.off = p.off
 		}
@@ -127,8 +127,8 @@ func (q *Queue) readSegment(v view, at uint64, lim limits) (Batch, error) {
 	if len(b.Lines) == 0 {
 		return b, err
 	}
-	// If the disk failed behind the lines that were read, the next Read will say so.
-	q.remember(spot{v.seg, at, begin}, spot{v.seg, b.Last, end})
+	// If the disk failed behind the lines that were read, the next Read returns the error.
+	q.remember(position{v.seg, at, begin}, position{v.seg, b.Last, end})
 	return b, nil
 }
 
@@ -171,10 +171,10 @@ func (b *Batch) stopsBefore(it item, lim limits) bool {
 		lim.bytes > 0 && b.Bytes+len(it.line) > lim.bytes
 }
 
-func (q *Queue) remember(begin, end spot) {
+func (q *Queue) remember(begin, end position) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.spots = [2]spot{begin, end}
+	q.recent = [2]position{begin, end}
 	begin.seg.failures = 0
 }
 

@@ -71,53 +71,58 @@ func TestSync(t *testing.T) {
 	}
 }
 
-// While one flush is held up, seven more writers come; one flush more has to serve them all.
-func TestGroupCommit(t *testing.T) {
+// Every line is flushed before its Append returns, however many writers there are.
+func TestManyWritersUnderEach(t *testing.T) {
 	const writers = 8
-	started, release := make(chan struct{}, writers), make(chan struct{})
-	q, d, _, _ := badQueue(t, func(o *Options) { o.Sync = SyncEach(); o.SegmentBytes = 4096 })
-	d.set(func(d *badDisk) { d.onSync = func() { started <- struct{}{}; <-release } })
+	d := newDisk(5)
+	d.harmful = true
+	q, _ := mustOpen(t, diskDir, onDisk(d, SyncEach()))
 	var wg sync.WaitGroup
-	add := func() {
-		if _, err := q.Append([]byte("x")); err != nil {
-			t.Error(err)
-		}
+	for range writers {
+		wg.Go(func() {
+			if _, err := q.Append([]byte("x")); err != nil {
+				t.Error(err)
+			}
+		})
 	}
-	wg.Go(add)
-	<-started
-	for range writers - 1 {
-		<-q.Notify()
-		wg.Go(add)
-	}
-	<-q.Notify() // the last of them is written, whether or not it waits for the flush yet
-	close(release)
 	wg.Wait()
-	if s := q.Stats(); s.Appended != writers || s.Syncs != 2 {
-		t.Fatalf("%+v", s)
+	d.cut()
+	_ = q.Close()
+	d.restart()
+	q, rep := mustOpen(t, diskDir, onDisk(d, SyncEach()))
+	if lines, _ := drain(t, q, 0); len(lines) != writers || !rep.Clean() {
+		t.Fatalf("%d lines, %+v", len(lines), rep)
 	}
-	d.set(func(d *badDisk) { d.onSync = nil })
 }
 
-// A flush that fails says nothing good of a line that was written while it was under way, whatever the next flush says.
+// A flush holds up no Append. One that fails proves nothing about a line that was written while it was under way, whatever the next
+// flush returns.
 func TestLineWrittenDuringAFailingFlush(t *testing.T) {
 	started, release := make(chan struct{}, 3), make(chan struct{})
-	q, d, _, _ := badQueue(t, func(o *Options) { o.Sync = SyncEach() })
+	q, d, _, _ := badQueue(t, func(o *Options) { o.Sync = SyncInterval(time.Hour) })
+	mustAppend(t, q, 1)
 	d.set(func(d *badDisk) { d.failSync, d.onSync = true, func() { started <- struct{}{}; <-release } })
-	var errs [2]error
+	var failed error
 	var wg sync.WaitGroup
-	wg.Go(func() { _, errs[0] = q.Append([]byte("one")) })
-	<-q.Notify()
+	wg.Go(func() { failed = q.Sync() })
 	<-started
-	d.set(func(d *badDisk) { d.failSync = false })
-	wg.Go(func() { _, errs[1] = q.Append([]byte("two")) })
-	<-q.Notify()
+	mustAppend(t, q, 1)
 	close(release)
 	wg.Wait()
-	if !errors.Is(errs[0], ErrNotSynced) || !errors.Is(errs[1], ErrNotSynced) {
-		t.Fatalf("%v; %v", errs[0], errs[1])
+	d.set(func(d *badDisk) { d.failSync, d.onSync = false, nil })
+	if second := q.Sync(); !errors.Is(failed, ErrNotSynced) || !errors.Is(second, ErrNotSynced) {
+		t.Fatalf("%v; %v", failed, second)
 	}
-	d.set(func(d *badDisk) { d.onSync = nil })
-	mustAppend(t, q, 1) // in another segment
+	if err := q.Ack(1); err != nil {
+		t.Fatal(err)
+	}
+	if err := q.Sync(); !errors.Is(err, ErrNotSynced) {
+		t.Fatalf("line 2: %v", err)
+	}
+	mustAppend(t, q, 1)
+	if n := q.Stats().Segments; n != 2 {
+		t.Fatalf("%d segments: the next line goes to another one", n)
+	}
 }
 
 // Who waited for a flush that failed may come to look only after the next one failed too.
@@ -154,6 +159,7 @@ func TestManyWritersReadersAndAcks(t *testing.T) {
 	o.MaxBytes, o.Sync = 1<<20, SyncInterval(time.Millisecond)
 	q, _ := mustOpen(t, t.TempDir(), o)
 	const writers, each = 4, 500
+	came := make(chan struct{}, 1)
 	var wg sync.WaitGroup
 	for range writers {
 		wg.Go(func() {
@@ -164,6 +170,10 @@ func TestManyWritersReadersAndAcks(t *testing.T) {
 					t.Errorf("seq %d after %d: %v", seq, before, err)
 				}
 				before = seq
+				select {
+				case came <- struct{}{}:
+				default:
+				}
 			}
 		})
 	}
@@ -181,7 +191,7 @@ func TestManyWritersReadersAndAcks(t *testing.T) {
 			t.Fatal(err)
 		}
 		if b.Last == 0 {
-			<-q.Notify()
+			<-came
 			continue
 		}
 		if b.First != next || len(b.Gaps) != 0 {
