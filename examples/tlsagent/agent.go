@@ -14,45 +14,31 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
 	"github.com/osqvisor/osqvisor/instance"
+
+	// A host has no need of this package: by it the agent reports to the process that watches it.
+	"github.com/osqvisor/osqvisor/internal/tlstrial"
 	"github.com/osqvisor/osqvisor/runtime"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// agentArgument makes the program the agent.
-const agentArgument = "agent"
-
-func isAgent(args []string) bool { return len(args) == 2 && args[1] == agentArgument }
-
-// instanceNames is who lives in the agent.
-func instanceNames() []string { return []string{"vendor", "tenant-a", "tenant-b"} }
-
-// hostIdentifier is what the server knows an instance by.
-func hostIdentifier(instance string) string {
-	name, err := os.Hostname()
-	if err != nil {
-		name = "localhost"
-	}
-	return name + "-" + instance
-}
-
-// agentMain gives the exit code of the agent. It stops when its stdin ends.
+// agentMain returns the exit code of the agent, which stops when its stdin ends.
 func agentMain(stdin io.Reader, stdout, stderr io.Writer) int {
 	signal.Ignore(os.Interrupt) // Ctrl-C reaches both processes; the other one decides
 	// When the other one is killed, nobody reads stdout, and the agent still has osqueryd
-	// to stop: what cannot be said is an error then, and not the end. Not Ignore, which
-	// osqueryd would inherit.
+	// to stop: a message that cannot be sent is an error then, and not the end. Not Ignore,
+	// which osqueryd would inherit.
 	signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE)
 	log := slog.New(slog.NewTextHandler(stderr, &slog.HandlerOptions{Level: slog.LevelError}))
-	if err := runAgent(stdin, &teller{w: stdout}, log); err != nil {
+	if err := runAgent(stdin, tlstrial.NewSender(stdout), log); err != nil {
 		fmt.Fprintln(stderr, "tlsagent agent:", err)
-		return exitFailed
+		return tlstrial.ExitFailed
 	}
 	return 0
 }
 
-func runAgent(stdin io.Reader, out *teller, log *slog.Logger) error {
+func runAgent(stdin io.Reader, out *tlstrial.Sender, log *slog.Logger) error {
 	in := json.NewDecoder(stdin)
-	var o orders
+	var o tlstrial.Orders
 	if err := in.Decode(&o); err != nil {
 		return fmt.Errorf("orders: %w", err)
 	}
@@ -72,13 +58,13 @@ func runAgent(stdin io.Reader, out *teller, log *slog.Logger) error {
 
 // agent is a host of the SDK: a Runner, a Transport and a table.
 type agent struct {
-	out    *teller
+	out    *tlstrial.Sender
 	client *remoteapi.Client
 	runner *runtime.Runner
 	tables []*ticks
 }
 
-func newAgent(o orders, out *teller, log *slog.Logger) (*agent, error) {
+func newAgent(o tlstrial.Orders, out *tlstrial.Sender, log *slog.Logger) (*agent, error) {
 	a := &agent{out: out}
 	options := []remoteapi.Option{remoteapi.WithEnrollSecretFile(o.SecretPath), remoteapi.WithGzip()}
 	if o.CA != "" {
@@ -105,47 +91,47 @@ func newAgent(o orders, out *teller, log *slog.Logger) (*agent, error) {
 			),
 		),
 	}
-	for _, id := range instanceNames() {
+	for _, id := range tlstrial.Names() {
 		runnerOptions = append(runnerOptions, a.instance(id, o.From))
 	}
 	a.runner, err = runtime.New(runnerOptions...)
 	return a, err
 }
 
-// instance gives each instance a name on the server and a table of its own.
+// instance returns an instance with a name of its own on the server, and a table of its own.
 func (a *agent) instance(id string, from uint64) runtime.Option {
-	t := newTicks(from, func(first, last uint64) error { return a.tellTicks(id, first, last) })
+	t := newTicks(from, func(first, last uint64) error { return a.reportTicks(id, first, last) })
 	a.tables = append(a.tables, t)
-	return runtime.WithInstance(id, instance.WithHostIdentifier(hostIdentifier(id)), instance.WithTables(t.table()))
+	return runtime.WithInstance(id, instance.WithHostIdentifier(tlstrial.HostIdentifier(id)), instance.WithTables(t.table()))
 }
 
-// tellTicks is called by the table, so while osqueryd runs.
-func (a *agent) tellTicks(id string, first, last uint64) error {
+// reportTicks is called by the table, so while osqueryd runs.
+func (a *agent) reportTicks(id string, first, last uint64) error {
 	in, err := a.runner.Instance(id)
 	if err != nil {
 		return err
 	}
-	return a.out.tell(message{Kind: saysTicks, Instance: id, Run: in.RunID(), First: first, Last: last})
+	return a.out.Send(tlstrial.Message{Kind: tlstrial.KindTicks, Instance: id, Run: in.RunID(), First: first, Last: last})
 }
 
-// observe is handed the events of all instances.
+// observe is called with the events of all instances.
 func (a *agent) observe(_ context.Context, e stats.Event) {
-	m := message{Instance: e.Meta().Instance}
+	m := tlstrial.Message{Instance: e.Meta().Instance}
 	switch e := e.(type) {
 	case stats.RunReady:
-		m.Kind, m.PID = saysReady, e.PID
+		m.Kind, m.PID = tlstrial.KindReady, e.PID
 	case stats.Enrolled:
-		m.Kind, m.Again = saysEnrolled, e.Again
+		m.Kind, m.Again = tlstrial.KindEnrolled, e.Again
 	default:
 		return
 	}
-	_ = a.out.tell(m) // nobody listens any more: stdin has ended, too
+	_ = a.out.Send(m) // nobody reads any more: stdin has ended, too
 }
 
 // obey returns when there are no more orders.
 func (a *agent) obey(in *json.Decoder) {
 	for {
-		var o orders
+		var o tlstrial.Orders
 		if err := in.Decode(&o); err != nil {
 			return
 		}

@@ -10,10 +10,10 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/osqvisor/osqvisor/instance/osquerydtest"
-
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
+	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/internal/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/tlstrial"
 )
 
 // lonely is an agent to which nobody listens any more.
@@ -31,14 +31,14 @@ func newLonely(t *testing.T) *lonely {
 	must(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	osqueryd := osquerydtest.Start(t, osquerydtest.WithScript(osquerydtest.Script{TimeScale: 0.2}))
-	srv, err := newServer(dir)
+	srv, err := tlstrial.NewServer(dir)
 	must(t, err)
 	t.Cleanup(srv.Close)
 	self, err := os.Executable()
 	must(t, err)
 
 	l := &lonely{batches: make(chan struct{}), exited: make(chan error, 1)}
-	agent := exec.CommandContext(t.Context(), self, agentArgument)
+	agent := exec.CommandContext(t.Context(), self, "agent")
 	agent.Stderr = &l.stderr
 	stdin, err := agent.StdinPipe()
 	must(t, err)
@@ -46,11 +46,11 @@ func newLonely(t *testing.T) *lonely {
 	stdout, err := agent.StdoutPipe()
 	must(t, err)
 	must(t, agent.Start())
-	must(t, json.NewEncoder(stdin).Encode(orders{Server: srv.URL(), CA: srv.ca, SecretPath: srv.secretPath,
+	must(t, json.NewEncoder(stdin).Encode(tlstrial.Orders{Server: srv.URL(), CA: srv.CA, SecretPath: srv.SecretPath,
 		Osqueryd: osqueryd.Path(), Root: filepath.Join(dir, "root"), From: 1}))
-	said := bufio.NewScanner(stdout)
-	for ticking := false; !ticking && said.Scan(); {
-		ticking = strings.Contains(said.Text(), saysTicks)
+	messages := bufio.NewScanner(stdout)
+	for ticking := false; !ticking && messages.Scan(); {
+		ticking = strings.Contains(messages.Text(), tlstrial.KindTicks)
 	}
 	must(t, stdout.Close())
 	srv.SetFault(l.count)
@@ -81,7 +81,7 @@ func (l *lonely) count(_ remoteapitest.Call, r *http.Request) remoteapitest.Faul
 func TestAgentOutlivesItsListener(t *testing.T) {
 	l := newLonely(t)
 	// An instance sends no second batch before it has tried to tell of the first.
-	for range len(instanceNames()) + 1 {
+	for range len(tlstrial.Names()) + 1 {
 		select {
 		case <-l.batches:
 		case err := <-l.exited:

@@ -13,11 +13,12 @@ import (
 
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/internal/remoteapitest"
+	"github.com/osqvisor/osqvisor/internal/tlstrial"
 )
 
 func TestMain(m *testing.M) {
 	osquerydtest.Main()
-	if isAgent(os.Args) {
+	if tlstrial.IsAgent(os.Args) {
 		os.Exit(agentMain(os.Stdin, os.Stdout, os.Stderr))
 	}
 	os.Exit(m.Run())
@@ -32,19 +33,19 @@ func each(t *testing.T, test func(t *testing.T, osqueryd string)) {
 	}
 }
 
-// play runs the program, and gives its last line.
-func play(t *testing.T, args ...string) report {
+// play runs the program, and returns its last line.
+func play(t *testing.T, args ...string) tlstrial.Report {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	var stdout, stderr bytes.Buffer
-	code := start(ctx, append(args, "-json"), &stdout, &stderr)
+	code := tlstrial.Main(ctx, append(args, "-json"), &stdout, &stderr)
 	t.Logf("%s%s", &stderr, &stdout)
 	if code != 0 {
 		t.Errorf("exit code %d", code)
 	}
 	lines := strings.Split(strings.TrimSpace(stdout.String()), "\n")
-	var rep report
+	var rep tlstrial.Report
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &rep); err != nil {
 		t.Fatalf("the last line is no report: %v", err)
 	}
@@ -71,15 +72,15 @@ func TestServerOfTheUser(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer srv.Close()
-		srv.SetFault(loseAnswers(1))
+		srv.SetFault(tlstrial.LoseAnswers(1))
 		rep := play(t, "-server", srv.URL(), "-enroll-secret-path", write(t, "secret", []byte(srv.EnrollSecret()+"\n")),
 			"-ca", write(t, "ca.pem", pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: srv.Certificate().Raw})),
 			"-osqueryd", osqueryd, "-for", "2s")
 		if !rep.OK || rep.Produced == 0 || rep.Delivered != rep.Produced || rep.Reenrolments != 0 {
 			t.Errorf("%+v", rep)
 		}
-		for _, id := range instanceNames() {
-			if got := (&server{Server: srv}).arrived(id); len(got) == 0 {
+		for _, id := range tlstrial.Names() {
+			if got := (&tlstrial.Server{Server: srv}).Arrived(id); len(got) == 0 {
 				t.Errorf("%s: the server has no lines", id)
 			}
 		}
@@ -99,10 +100,10 @@ func TestInterrupted(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var stdout, stderr bytes.Buffer
-	if code := start(ctx, []string{"-json", "-osqueryd", osquerydtest.FakeName}, &stdout, &stderr); code != exitFailed {
+	if code := tlstrial.Main(ctx, []string{"-json", "-osqueryd", osquerydtest.FakeName}, &stdout, &stderr); code != tlstrial.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	if !strings.Contains(stdout.String(), errInterrupted.Error()) || !strings.Contains(stdout.String(), `"ok":false`) {
+	if !strings.Contains(stdout.String(), tlstrial.ErrInterrupted.Error()) || !strings.Contains(stdout.String(), `"ok":false`) {
 		t.Errorf("%s", &stdout)
 	}
 }
@@ -111,10 +112,10 @@ func TestInterrupted(t *testing.T) {
 func TestWrongBinary(t *testing.T) {
 	var stdout, stderr bytes.Buffer
 	missing := filepath.Join(t.TempDir(), "osqueryd")
-	if code := start(t.Context(), []string{"-json", "-osqueryd", missing}, &stdout, &stderr); code != exitFailed {
+	if code := tlstrial.Main(t.Context(), []string{"-json", "-osqueryd", missing}, &stdout, &stderr); code != tlstrial.ExitFailed {
 		t.Errorf("exit code %d", code)
 	}
-	if !strings.Contains(stdout.String(), errAgentGone.Error()) {
+	if !strings.Contains(stdout.String(), tlstrial.ErrAgentGone.Error()) {
 		t.Errorf("%s", &stdout)
 	}
 }
@@ -124,7 +125,8 @@ func TestWrongFlags(t *testing.T) {
 		"-nonsense", "-for -1s", "rest", "-server https://x", "-enroll-secret-path f", "-ca f",
 	} {
 		var stdout, stderr bytes.Buffer
-		if code := start(t.Context(), strings.Fields(args), &stdout, &stderr); code != exitUsage || stderr.Len() == 0 || stdout.Len() != 0 {
+		code := tlstrial.Main(t.Context(), strings.Fields(args), &stdout, &stderr)
+		if code != tlstrial.ExitUsage || stderr.Len() == 0 || stdout.Len() != 0 {
 			t.Errorf("%s: exit code %d, %q, %q", args, code, &stdout, &stderr)
 		}
 	}

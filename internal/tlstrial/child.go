@@ -1,4 +1,4 @@
-package main
+package tlstrial
 
 import (
 	"bufio"
@@ -18,11 +18,11 @@ const stopTimeout = 30 * time.Second
 type child struct {
 	cmd   *exec.Cmd
 	stdin io.WriteCloser
-	read  chan struct{} // closed when all that it said was read
+	read  chan struct{} // closed when all of its messages are read
 }
 
-// startChild starts an agent and notes down what it says.
-func startChild(o orders, b *book) (*child, error) {
+// startChild starts an agent, whose messages go into the book.
+func startChild(o Orders, b *book) (*child, error) {
 	self, err := os.Executable()
 	if err != nil {
 		return nil, fmt.Errorf("start the agent: %w", err)
@@ -53,35 +53,35 @@ func (c *child) listen(out io.Reader, b *book) {
 	for {
 		text, err := in.ReadBytes('\n')
 		if err != nil {
-			return // what a kill cut off was not said
+			return // what a kill cut off is no message
 		}
-		var m message
+		var m Message
 		if json.Unmarshal(text, &m) == nil {
 			b.note(m)
 		}
 	}
 }
 
-func (c *child) order(o orders) error {
+func (c *child) order(o Orders) error {
 	if err := json.NewEncoder(c.stdin).Encode(o); err != nil {
-		return fmt.Errorf("tell the agent: %w", err)
+		return fmt.Errorf("order to the agent: %w", err)
 	}
 	return nil
 }
 
-// kill is kill -9. It returns when everything that the agent said is in the book.
+// kill is kill -9. It returns when all messages of the agent are in the book.
 func (c *child) kill() error {
 	if err := c.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("kill the agent: %w", err)
 	}
 	<-c.read
-	_ = c.cmd.Wait() // says that it was killed
+	_ = c.cmd.Wait() // reports that it was killed
 	return nil
 }
 
 // stop lets the agent end in good order. One that does not is killed.
 func (c *child) stop() error {
-	_ = c.stdin.Close() // the agent may be gone already: Wait says how
+	_ = c.stdin.Close() // the agent may be gone already: Wait reports how
 	late := time.AfterFunc(stopTimeout, func() { _ = c.cmd.Process.Kill() })
 	defer late.Stop()
 	<-c.read

@@ -1,4 +1,4 @@
-package main
+package tlstrial
 
 import (
 	"context"
@@ -19,38 +19,38 @@ const (
 	atServerBack   = 0.75
 )
 
-// scenario is the tour on a server of our own, with trouble.
+// scenario is the trial on a server of our own, with trouble.
 type scenario struct {
 	*stage
-	srv *server
+	srv *Server
 }
 
 // play takes the steps one after the other, and judges.
-func (s *scenario) play(ctx context.Context, rep *report) error {
+func (s *scenario) play(ctx context.Context, rep *Report) error {
 	err := s.steps(ctx)
 	if err == nil {
-		err = s.settle(ctx, s.srv.arrived)
+		err = s.drain(ctx, s.srv.Arrived)
 	}
 	if ctx.Err() != nil {
-		err = errInterrupted
+		err = ErrInterrupted
 	}
 	err = errors.Join(err, s.stopAgent())
-	verdict := s.book.judge(s.srv.arrived)
+	verdict := s.book.judge(s.srv.Arrived)
 	rep.count(verdict)
 	rep.Queries, rep.Reenrolments = s.srv.answered(), s.srv.reenrolments()
-	s.tale.say("%d batches came again, with the same ids", verdict.Repeats)
+	s.progress.line("%d batches came again, with the same ids", verdict.Repeats)
 	return errors.Join(err, s.expect(rep, verdict.Repeats))
 }
 
-// expect says what is missing.
-func (s *scenario) expect(rep *report, repeats int) error {
+// expect reports what is missing.
+func (s *scenario) expect(rep *Report, repeats int) error {
 	if repeats == 0 {
 		return errors.New("no batch came again although answers were lost: nothing is shown")
 	}
-	if rep.Queries != s.srv.asked() {
-		return fmt.Errorf("%d of %d distributed queries were answered", rep.Queries, s.srv.asked())
+	if rep.Queries != s.srv.queried() {
+		return fmt.Errorf("%d of %d distributed queries were answered", rep.Queries, s.srv.queried())
 	}
-	if want := len(instanceNames()); rep.Reenrolments != want {
+	if want := len(Names()); rep.Reenrolments != want {
 		return fmt.Errorf("%d enrolments after the first ones, not %d", rep.Reenrolments, want)
 	}
 	return nil
@@ -84,19 +84,19 @@ func (s *scenario) first(ctx context.Context) error {
 	if err := s.startAgent(ctx); err != nil {
 		return err
 	}
-	s.tale.say("the agent's three instances are ready")
+	s.progress.line("the agent's three instances are ready")
 	if err := s.look(ctx, "no lines arrive", s.allArrive); err != nil {
 		return err
 	}
-	s.tale.say("lines arrive from all of them")
-	s.srv.ask()
+	s.progress.line("lines arrive from all of them")
+	s.srv.query()
 	return s.answers(ctx)
 }
 
-// allArrive says whether the server has lines of every instance.
+// allArrive reports whether the server has lines of every instance.
 func (s *scenario) allArrive() bool {
-	for _, id := range instanceNames() {
-		if len(s.srv.arrived(id)) == 0 {
+	for _, id := range Names() {
+		if len(s.srv.Arrived(id)) == 0 {
 			return false
 		}
 	}
@@ -104,9 +104,9 @@ func (s *scenario) allArrive() bool {
 }
 
 func (s *scenario) answers(ctx context.Context) error {
-	err := s.look(ctx, "not every distributed query is answered", func() bool { return s.srv.answered() == s.srv.asked() })
+	err := s.look(ctx, "not every distributed query is answered", func() bool { return s.srv.answered() == s.srv.queried() })
 	if err == nil {
-		s.tale.say("%d distributed queries are answered", s.srv.answered())
+		s.progress.line("%d distributed queries are answered", s.srv.answered())
 	}
 	return err
 }
@@ -121,10 +121,10 @@ func (s *scenario) killOsqueryd(ctx context.Context, victim string) error {
 		return fmt.Errorf("kill the osqueryd of %s, pid %d: %w", victim, before.pid, err)
 	}
 	killed := time.Now()
-	s.tale.say("the osqueryd of %s is killed: SIGKILL to pid %d", victim, before.pid)
+	s.progress.line("the osqueryd of %s is killed: SIGKILL to pid %d", victim, before.pid)
 	err = s.wait(ctx, "is not ready after the kill", func(id string, p page) bool { return id != victim || p.ready > before.ready })
 	if err == nil {
-		s.tale.say("the osqueryd of %s is ready again after %v", victim, time.Since(killed).Round(time.Millisecond))
+		s.progress.line("the osqueryd of %s is ready again after %v", victim, time.Since(killed).Round(time.Millisecond))
 	}
 	return err
 }
@@ -132,35 +132,35 @@ func (s *scenario) killOsqueryd(ctx context.Context, victim string) error {
 func (s *scenario) forgetKeys(ctx context.Context) error {
 	before := s.counts(func(p page) int { return p.reenrolment })
 	s.srv.InvalidateKeys()
-	s.tale.say("the server forgets all node keys")
-	// The agent is asked, not the server: the new keys must have arrived before it goes away.
+	s.progress.line("the server forgets all node keys")
+	// The agent decides, not the server: the new keys must have arrived before it goes away.
 	err := s.wait(ctx, "has not enrolled again", func(id string, p page) bool { return p.reenrolment > before[id] })
 	if err == nil {
-		s.tale.say("all have enrolled again")
+		s.progress.line("all have enrolled again")
 	}
 	return err
 }
 
-// takeAway leaves a question that nobody can read yet.
+// takeAway leaves a query that no instance can fetch yet.
 func (s *scenario) takeAway(context.Context) error {
 	s.srv.Stop()
-	s.srv.ask()
-	s.tale.say("the server is taken away")
+	s.srv.query()
+	s.progress.line("the server is taken away")
 	return nil
 }
 
-// killAgent kills it, and starts a new one. That has no server to ask, so it lives
+// killAgent kills it, and starts a new one. That has no server, so it lives
 // on the last good config.
 func (s *scenario) killAgent(ctx context.Context) error {
 	if err := s.agent.kill(); err != nil {
 		return err
 	}
 	killed := time.Now()
-	s.tale.say("the agent is killed: SIGKILL")
+	s.progress.line("the agent is killed: SIGKILL")
 	if err := s.startAgent(ctx); err != nil {
 		return err
 	}
-	s.tale.say("a new agent's three instances are ready after %v, without a server", time.Since(killed).Round(time.Millisecond))
+	s.progress.line("a new agent's three instances are ready after %v, without a server", time.Since(killed).Round(time.Millisecond))
 	return nil
 }
 
@@ -168,10 +168,10 @@ func (s *scenario) bringBack(ctx context.Context) error {
 	if err := s.srv.Start(); err != nil {
 		return err
 	}
-	s.tale.say("the server is back")
+	s.progress.line("the server is back")
 	if err := s.answers(ctx); err != nil {
 		return err
 	}
-	s.srv.ask()
+	s.srv.query()
 	return s.answers(ctx)
 }

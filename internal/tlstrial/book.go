@@ -1,4 +1,4 @@
-package main
+package tlstrial
 
 import (
 	"context"
@@ -27,14 +27,14 @@ type page struct {
 
 	// What was handed out last, and to which run of osqueryd. osqueryd logs the rows
 	// of a query, and waits for each answer of the logger, before it runs the next
-	// one: when the same run asks again, all of these were acknowledged.
+	// one: when the same run calls again, all of these were acknowledged.
 	run         string
 	first, last uint64
 
 	acked   []uint64
-	settled bool // after a pause: everything that was handed out is acknowledged
+	drained bool // after a pause: everything that was handed out is acknowledged
 
-	batches     []soak.Batch // as the agent tells
+	batches     []soak.Batch // as the agent reports
 	results     int
 	reenrolment int
 }
@@ -44,14 +44,14 @@ type page struct {
 // behind are lower.
 func newBook(now time.Time) *book {
 	b := &book{pages: map[string]*page{}, changed: make(chan struct{}), highest: uint64(max(0, now.UnixMilli()))}
-	for _, id := range instanceNames() {
+	for _, id := range Names() {
 		b.pages[id] = &page{}
 	}
 	return b
 }
 
-// note takes a message.
-func (b *book) note(m message) {
+// note adds a message.
+func (b *book) note(m Message) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	p, ok := b.pages[m.Instance]
@@ -59,16 +59,16 @@ func (b *book) note(m message) {
 		return
 	}
 	switch m.Kind {
-	case saysReady:
+	case KindReady:
 		p.ready, p.pid = p.ready+1, m.PID
-	case saysTicks:
+	case KindTicks:
 		p.ticks(m)
 		b.highest = max(b.highest, m.Last)
-	case saysBatch:
+	case KindBatch:
 		p.batches = append(p.batches, soak.Batch{ID: m.Batch, Lines: m.Lines})
-	case saysResults:
+	case KindResults:
 		p.results += m.Count
-	case saysEnrolled:
+	case KindEnrolled:
 		if m.Again {
 			p.reenrolment++
 		}
@@ -77,25 +77,25 @@ func (b *book) note(m message) {
 	b.changed = make(chan struct{})
 }
 
-func (p *page) ticks(m message) {
+func (p *page) ticks(m Message) {
 	again := m.First == p.first
-	if m.Run == p.run && !p.settled {
+	if m.Run == p.run && !p.drained {
 		for n := p.first; n <= p.last; n++ {
 			p.acked = append(p.acked, n)
 		}
-		p.settled = again
+		p.drained = again
 	}
 	p.run, p.first, p.last = m.Run, m.First, m.Last
 }
 
-// next gives the first number that nobody was handed yet.
+// next returns the first number that was not handed out yet.
 func (b *book) next() uint64 {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.highest + 1
 }
 
-// page gives a copy.
+// page returns a copy.
 func (b *book) page(id string) page {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -120,7 +120,7 @@ func (b *book) wait(ctx context.Context, gone <-chan struct{}, what string, done
 		select {
 		case <-changed:
 		case <-gone:
-			return fmt.Errorf("%s: %s: %w", missing, what, errAgentGone)
+			return fmt.Errorf("%s: %s: %w", missing, what, ErrAgentGone)
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %s: %w", missing, what, context.Cause(ctx))
 		}
@@ -130,7 +130,7 @@ func (b *book) wait(ctx context.Context, gone <-chan struct{}, what string, done
 // judge compares the book with what arrived.
 func (b *book) judge(arrived func(id string) []soak.Batch) soak.Verdict {
 	var total soak.Verdict
-	for _, id := range instanceNames() {
+	for _, id := range Names() {
 		total = total.Add(soak.Judge(b.page(id).acked, arrived(id)))
 	}
 	return total

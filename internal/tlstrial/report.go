@@ -1,4 +1,4 @@
-package main
+package tlstrial
 
 import (
 	"encoding/json"
@@ -10,10 +10,10 @@ import (
 	"github.com/osqvisor/osqvisor/internal/soak"
 )
 
-// report is what the tour found. Each number is measured.
-type report struct {
-	// Produced counts lines that osqueryd was told are stored. A line that arrived
-	// although a kill came before osqueryd heard so is among them.
+// Report is what the trial found. Each number is measured.
+type Report struct {
+	// Produced counts lines that were acknowledged to osqueryd. A line that arrived
+	// although a kill came before its acknowledgement is among them.
 	Produced     int    `json:"lines_produced"`
 	Delivered    int    `json:"lines_delivered"`
 	Lost         int    `json:"lost"`
@@ -25,20 +25,20 @@ type report struct {
 	Error        string `json:"error,omitempty"`
 }
 
-func (r *report) count(v soak.Verdict) {
+func (r *Report) count(v soak.Verdict) {
 	r.Produced, r.Delivered, r.Lost = v.Produced, v.Delivered, v.Lost
 	r.Duplicates, r.OutOfOrder = v.Duplicates+v.Changed, v.OutOfOrder
 }
 
 // conclude decides whether all went as it should.
-func (r *report) conclude(err error) {
+func (r *Report) conclude(err error) {
 	if err != nil {
 		r.Error = err.Error()
 	}
 	r.OK = err == nil && r.Produced > 0 && r.Lost == 0 && r.Duplicates == 0 && r.OutOfOrder == 0
 }
 
-func (r *report) write(w io.Writer, asJSON bool) error {
+func (r *Report) write(w io.Writer, asJSON bool) error {
 	var err error
 	if asJSON {
 		err = json.NewEncoder(w).Encode(r)
@@ -57,17 +57,17 @@ func (r *report) write(w io.Writer, asJSON bool) error {
 	return nil
 }
 
-// tale tells the reader what happens. It is safe for concurrent use.
-type tale struct {
+// progress prints what happens. It is safe for concurrent use.
+type progress struct {
 	mu    sync.Mutex
 	out   io.Writer
 	begin time.Time
 }
 
-func newTale(out io.Writer) *tale { return &tale{out: out, begin: time.Now()} }
+func newProgress(out io.Writer) *progress { return &progress{out: out, begin: time.Now()} }
 
-func (t *tale) say(format string, args ...any) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	fmt.Fprintf(t.out, "%5.1fs  %s\n", time.Since(t.begin).Seconds(), fmt.Sprintf(format, args...))
+func (p *progress) line(format string, args ...any) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	fmt.Fprintf(p.out, "%5.1fs  %s\n", time.Since(p.begin).Seconds(), fmt.Sprintf(format, args...))
 }
