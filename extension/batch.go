@@ -14,12 +14,6 @@ func batchID(instance string, queue Queue, epoch string, first, last uint64) str
 	return fmt.Sprintf("%s/%s/%s/%d-%d", instance, queue, epoch, first, last)
 }
 
-// escapes writes line breaks as JSON does in a string.
-var escapes = strings.NewReplacer("\n", `\n`, "\r", `\r`)
-
-// spaces writes line breaks as other white space.
-var spaces = strings.NewReplacer("\n", " ", "\r", " ")
-
 // oneLine gives text without line breaks. Those at the end go. In JSON the others stand between values, where a space
 // means the same. In what is no JSON they become the two characters \n and \r, which
 // also makes JSON of a document with a bare line break within a string.
@@ -29,9 +23,9 @@ func oneLine(text string) string {
 	}
 	text = strings.TrimRight(text, "\r\n")
 	if !json.Valid([]byte(text)) {
-		return escapes.Replace(text)
+		return strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(text)
 	}
-	return spaces.Replace(text)
+	return strings.NewReplacer("\n", " ", "\r", " ").Replace(text)
 }
 
 // asWritten is a line as WriteTo writes it.

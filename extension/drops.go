@@ -34,10 +34,10 @@ func (d *drops) add(queue Queue, reason string, lines, bytes uint64) {
 }
 
 // tell keeps an event until there is time to announce it.
-func (d *drops) tell(make func(stats.Head) stats.Event) {
+func (d *drops) tell(event func(stats.Head) stats.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.more = append(d.more, make)
+	d.more = append(d.more, event)
 }
 
 // any tells whether there is something to announce.

@@ -188,7 +188,8 @@ func (e *Extension) recovered(name Queue, found spool.Recovery, known *damages) 
 	if known.unheard(found) {
 		e.drops.tell(func(h stats.Head) stats.Event {
 			return stats.QueueDamaged{
-				Head: h, Queue: string(name), Bytes: found.CutBytes + found.DamagedBytes, Missing: found.Missing, CursorLost: found.CursorLost,
+				Head: h, Queue: string(name), Bytes: found.CutBytes + found.DamagedBytes,
+				Missing: found.Missing, CursorLost: found.CursorLost,
 			}
 		})
 		e.wake()

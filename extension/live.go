@@ -285,12 +285,13 @@ func (l *live) taken() {
 // while others were taken.
 func (l *live) hold(e *entry, results int, err error) error {
 	h := e.held
-	if h == nil {
+	switch {
+	case h == nil:
 		h = &heldEntry{hash: hashOf(e.line)}
 		l.streak++
-	} else if l.proven(e) {
+	case l.proven(e):
 		h.proofs++
-	} else {
+	default:
 		l.streak++
 	}
 	h.tries, h.takes = h.tries+1, l.takes

@@ -121,7 +121,8 @@ func (l *loggers) batch(text string) {
 func unquote(raw json.RawMessage) (string, error) {
 	if len(raw) < 2 || raw[0] != '"' {
 		var s string
-		return s, json.Unmarshal(raw, &s)
+		err := json.Unmarshal(raw, &s)
+		return s, err
 	}
 	var out []byte
 	for rest := raw[1 : len(raw)-1]; len(rest) > 0; {

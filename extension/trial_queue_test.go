@@ -156,7 +156,10 @@ func TestTrial11QueueDamagedOnBothFiles(t *testing.T) {
 	r = newRig(t, dir, logsTo(s))
 	r.drops.announce(r.say)
 	damaged := eventsOf[stats.QueueDamaged](r)
-	if len(damaged) != 1 || damaged[0].Queue != "results" || !damaged[0].CursorLost || damaged[0].Bytes != 300 || damaged[0].Instance != "a" {
+	if len(damaged) != 1 {
+		t.Fatalf("announced: %+v", damaged)
+	}
+	if d := damaged[0]; d.Queue != "results" || !d.CursorLost || d.Bytes != 300 || d.Instance != "a" {
 		t.Fatalf("announced: %+v", damaged)
 	}
 	r.shut()

@@ -11,7 +11,8 @@ import (
 )
 
 // pluginStatus is what osqueryd 5.23 hands a logger plugin.
-const pluginStatus = `[{"s":0,"f":"config.cpp","i":1241,"m":"a <b> \"c\" ž","h":"node-1","c":"Sat Nov 28 01:02:03 2026 UTC","u":1795827723},` +
+const pluginStatus = `[{"s":0,"f":"config.cpp","i":1241,"m":"a <b> \"c\" ž","h":"node-1",` +
+	`"c":"Sat Nov 28 01:02:03 2026 UTC","u":1795827723},` +
 	`{"s":2,"f":"scheduler.cpp","i":7,"m":"","h":"","c":"Sat Nov 28 01:02:04 2026 UTC","u":1795827724}]`
 
 // tlsStatus is what osqueryd's own TLS logger makes of it.

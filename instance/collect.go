@@ -68,12 +68,13 @@ func (e *CollectError) Error() string {
 // Unwrap returns the reason.
 func (e *CollectError) Unwrap() error { return e.Err }
 
-var (
-	errNoColumn = errors.New("the answer has no such column")
+var errNoColumn = errors.New("the answer has no such column")
 
-	textUnmarshaler = reflect.TypeFor[encoding.TextUnmarshaler]()
-	timeType        = reflect.TypeFor[time.Time]()
-)
+func isTime(t reflect.Type) bool { return t == reflect.TypeFor[time.Time]() }
+
+func unmarshalsText(t reflect.Type) bool {
+	return reflect.PointerTo(t).Implements(reflect.TypeFor[encoding.TextUnmarshaler]())
+}
 
 // rowPlan is how the columns of an answer get into the fields of a struct.
 type rowPlan struct{ fields []rowField }
@@ -93,7 +94,8 @@ func newRowPlan[T any]() (*rowPlan, error) {
 		return nil, fmt.Errorf("CollectRows: %v is not a struct", t)
 	}
 	p := &rowPlan{}
-	return p, p.add(t, nil)
+	err := p.add(t, nil)
+	return p, err
 }
 
 // add adds the fields of t, which is found at index.
@@ -104,7 +106,7 @@ func (p *rowPlan) add(t reflect.Type, index []int) error {
 		tag, tagged := f.Tag.Lookup("osquery")
 		switch {
 		case tag == "-":
-		case f.Anonymous && !tagged && f.Type.Kind() == reflect.Struct && f.Type != timeType:
+		case f.Anonymous && !tagged && f.Type.Kind() == reflect.Struct && !isTime(f.Type):
 			if err := p.add(f.Type, at); err != nil {
 				return err
 			}
@@ -125,7 +127,7 @@ func (p *rowPlan) add(t reflect.Type, index []int) error {
 }
 
 func convertible(t reflect.Type) bool {
-	if t == timeType || reflect.PointerTo(t).Implements(textUnmarshaler) {
+	if isTime(t) || unmarshalsText(t) {
 		return true
 	}
 	switch t.Kind() {
@@ -190,9 +192,9 @@ func setText(v reflect.Value, text string) error {
 	case t.Kind() == reflect.Pointer:
 		v.Set(reflect.New(t.Elem()))
 		return setText(v.Elem(), text)
-	case t == timeType:
+	case isTime(t):
 		return setTime(v, text)
-	case reflect.PointerTo(t).Implements(textUnmarshaler):
+	case unmarshalsText(t):
 		u, _ := v.Addr().Interface().(encoding.TextUnmarshaler) // it implements it
 		return u.UnmarshalText([]byte(text))
 	case t.Kind() == reflect.String:

@@ -149,7 +149,8 @@ func TestTrial28WhichEndsCount(t *testing.T) {
 		}
 	}
 	if slices.ContainsFunc([]stats.Cause{
-		stats.CauseRequested, stats.CauseDatabaseLocked, stats.CauseDirectory, stats.CauseBinaryMissing, stats.CauseLeftover, stats.CausePidfileBusy,
+		stats.CauseRequested, stats.CauseDatabaseLocked, stats.CauseDirectory, stats.CauseBinaryMissing,
+		stats.CauseLeftover, stats.CausePidfileBusy,
 	}, func(c stats.Cause) bool { return counts(c, 1, "") }) {
 		t.Error("what no config does counts")
 	}

@@ -209,7 +209,7 @@ func TestTrial33HistoryOfASuccessor(t *testing.T) {
 	t.Parallel()
 	fake := osquerydtest.Start(t)
 	base := []instance.Option{instance.WithBinary(fake.Path()), instance.WithRoot(root(t))}
-	make := func(opts ...instance.Option) *instance.Instance {
+	build := func(opts ...instance.Option) *instance.Instance {
 		t.Helper()
 		in, err := instance.New("a", append(slices.Clone(base), opts...)...)
 		if err != nil {
@@ -225,19 +225,20 @@ func TestTrial33HistoryOfASuccessor(t *testing.T) {
 			in.Record(patient(t), stats.RunEnded{Head: h, Cause: stats.CauseExit})
 		}
 	}
-	first := make(instance.WithHistory(2))
+	first := build(instance.WithHistory(2))
 	end(first, 5)
-	second := make(instance.WithHistory(4), instance.WithPredecessor(first))
+	second := build(instance.WithHistory(4), instance.WithPredecessor(first))
 	end(second, 5)
 	if n := len(second.Snapshot().History); n != 4 {
 		t.Errorf("WithHistory(4) keeps %d runs", n)
 	}
 	newest := second.Snapshot().History[0].ID
-	third := make(instance.WithHistory(1), instance.WithPredecessor(second))
+	third := build(instance.WithHistory(1), instance.WithPredecessor(second))
 	if h := third.Snapshot().History; len(h) != 1 || h[0].ID != newest {
 		t.Errorf("WithHistory(1) keeps %+v", h)
 	}
-	if _, err := instance.New("a", append(base, instance.WithHistory(7), instance.WithPredecessor(third), instance.WithFlag("S", ""))...); err == nil {
+	bad := append(base, instance.WithHistory(7), instance.WithPredecessor(third), instance.WithFlag("S", ""))
+	if _, err := instance.New("a", bad...); err == nil {
 		t.Fatal("New took it")
 	}
 	if end(third, 3); len(third.Snapshot().History) != 1 {

@@ -2,6 +2,7 @@ package instance_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -36,7 +37,9 @@ func killedRun(in *instance.Instance) error {
 		return err
 	}
 	err := unix.Kill(in.Snapshot().Run.PID, unix.SIGKILL)
-	_ = <-done // it was killed, which is an error
+	if ended := <-done; ended == nil {
+		return errors.New("a run that was killed returned nil")
+	}
 	return err
 }
 

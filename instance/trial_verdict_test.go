@@ -3,6 +3,7 @@ package instance_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -72,10 +73,18 @@ func TestTrial12ForgedWatchdogVerdict(t *testing.T) {
 	t.Parallel()
 	r, fake := runs(t)
 	ready(t, r)
-	watcherDoes(t, fake, osquerydtest.Action{
-		Do: osquerydtest.Say, Text: "W1128 02:00:00.000000  42 watcher.cpp:423] osqueryd worker (1) stopping: Memory limits exceeded: 1 bytes (limit is 2MB)",
-	}, osquerydtest.Action{Do: osquerydtest.Say, Text: "W1128 02:00:00.000000  42 config.cpp:363] Scheduled query may have failed: innocent"})
-	kill(t, workerPID(t, r))
+	worker := workerPID(t, r)
+	stop := func(thread, pid int) string {
+		return fmt.Sprintf("W1128 02:00:00.000000  %d watcher.cpp:423] osqueryd worker (%d) stopping: "+
+			"Memory limits exceeded: 1 bytes (limit is 2MB)", thread, pid)
+	}
+	for _, text := range []string{
+		stop(r.PID(), 1), stop(42, worker), // one knows the watcher's thread, the other the worker
+		"W1128 02:00:00.000000  42 config.cpp:363] Scheduled query may have failed: innocent",
+	} {
+		watcherDoes(t, fake, osquerydtest.Action{Do: osquerydtest.Say, Text: text})
+	}
+	kill(t, worker)
 	for {
 		switch e := (<-r.events.ch).(type) {
 		case stats.WatchdogKilled, stats.QueryDenylisted:
@@ -105,7 +114,8 @@ func TestTrial14UnreadableLease(t *testing.T) {
 // else afterwards.
 func TestTrial14ExitWith78(t *testing.T) {
 	t.Parallel()
-	const monitoring = "E1128 02:00:00.000000  42 shutdown.cpp:86] Cannot activate filesystem numeric_monitoring plugin: Could not create file: /x"
+	const monitoring = "E1128 02:00:00.000000  42 shutdown.cpp:86] " +
+		"Cannot activate filesystem numeric_monitoring plugin: Could not create file: /x"
 	for phase, want := range map[osquerydtest.Phase]stats.Cause{
 		osquerydtest.PhaseLogger: stats.CausePluginMissing, osquerydtest.PhaseReady: stats.CauseExit,
 	} {
@@ -194,7 +204,9 @@ func TestTrial16CrashLoopIsNamedEarly(t *testing.T) {
 	} {
 		t.Run(string(phase), func(t *testing.T) {
 			t.Parallel()
-			r, _ := runs(t, osquerydtest.Rule{Phase: phase, Role: osquerydtest.RoleWorker, Action: osquerydtest.Action{Do: osquerydtest.Kill}})
+			r, _ := runs(t, osquerydtest.Rule{
+				Phase: phase, Role: osquerydtest.RoleWorker, Action: osquerydtest.Action{Do: osquerydtest.Kill},
+			})
 			e := wantExit(t, r.wait(t), at, stats.CauseCrashLoop)
 			wantTexts(t, e.Error(), "die before they are ready")
 			if h := r.Snapshot().History[0]; !h.Ready.IsZero() {

@@ -14,6 +14,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+
 	// A host has no need of this package: it checks from outside of the SDK's own
 	// bookkeeping that no process is left.
 	"github.com/osqvisor/osqvisor/internal/process"

@@ -112,8 +112,10 @@ func quoted(text string) []remoteapitest.Fault {
 	return []remoteapitest.Fault{
 		answer(500, `{"error":`+string(value)+`}`), answer(200, `{"error":`+string(value)+`}`),
 		answer(200, `{"error":`+text+`}`), answer(200, `{"node_invalid":`+string(value)+`}`),
-		answer(401, `{"message":`+string(value)+`,"node_invalid":true}`), answer(200, `{"status":"error","message":`+string(value)+`,"success":false}`),
-		answer(200, `{"queries":`+string(value)+`}`), answer(200, `{"queries":{`+string(value)+`:7}}`), answer(200, text), answer(200, "<"+text),
+		answer(401, `{"message":`+string(value)+`,"node_invalid":true}`),
+		answer(200, `{"status":"error","message":`+string(value)+`,"success":false}`),
+		answer(200, `{"queries":`+string(value)+`}`), answer(200, `{"queries":{`+string(value)+`:7}}`),
+		answer(200, text), answer(200, "<"+text),
 		answer(500, "", "Content-Type", header), answer(500, "", "Content-Type", "text/html; charset="+header),
 		answer(503, "", "Retry-After", header), answer(307, "", "Location", "https://other.invalid/"+header),
 		answer(307, "", "Location", "%zz"+header), answer(200, "x", "Content-Encoding", header), answer(413, `{"error":`+string(value)+`}`),

@@ -170,7 +170,7 @@ func TestOsctrl(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer os.RemoveAll(root)
+	defer func() { _ = os.RemoveAll(root) }()
 	ids := []string{"vendor", "tenant-a", "tenant-b"}
 	opts := []runtime.Option{
 		runtime.WithBinary(osqueryd.Path), runtime.WithRoot(filepath.Join(root, "r")), runtime.WithTransport(rec),
@@ -248,8 +248,9 @@ func (r *recorder) waitForAnswers(ctx context.Context, t *testing.T, dsn string,
 		case <-tick.C:
 		case <-ctx.Done():
 			r.mu.Lock()
-			defer r.mu.Unlock()
-			t.Fatalf("%d of %d nodes answered the distributed query: %v; %q", len(rows), count, rows, r.notes)
+			notes := slices.Clone(r.notes)
+			r.mu.Unlock()
+			t.Fatalf("%d of %d nodes answered the distributed query: %v; %q", len(rows), count, rows, notes)
 		}
 	}
 }
@@ -304,8 +305,10 @@ func stored(ctx context.Context, t *testing.T, dsn, uuid string) []string {
 	for _, row := range psql(ctx, t, dsn, "select name, action, columns from osquery_result_data where uuid = '"+uuid+"'") {
 		rows = append(rows, strings.Join([]string{"result", row["name"], row["action"], canonical([]byte(row["columns"]))}, "|"))
 	}
-	for _, row := range psql(ctx, t, dsn, "select severity, filename, line, version, message from osquery_status_data where uuid = '"+uuid+"'") {
-		rows = append(rows, strings.Join([]string{"status", row["severity"], row["filename"], row["line"], row["version"], row["message"]}, "|"))
+	const columns = "severity, filename, line, version, message"
+	for _, row := range psql(ctx, t, dsn, "select "+columns+" from osquery_status_data where uuid = '"+uuid+"'") {
+		line := []string{"status", row["severity"], row["filename"], row["line"], row["version"], row["message"]}
+		rows = append(rows, strings.Join(line, "|"))
 	}
 	return rows
 }

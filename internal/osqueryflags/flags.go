@@ -21,6 +21,7 @@ const (
 // Kind is what a flag holds.
 type Kind uint8
 
+// The kinds.
 const (
 	Bool Kind = iota
 	Number

@@ -62,6 +62,7 @@ func (m *crashModel) fatal(format string, args ...any) {
 }
 
 func newCrashModel(t *testing.T, seed uint64, p SyncPolicy) *crashModel {
+	t.Helper()
 	m := &crashModel{
 		t: t, seed: seed, rnd: rand.New(rand.NewPCG(seed, 3)), d: newDisk(seed),
 		lines: map[uint64]*modelLine{}, holes: map[uint64]bool{}, flight: map[string]bool{},
@@ -462,7 +463,8 @@ func TestCrashModel(t *testing.T) {
 				runCrashModel(t, seed, p, &sum)
 			}
 			t.Logf("%+v", sum)
-			if !testing.Short() && (sum.kills == 0 || sum.cuts == 0 || sum.lost == 0 || sum.rotten == 0 || sum.again == 0 && name != "each") {
+			dull := sum.kills == 0 || sum.cuts == 0 || sum.lost == 0 || sum.rotten == 0 || sum.again == 0 && name != "each"
+			if !testing.Short() && dull {
 				t.Fatal("the runs were dull")
 			}
 		})

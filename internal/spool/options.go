@@ -154,7 +154,7 @@ func (o Options) check() error {
 			o.MaxRecord, headerSize, o.SegmentBytes))
 	}
 	if o.Parents < 1 {
-		errs = append(errs, fmt.Errorf("Parents is %d; it must be at least 1", o.Parents))
+		errs = append(errs, fmt.Errorf("option Parents is %d; it must be at least 1", o.Parents))
 	}
 	if o.Sync.kind == syncInterval && o.Sync.every <= 0 {
 		errs = append(errs, fmt.Errorf("sync interval is %v; it must be positive", o.Sync.every))
