@@ -105,7 +105,8 @@ func (r *Recorder) Snapshot() stats.Snapshot {
 // fold moves the state and the run on. It is called under the lock.
 func (r *Recorder) fold(e stats.Event, text string) {
 	switch e := e.(type) {
-	case stats.InstanceAdded, stats.InstanceUpdated, stats.InstanceResumed, stats.InstanceRemoved, stats.InstanceParked, stats.RestartScheduled:
+	case stats.InstanceAdded, stats.InstanceUpdated, stats.InstanceResumed, stats.InstanceRemoved,
+		stats.InstanceParked, stats.RestartScheduled:
 		r.foldInstance(e, text)
 	case stats.RunStarting, stats.ProcessStarted, stats.ExtensionRegistered, stats.RunReady, stats.RunStopping, stats.RunEnded:
 		r.foldRun(e, text)

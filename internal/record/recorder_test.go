@@ -207,7 +207,8 @@ func TestRecorderTotals(t *testing.T) {
 	c.Dropped(4, 40)
 	c.Config()
 	want := stats.Totals{Runs: 1, Failures: 1, WorkersReplaced: 1, Mended: 1, HealthFailures: 1,
-		WatchdogKills: 1, Denylisted: 1, Databases: 1, Panics: 1, TransportErrors: 1, ConfigsServed: 1, ConfigsRefused: 1, ConfigsSetAside: 1,
+		WatchdogKills: 1, Denylisted: 1, Databases: 1, Panics: 1, TransportErrors: 1,
+		ConfigsServed: 1, ConfigsRefused: 1, ConfigsSetAside: 1,
 		Queries: 2, QueriesFailed: 1, Distributed: 3, LinesIn: 1, BytesIn: 10, LinesOut: 2, BytesOut: 20,
 		LinesDropped: 4, BytesDropped: 40}
 	if got := r.Snapshot().Totals; got != want {
@@ -269,7 +270,8 @@ func (e reentrant) Error() string { return string(e.r.Snapshot().State) }
 
 func TestRecorderHoldsNoLockWhileAnErrorIsPrinted(t *testing.T) {
 	r := New("a", testHistory)
-	s := observe(t, r, stats.RunStarting{Head: at(1, "r1")}, stats.RunReady{Head: at(2, "r1")}, stats.HealthFailed{Head: at(3, "r1"), Err: reentrant{r}})
+	s := observe(t, r, stats.RunStarting{Head: at(1, "r1")}, stats.RunReady{Head: at(2, "r1")},
+		stats.HealthFailed{Head: at(3, "r1"), Err: reentrant{r}})
 	if s.LastError != "ready" {
 		t.Errorf("last error %q", s.LastError)
 	}
