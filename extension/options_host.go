@@ -195,7 +195,7 @@ func WithTableTimeout(d time.Duration) Option {
 // WithDrain bounds how long [Extension.Run] goes on delivering after its context
 // ended. 0 delivers nothing more. The default is 5 s.
 func WithDrain(d time.Duration) Option {
-	return ownersOption("WithDrain", "WithDrain", func(s *settings) {
+	return ownersOption("WithDrain", "WithTimeouts", func(s *settings) {
 		s.drain = d
 		if d < 0 {
 			s.reject("WithDrain", "%v is negative; give 0 to deliver nothing more", d)

@@ -25,7 +25,7 @@ import (
 )
 
 func (o *options) checkedBinary() (Binary, error) {
-	if o.binaryTimeout <= 0 || len(o.checkEnv()) > 0 { // it could make the binary something else
+	if o.timeouts.Binary <= 0 || len(o.checkEnv()) > 0 { // it could make the binary something else
 		return Binary{}, errNotTried
 	}
 	if o.checked != nil && o.checked.Version != "" && o.checked.unchanged() {
@@ -79,8 +79,8 @@ func (f fingerprint) is(info fs.FileInfo) bool {
 }
 
 // CheckBinary looks at the osqueryd at path and runs it, for its version and its
-// flags. Of the options, WithBinaryTimeout, WithEnv and WithBinaryChecks count. Each execution is bounded by ctx,
-// by WithBinaryTimeout and by 4 MiB of output, and ends together with all that it started.
+// flags. Of the options, WithTimeouts, WithEnv and WithBinaryChecks count. Each execution is bounded by ctx,
+// by Timeouts.Binary and by 4 MiB of output, and ends together with all that it started.
 //
 // It refuses what osqueryd itself or good sense would refuse: a file that is not there, a
 // directory, one that cannot be executed, is made for another system or processor, or is older
@@ -97,8 +97,8 @@ func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, erro
 			opt(o)
 		}
 	}
-	if o.binaryTimeout <= 0 {
-		o.binaryTimeout = DefaultBinaryTimeout // New of an instance tells the mistake
+	if o.timeouts.Binary <= 0 {
+		o.timeouts.Binary = Timeouts{}.withDefaults().Binary // New of an instance reports the mistake
 	}
 	if err := errors.Join(o.checkEnv()...); err != nil {
 		return Binary{Path: path}, err
@@ -118,7 +118,7 @@ func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, erro
 
 // checkBound is how long all checks of New or CheckBinary may take, with a disk that hangs.
 func (o *options) checkBound() time.Duration {
-	return max(o.diskTimeout, time.Second) + 3*max(o.binaryTimeout, 0)
+	return max(o.timeouts.Disk, time.Second) + 3*max(o.timeouts.Binary, 0)
 }
 
 func (o *options) checkBinary(ctx context.Context, path string) (Binary, error) {
@@ -176,7 +176,7 @@ var versionPattern = regexp.MustCompile(`version (\d+)\.(\d+)\.(\d+)`)
 
 func (o *options) askVersion(ctx context.Context, b *Binary) error {
 	out, err := o.checks.run(ctx, probe{
-		path: b.Path, args: []string{"--version"}, env: o.env, timeout: o.binaryTimeout,
+		path: b.Path, args: []string{"--version"}, env: o.env, timeout: o.timeouts.Binary,
 	})
 	if err != nil {
 		return fmt.Errorf("%w: %s --version: %w", ErrBinaryUnusable, b.Path, err)
@@ -343,7 +343,7 @@ func WithBinaryChecks(c *BinaryChecks) Option {
 }
 
 // WithCheckContext ends the executions of the binary that New makes when ctx ends; New
-// fails then. Without it they have the time of WithBinaryTimeout.
+// fails then. Without it they have the time of Timeouts.Binary.
 func WithCheckContext(ctx context.Context) Option {
 	return func(o *options) {
 		if ctx == nil {

@@ -137,12 +137,12 @@ func TestMissingBinaryIsTold(t *testing.T) {
 	}
 }
 
-// A binary that hangs, as under a virus scanner, holds New up for WithBinaryTimeout and no more.
+// A binary that hangs, as under a virus scanner, delays New by Timeouts.Binary and no more.
 func TestHangingBinaryIsBounded(t *testing.T) {
 	t.Parallel()
 	began := time.Now()
 	got := refused(t, "a", instance.WithBinary(program(t, "#!/bin/sh\nexec sleep 600\n")), instance.WithRoot(root(t)),
-		instance.WithBinaryTimeout(100*time.Millisecond))
+		instance.WithTimeouts(instance.Timeouts{Binary: 100 * time.Millisecond}))
 	wantTexts(t, got, "WithBinary: ", "no answer within 100ms")
 	if took := time.Since(began); took > 5*time.Second {
 		t.Errorf("New took %v", took)

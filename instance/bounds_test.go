@@ -17,12 +17,11 @@ func TestPromise12EveryWaitIsBounded(t *testing.T) {
 	t.Parallel()
 	hang := osquerydtest.Action{Do: osquerydtest.Hang}
 	const bound = 10 * time.Second // far above the options' sum, and far below their defaults'
-	opts := []instance.Option{
-		instance.WithStartTimeout(1500 * time.Millisecond), instance.WithRegisterTimeout(200 * time.Millisecond),
-		instance.WithReplaceTimeout(300 * time.Millisecond), instance.WithStopGrace(100 * time.Millisecond),
-		instance.WithKillTimeout(2 * time.Second), instance.WithDrain(100 * time.Millisecond),
-		instance.WithHealth(20*time.Millisecond, 100*time.Millisecond, 2),
+	timeouts := instance.Timeouts{
+		Start: 1500 * time.Millisecond, Register: 200 * time.Millisecond, Replace: 300 * time.Millisecond, Stop: 4 * time.Second,
 	}
+	health := instance.Health{Interval: 20 * time.Millisecond, Timeout: 100 * time.Millisecond, Failures: 2}
+	opts := []instance.Option{instance.WithTimeouts(timeouts), instance.WithHealth(health)}
 	for _, tt := range []struct {
 		phase osquerydtest.Phase
 		at    stats.Phase
@@ -62,8 +61,8 @@ func TestPromise12EveryWaitIsBounded(t *testing.T) {
 	t.Run("host that never returns", func(t *testing.T) {
 		release := make(chan struct{})
 		hung := func(context.Context, *instance.Instance) error { <-release; return nil }
-		in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(), append(opts,
-			instance.WithKillTimeout(100*time.Millisecond), instance.WithHealthChecker(hung))...)
+		health.Check = hung
+		in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(), append(opts, instance.WithHealth(health))...)
 		t.Cleanup(func() { close(release) })
 		began := time.Now()
 		_ = wantExit(t, in.Run(patient(t)), stats.PhaseServe, stats.CauseUnhealthy)

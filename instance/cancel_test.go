@@ -25,7 +25,7 @@ func TestPromise05CancelledStartLeavesNothing(t *testing.T) {
 			fake := osquerydtest.Start(t, osquerydtest.WithScript(fast.WithRule(osquerydtest.Rule{
 				Phase: phase, Action: osquerydtest.Action{Do: osquerydtest.Delay, Delay: 300 * time.Millisecond},
 			})))
-			in := newInstance(t, fake.Path(), instance.WithStopGrace(5*time.Second))
+			in := newInstance(t, fake.Path(), instance.WithTimeouts(instance.Timeouts{Stop: 10 * time.Second}))
 			ctx, cancel := context.WithCancel(patient(t))
 			defer cancel()
 			done := make(chan error, 1)

@@ -36,13 +36,8 @@
 //
 // # Waits
 //
-// The option of each wait names its default. It takes 1 ms to 1 h; up to a day are
-// taken by [WithStartTimeout], [WithReplaceTimeout], [WithQueryTimeout],
-// [WithDistributed], [WithHealthDelay] and the interval of [WithHealth], up to a week
-// by [WithConfigRefresh]. 0 is taken by WithDistributed and WithConfigRefresh, which it
-// turns off, by [WithStopGrace], which kills at once then, and by [WithDrain],
-// [WithAbandonedQueryWait] and WithHealthDelay, which then do not wait. What osqueryd is
-// told in seconds has to be whole ones, and [WithExtensionsTimeout] at least one.
+// Every wait is bounded: by the caller's context, or by a field of [Timeouts], [Health]
+// or [Queries], which names its default and range.
 //
 // # Code of the host
 //

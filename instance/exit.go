@@ -309,13 +309,13 @@ const exitCatastrophic = 78
 // hint says what to do about a cause.
 func hint(c stats.Cause) string {
 	hints := map[stats.Cause]string{
-		stats.CauseStartTimeout:    "look at osqueryd's last lines, or allow more time by WithStartTimeout",
+		stats.CauseStartTimeout:    "look at osqueryd's last lines, or allow more time by Timeouts.Start",
 		stats.CauseUnhealthy:       "osqueryd ran but did not answer; look for a query that takes long, or allow more by WithHealth",
 		stats.CauseOutOfMemory:     "look for the query that ran last, or raise the limit by WithWatchdog",
 		stats.CauseDatabaseLocked:  "another osqueryd holds the instance's database; end it, or use a directory of the instance's own",
 		stats.CauseDatabaseCorrupt: "osqueryd puts it aside as .backup and starts a fresh one; look for a full or failing disk",
 		stats.CausePidfileBusy:     "another osqueryd holds the instance's pidfile; end it, or use a directory of the instance's own",
-		stats.CausePluginMissing:   "osqueryd did not find our extension in time; allow more by WithExtensionsTimeout",
+		stats.CausePluginMissing:   "osqueryd did not find our extension in time; allow more by Timeouts.Extensions",
 		stats.CauseLoggerFailed:    "osqueryd could not hand a result to our extension and ended itself",
 		stats.CauseFlagRefused:     "correct the flag that osqueryd names, given by WithFlag",
 		stats.CauseBinaryMissing:   "install osquery, or correct the path given by WithBinary",

@@ -28,7 +28,7 @@ func (o *options) sdkFlags(p paths, name string) []flag {
 		{name: "extensions_socket", value: p.socket},
 		{name: "extensions_autoload"},
 		{name: "extensions_require", value: name},
-		{name: "extensions_timeout", value: seconds(o.extensionsTimeout)},
+		{name: "extensions_timeout", value: seconds(o.timeouts.Extensions)},
 		{name: "extensions_interval", value: "3"},
 		{name: "disable_extensions", value: "false"},
 		{name: "config_plugin", value: name},
@@ -205,7 +205,7 @@ type flagVerdict struct {
 func (o *options) probeFlags(ctx context.Context, path string, args []string) (flagVerdict, error) {
 	args = append(append([]string{"--flagfile="}, args...), "--"+probeFlag)
 	out, err := o.checks.run(ctx, probe{
-		path: path, args: args, env: o.env, both: true, refuses: true, timeout: o.binaryTimeout,
+		path: path, args: args, env: o.env, both: true, refuses: true, timeout: o.timeouts.Binary,
 	})
 	v := flagVerdict{unknown: map[string]bool{}}
 	var exit exitStatus

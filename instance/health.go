@@ -25,7 +25,7 @@ func (r *run) noteDenylisted(ctx context.Context) {
 	if len(suspects) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
 	defer cancel()
 	rows, err := callTable(ctx, r.session.control, "osquery_schedule")
 	if err != nil {
@@ -158,7 +158,7 @@ func (r *run) checkHealth(ctx context.Context) error {
 	}
 	r.health.failures, r.health.unwell = r.health.failures+1, true
 	r.in.emit(stats.HealthFailed{Head: r.in.head(), Err: err, InARow: r.health.failures})
-	if r.health.failures >= r.o.healthFailures {
+	if r.health.failures >= r.o.health.Failures {
 		return fmt.Errorf("%w: %d checks in a row failed, the last: %w", errUnhealthy, r.health.failures, err)
 	}
 	return nil
@@ -204,7 +204,7 @@ func (r *run) readDenied(ctx context.Context) {
 	if !due {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
 	defer cancel()
 	rows, err := callTable(ctx, r.session.control, "osquery_schedule")
 	if err != nil {
@@ -224,7 +224,7 @@ func (r *run) readDenied(ctx context.Context) {
 
 // checkOnce holds the instance's own checks and the host's.
 func (r *run) checkOnce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
 	defer cancel()
 	if err := r.checkSession(ctx); err != nil {
 		r.awaitLoss(ctx)
@@ -360,7 +360,7 @@ var errGone = errors.New("osqueryd's worker went away meanwhile")
 // returns with ctx at the latest, and when gone is closed, which may be nil: the host's
 // code may wait for what only the caller can bring back.
 func (in *Instance) askHostChecker(ctx context.Context, gone <-chan struct{}) error {
-	if in.o.healthChecker == nil {
+	if in.o.health.Check == nil {
 		return nil
 	}
 	select {
@@ -392,7 +392,7 @@ func (in *Instance) callHostChecker(ctx context.Context) (err error) {
 			err = fmt.Errorf("the host's health checker panicked: %v", v)
 		}
 	}()
-	if err := in.o.healthChecker(ctx, in); err != nil {
+	if err := in.o.health.Check(ctx, in); err != nil {
 		return fmt.Errorf("the host's health checker: %w", err)
 	}
 	return nil
@@ -413,7 +413,7 @@ func (c hostChecker) wait(d time.Duration, log *slog.Logger) {
 // readBackFlags compares what osqueryd runs with to what it was passed, because
 // osqueryd ignores some flags in silence and lets a config change others.
 func (r *run) readBackFlags(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
 	defer cancel()
 	if err := r.reconnect(ctx); err != nil {
 		return // osqueryd is on its way out, or health will tell
@@ -477,7 +477,7 @@ func (in *Instance) Health(ctx context.Context) (err error) {
 	if !ready {
 		return in.notRunning()
 	}
-	ctx, cancel := context.WithTimeout(ctx, in.o.healthTimeout)
+	ctx, cancel := context.WithTimeout(ctx, in.o.health.Timeout)
 	defer cancel()
 	rows, err := in.controlTable(ctx, "osquery_extensions")
 	if err != nil {

@@ -50,6 +50,7 @@ type Instance struct {
 	tablesAsked atomic.Uint64 // counts the calls of SetTables
 
 	mu       sync.Mutex
+	stopBy   time.Time // when a stop that was asked for has to be over
 	nap      nap
 	running  bool
 	closed   bool
@@ -117,7 +118,7 @@ func (o *options) build() (_ *Instance, err error) {
 	if in.ext, err = in.newExtension(); err != nil {
 		return nil, err
 	}
-	rec.SetHistory(o.history)
+	rec.SetHistory(o.diagnostics.history())
 	return in, nil
 }
 
@@ -131,7 +132,7 @@ func (o *options) recorder() *record.Recorder {
 	if old != nil && old.o.id == o.id {
 		return old.rec // New sets its history when nothing can fail any more
 	}
-	return record.New(o.id, o.history)
+	return record.New(o.id, o.diagnostics.history())
 }
 
 // formerDirs returns the directories of predecessors whose queues are to be brought along to dir.
@@ -184,11 +185,27 @@ func (in *Instance) Record(ctx context.Context, e stats.Event) {
 }
 
 // Settle waits until every event so far was handed to the observers. When that takes
-// longer than WithObserverTimeout allows, their context ends and what waits is dropped,
+// longer than Timeouts.Observers allows, their context ends and what waits is dropped,
 // which is logged; when one does not return then either, for as long again, it is left
 // to itself. A run that was asked to end, and Close, end with it. Called from an observer of the instance it
 // does nothing.
-func (in *Instance) Settle(ctx context.Context) { in.settleWithin(ctx, in.o.observerTimeout) }
+func (in *Instance) Settle(ctx context.Context) { in.settleWithin(ctx, in.settlePatience()) }
+
+// settlePatience is Timeouts.Observers, or what the stop that ends now leaves of it.
+func (in *Instance) settlePatience() time.Duration {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	t := in.o.timeouts
+	left := time.Until(in.stopBy)
+	if left <= 0 {
+		return t.Observers
+	}
+	return min(t.Observers, max(left/settleWaits, stopFloor*t.stop()/100))
+}
+
+// settleWaits is how many waits of the given time settleWithin has at most: for the
+// observers, for them once more after their context ended, and for the log.
+const settleWaits = 3
 
 func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
 	if err := in.emitter.Settle(ctx, patience); err != nil {
@@ -199,14 +216,14 @@ func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
 	}
 }
 
-// closePatience is WithObserverTimeout, or half of what ctx leaves: observers may take
+// closePatience is Timeouts.Observers, or half of what ctx leaves: observers may take
 // twice as long.
 func (in *Instance) closePatience(ctx context.Context) time.Duration {
 	end, ok := ctx.Deadline()
 	if !ok {
-		return in.o.observerTimeout
+		return in.o.timeouts.Observers
 	}
-	return max(0, min(in.o.observerTimeout, time.Until(end)/2))
+	return max(0, min(in.o.timeouts.Observers, time.Until(end)/2))
 }
 
 // Close gives back what the instance holds between runs. It fails with
@@ -222,9 +239,9 @@ func (in *Instance) Close(ctx context.Context) error {
 	return errors.Join(err, in.emitter.Close(ctx))
 }
 
-// closeExtension waits for the disk until ctx ends, and no longer than WithDiskTimeout.
+// closeExtension waits for the disk until ctx ends, and no longer than Timeouts.Disk.
 func (in *Instance) closeExtension(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, in.o.diskTimeout, errDiskHangs)
+	ctx, cancel := context.WithTimeoutCause(ctx, in.o.timeouts.Disk, errDiskHangs)
 	defer cancel()
 	closed := make(chan error, 1)
 	in.use.disk.Go(func() {

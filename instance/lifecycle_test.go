@@ -117,7 +117,7 @@ func TestClosed(t *testing.T) {
 func TestQueriesEndWithTheRun(t *testing.T) {
 	t.Parallel()
 	fake := osquerydtest.Start(t, osquerydtest.WithScript(fast))
-	in := newInstance(t, fake.Path(), instance.WithHistory(2))
+	in := newInstance(t, fake.Path(), instance.WithDiagnostics(instance.Diagnostics{History: 2}))
 	exits := osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.Exit, Code: 1}}
 	if err := fake.SetScript(fast.WithRule(exits)); err != nil {
 		t.Fatal(err)

@@ -33,7 +33,7 @@ func TestPromise12ObserversAreBounded(t *testing.T) {
 				<-release
 			})
 			in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-				instance.WithObserver(hung), instance.WithObserverTimeout(200*time.Millisecond))
+				instance.WithObserver(hung), instance.WithTimeouts(instance.Timeouts{Observers: 200 * time.Millisecond}))
 			ctx, cancel := context.WithCancel(patient(t))
 			defer cancel()
 			done := make(chan error, 1)

@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -82,17 +83,10 @@ func optionErrorf(option, format string, args ...any) error {
 // later one wins over an earlier one, except for those that say they add.
 type Option func(*options)
 
-// HealthChecker is a host's own test of an instance. It is called after the
-// instance's own checks passed, one call at a time, and must return when its
-// context ends; the context ends after the health timeout. An error counts as a
-// failed check. It may call Query on the instance; PushConfig and SetTables would wait for
-// its own end. One that does not return holds up the run's end by WithKillTimeout, no more.
-type HealthChecker func(ctx context.Context, in *Instance) error
-
 // Gate bounds how many instances start at once. It is called before a process is
 // spawned and blocks until the start may go on, or ctx ends; release is called
 // once, when osqueryd has the extension, which is just before ready, or the start has failed.
-// One that does not return holds up the run's end by WithKillTimeout, no more.
+// One that does not return delays the run's end by a fifth of Timeouts.Stop at most.
 type Gate func(ctx context.Context) (release func(), err error)
 
 type options struct {
@@ -118,27 +112,12 @@ type options struct {
 	labels   map[string]string
 	hostID   string
 
-	distributed        time.Duration
-	configRefresh      time.Duration
-	extensionsTimeout  time.Duration
-	startTimeout       time.Duration
-	replaceTimeout     time.Duration
-	registerTimeout    time.Duration
-	stopGrace          time.Duration
-	killTimeout        time.Duration
-	drain              time.Duration
-	binaryTimeout      time.Duration
-	diskTimeout        time.Duration
-	healthInterval     time.Duration
-	healthDelay        *time.Duration // nil: as healthInterval
-	healthTimeout      time.Duration
-	healthFailures     int
-	healthChecker      HealthChecker
-	queryTimeout       time.Duration
-	abandonedQueryWait time.Duration
-	observerTimeout    time.Duration
-	stderrLines        int
-	history            int
+	distributed   time.Duration
+	configRefresh time.Duration
+	timeouts      Timeouts
+	health        Health
+	queries       Queries
+	diagnostics   Diagnostics
 
 	logger      *slog.Logger
 	ownLog      bool // nobody else logs by it
@@ -155,59 +134,23 @@ type options struct {
 	made                []string // directories that were made for a check, the deepest first
 }
 
-// The defaults. Each belongs to the option that its comment names.
-const (
-	DefaultStartTimeout       = 60 * time.Second // WithStartTimeout
-	DefaultExtensionsTimeout  = 20 * time.Second // WithExtensionsTimeout
-	DefaultReplaceTimeout     = 90 * time.Second // WithReplaceTimeout
-	DefaultRegisterTimeout    = 10 * time.Second // WithRegisterTimeout
-	DefaultStopGrace          = 20 * time.Second // WithStopGrace
-	DefaultKillTimeout        = 5 * time.Second  // WithKillTimeout
-	DefaultDrain              = 2 * time.Second  // WithDrain
-	DefaultBinaryTimeout      = 10 * time.Second // WithBinaryTimeout
-	DefaultDiskTimeout        = 60 * time.Second // WithDiskTimeout
-	DefaultHealthInterval     = 10 * time.Second // WithHealth
-	DefaultHealthTimeout      = 5 * time.Second  // WithHealth
-	DefaultHealthFailures     = 3                // WithHealth
-	DefaultQueryTimeout       = 60 * time.Second // WithQueryTimeout
-	DefaultAbandonedQueryWait = 5 * time.Second  // WithAbandonedQueryWait
-	DefaultObserverTimeout    = 5 * time.Second  // WithObserverTimeout
-	DefaultConfigRefresh      = 5 * time.Minute  // WithConfigRefresh
-	DefaultDistributed        = 60 * time.Second // WithDistributed
-	DefaultStderrLines        = 40               // WithStderrTail
-	DefaultHistory            = 16               // WithHistory
-)
-
 func defaults(id string) *options {
 	return &options{
-		id:                 id,
-		checks:             &BinaryChecks{},
-		ctx:                context.Background(),
-		flags:              map[string]string{},
-		labels:             map[string]string{},
-		distributed:        DefaultDistributed,
-		configRefresh:      DefaultConfigRefresh,
-		extensionsTimeout:  DefaultExtensionsTimeout,
-		startTimeout:       DefaultStartTimeout,
-		replaceTimeout:     DefaultReplaceTimeout,
-		registerTimeout:    DefaultRegisterTimeout,
-		stopGrace:          DefaultStopGrace,
-		killTimeout:        DefaultKillTimeout,
-		drain:              DefaultDrain,
-		binaryTimeout:      DefaultBinaryTimeout,
-		diskTimeout:        DefaultDiskTimeout,
-		diskHook:           func(string) {},
-		healthInterval:     DefaultHealthInterval,
-		clock:              systemClock(),
-		oomKills:           oomKills,
-		healthTimeout:      DefaultHealthTimeout,
-		healthFailures:     DefaultHealthFailures,
-		queryTimeout:       DefaultQueryTimeout,
-		abandonedQueryWait: DefaultAbandonedQueryWait,
-		observerTimeout:    DefaultObserverTimeout,
-		stderrLines:        DefaultStderrLines,
-		history:            DefaultHistory,
-		logger:             slog.New(slog.DiscardHandler),
+		id:            id,
+		checks:        &BinaryChecks{},
+		ctx:           context.Background(),
+		flags:         map[string]string{},
+		labels:        map[string]string{},
+		distributed:   60 * time.Second,
+		configRefresh: 5 * time.Minute,
+		diskHook:      func(string) {},
+		clock:         systemClock(),
+		oomKills:      oomKills,
+		timeouts:      Timeouts{}.withDefaults(),
+		health:        Health{}.withDefaults(),
+		queries:       Queries{}.withDefaults(),
+		diagnostics:   Diagnostics{}.withDefaults(),
+		logger:        slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -274,7 +217,7 @@ func WithTables(tables ...extension.Table) Option {
 // WithExtension passes options to the instance's extension: batch sizes, queue
 // limits, config policy and so on. Each call adds to the ones before. What ties it to the
 // instance is a mistake here: its name, directory, node, events, counters and tables, and how long it
-// delivers at the end, which WithDrain bounds.
+// delivers at the end, which Timeouts.Stop bounds.
 func WithExtension(opts ...extension.Option) Option {
 	return func(o *options) { o.extOpts = append(o.extOpts, opts...) }
 }
@@ -328,14 +271,6 @@ func WithConfigRefresh(interval time.Duration) Option {
 	return func(o *options) { o.configRefresh = interval }
 }
 
-// WithStderrTail sets how many of osqueryd's last lines an ExitError bears, from
-// 1 to 1000. Default 40.
-func WithStderrTail(lines int) Option { return func(o *options) { o.stderrLines = lines } }
-
-// WithHistory sets how many ended runs a snapshot holds, from 0 to 1000. Default 16. A later
-// one, as with an Update, keeps the newest of those that are there.
-func WithHistory(runs int) Option { return func(o *options) { o.history = runs } }
-
 // WithLogger sets where the instance, and osqueryd's own words, are logged. Without it
 // nothing is. A handler that panics or blocks holds up nobody: after a tenth of a second
 // up to 1024 records wait for it, and those that are lost are counted in the log.
@@ -368,109 +303,177 @@ func WithPredecessor(old *Instance) Option { return func(o *options) { o.predece
 // WithGate bounds how many instances start at once. A Runner sets its own.
 func WithGate(g Gate) Option { return func(o *options) { o.gate = g } }
 
-// WithExtensionsTimeout sets how long osqueryd waits, at its start and after a
-// new worker, for our extension before it gives up. Default 20 s. Whole seconds.
-func WithExtensionsTimeout(d time.Duration) Option {
-	return func(o *options) { o.extensionsTimeout = d }
+// Timeouts bound the waits of an instance. A field that is zero has its default. All but
+// Stop must be from 1 ms to 1 h; Start and Replace may be up to 24 h.
+type Timeouts struct {
+	// Start bounds a start, from spawn to ready. Default 60 s. Three workers in a row that
+	// die before they are ready end it at once, with stats.CauseCrashLoop. An osqueryd that
+	// registered our extension but does not activate its logger, because the config is still
+	// missing, counts as ready after half of the time that is left, 30 s at most.
+	Start time.Duration
+	// Replace bounds the wait for osqueryd to start a new worker. Default 90 s. It must
+	// cover osqueryd's own pause before a respawn, which grows to some 20 s.
+	Replace time.Duration
+	// Register bounds one attempt to register the extension. Default 10 s.
+	Register time.Duration
+	// Extensions is how long osqueryd waits, at its start and after a new worker, for our
+	// extension. Default 20 s; whole seconds.
+	Extensions time.Duration
+	// Stop bounds a whole stop, from the end of Run's context to its return. Default 25 s,
+	// which fits into the 30 s of container platforms. Of it osqueryd has 64 % to exit after
+	// SIGTERM, 16 s by default, since it takes up to 15 s itself, before it is killed. The
+	// rest is for the kill, the host's code, the delivery of queued logs (8 %, 2 s), the
+	// files and the observers; what one part leaves is the next one's. What is not
+	// delivered stays queued on disk. Anything that does not return although its context
+	// ended is left behind, at any time, after 20 %.
+	//
+	// A negative value kills osqueryd at once and delivers nothing more; the other parts
+	// have their share of the default.
+	Stop time.Duration
+	// Binary bounds each execution of the binary that checks it. Default 10 s.
+	Binary time.Duration
+	// Disk bounds each wait, in New and at the start of a run, for the file system of the
+	// instance's directory. Default 60 s. It must cover the recovery of full queues on a slow
+	// disk.
+	Disk time.Duration
+	// Observers bounds, at the end of a run and in Close, the wait for slow observers. Then
+	// their context ends, and they have as long again to return. Default 5 s, and at the end
+	// of a run no more than what is left of Stop.
+	Observers time.Duration
 }
 
-// WithStartTimeout bounds a start, from spawn to ready. Default 60 s. Three workers in a row
-// that die on the way end it at once, with stats.CauseCrashLoop. An osqueryd that has our
-// extension but does not activate its logger, because the config is not there yet, counts as
-// ready after half of what is left of the time, 30 s at most.
-func WithStartTimeout(d time.Duration) Option { return func(o *options) { o.startTimeout = d } }
+// WithTimeouts sets the bounds of all waits. A later one replaces an earlier one as a whole.
+func WithTimeouts(t Timeouts) Option {
+	return func(o *options) { o.timeouts = t.withDefaults() }
+}
 
-// WithReplaceTimeout bounds how long a run waits for osqueryd to bring up a new
-// worker before the run is ended. It has to cover osqueryd's own pause before a
-// respawn, which grows to some 20 s. Default 90 s.
-func WithReplaceTimeout(d time.Duration) Option { return func(o *options) { o.replaceTimeout = d } }
+const defaultStop = 25 * time.Second
 
-// WithRegisterTimeout bounds one attempt to register the extension. Default 10 s.
-func WithRegisterTimeout(d time.Duration) Option { return func(o *options) { o.registerTimeout = d } }
-
-// WithStopGrace sets how long osqueryd has to leave after SIGTERM before it is
-// killed; 0 kills at once. Default 20 s, which covers osqueryd's own 15.
-func WithStopGrace(d time.Duration) Option { return func(o *options) { o.stopGrace = d } }
-
-// WithKillTimeout bounds the wait for a killed process group to be gone, also for what an
-// earlier host left, and at the end of a run for calls of the host's code and for a file
-// system that does not answer. Default 5 s.
-func WithKillTimeout(d time.Duration) Option { return func(o *options) { o.killTimeout = d } }
-
-// WithDrain bounds the delivery of queued logs when a run is asked to stop. Default 2 s; 0
-// delivers nothing more. What is not delivered stays queued on disk.
-func WithDrain(d time.Duration) Option { return func(o *options) { o.drain = d } }
-
-// WithBinaryTimeout bounds each execution of the binary that checks it. Default 10 s.
-func WithBinaryTimeout(d time.Duration) Option { return func(o *options) { o.binaryTimeout = d } }
-
-// WithDiskTimeout bounds each wait, in New and at the start of a run, for the file system of
-// the instance's directory: one that hangs fails the start. It has to cover the recovery
-// of full queues on a slow disk. At the end of a run WithKillTimeout bounds all of them
-// together. Default 60 s.
-func WithDiskTimeout(d time.Duration) Option { return func(o *options) { o.diskTimeout = d } }
-
-// WithHealth sets how often the registration is checked, how long a check may
-// take, and how many failures in a row end the run. Defaults 10 s, 5 s and 3. A
-// registration that is lost is mended at the first failure. Up to a tenth of the
-// interval is added to it, so that the instances of a host are checked in one go.
-func WithHealth(interval, timeout time.Duration, failures int) Option {
-	return func(o *options) {
-		o.healthInterval, o.healthTimeout, o.healthFailures = interval, timeout, failures
+func (t Timeouts) withDefaults() Timeouts {
+	return Timeouts{
+		Start:      cmp.Or(t.Start, 60*time.Second),
+		Replace:    cmp.Or(t.Replace, 90*time.Second),
+		Register:   cmp.Or(t.Register, 10*time.Second),
+		Extensions: cmp.Or(t.Extensions, 20*time.Second),
+		Stop:       cmp.Or(t.Stop, defaultStop),
+		Binary:     cmp.Or(t.Binary, 10*time.Second),
+		Disk:       cmp.Or(t.Disk, 60*time.Second),
+		Observers:  cmp.Or(t.Observers, 5*time.Second),
 	}
 }
 
-// WithHealthDelay sets how long after ready the first check comes. Without it that is the
-// interval of WithHealth. 0 checks at once.
-func WithHealthDelay(d time.Duration) Option {
-	return func(o *options) { o.healthDelay = &d }
+// stop returns the bound of a whole stop, also where osqueryd is killed at once.
+func (t Timeouts) stop() time.Duration {
+	if t.Stop < 0 {
+		return defaultStop
+	}
+	return t.Stop
+}
+
+// giveUp is how long anything may take to return after its context ended.
+func (t Timeouts) giveUp() time.Duration { return t.stop() / 5 }
+
+// Health sets how an instance is checked while it runs. A field that is zero has its default.
+type Health struct {
+	// Interval is the time between two checks. Default 10 s, from 1 ms to 24 h. Up to a tenth
+	// is added to it, so that all instances of a host are checked at the same moments.
+	Interval time.Duration
+	// Timeout bounds a check. Default 5 s, from 1 ms to 1 h.
+	Timeout time.Duration
+	// Failures is how many failed checks in a row end the run. Default 3, from 1 to 1000. A
+	// lost registration is repaired at the first failure.
+	Failures int
+	// Delay is the time from ready to the first check, 24 h at most. Default: the interval. A
+	// negative value checks at once.
+	Delay time.Duration
+	// Check is a host's own check. It is called after the instance's own checks passed, one
+	// call at a time, and must return when its context ends, which is after Timeout. An error
+	// counts as a failed check. It may call Query; PushConfig and SetTables would deadlock
+	// until they time out. One that does not return delays the run's end by a fifth of
+	// Timeouts.Stop at most.
+	Check func(ctx context.Context, in *Instance) error
+}
+
+// WithHealth sets the health checks. A later one replaces an earlier one as a whole.
+func WithHealth(h Health) Option { return func(o *options) { o.health = h.withDefaults() } }
+
+func (h Health) withDefaults() Health {
+	h.Interval = cmp.Or(h.Interval, 10*time.Second)
+	h.Timeout = cmp.Or(h.Timeout, 5*time.Second)
+	h.Failures = cmp.Or(h.Failures, 3)
+	return h
 }
 
 // healthTicks is how many times in an interval checks can be due.
 const healthTicks = 10
 
-// firstHealth is the time from ready, which is now, to the first check.
-func (o *options) firstHealth(now time.Time) time.Duration {
-	if o.healthDelay != nil {
-		return *o.healthDelay
+// first returns the time from ready, which is now, to the first check.
+func (h Health) first(now time.Time) time.Duration {
+	if h.Delay != 0 {
+		return max(0, h.Delay)
 	}
-	return o.nextHealth(now)
+	return h.next(now)
 }
 
-// nextHealth is the time from now to the next check. It ends at a tick that all
-// instances with the interval have in common: to wake an idle host costs more than
-// the check does.
-func (o *options) nextHealth(now time.Time) time.Duration {
-	tick := o.healthInterval / healthTicks
+// next returns the time from now to the next check. It ends at a tick that all instances
+// with the interval have in common: waking an idle host costs more than the check does.
+func (h Health) next(now time.Time) time.Duration {
+	tick := h.Interval / healthTicks
 	if tick <= 0 {
-		return o.healthInterval
+		return h.Interval
 	}
-	due := now.Add(o.healthInterval)
+	due := now.Add(h.Interval)
 	if past := due.Sub(due.Truncate(tick)); past > 0 {
 		due = due.Add(tick - past)
 	}
 	return due.Sub(now)
 }
 
-// WithHealthChecker adds a check of the host's own to the instance's.
-func WithHealthChecker(h HealthChecker) Option { return func(o *options) { o.healthChecker = h } }
-
-// WithQueryTimeout bounds a query whose context has no deadline. Default 60 s.
-func WithQueryTimeout(d time.Duration) Option { return func(o *options) { o.queryTimeout = d } }
-
-// WithAbandonedQueryWait sets how long the next query waits for the answer of one that
-// was given up, before a second connection is opened. Default 5 s; 0 opens
-// it at once.
-func WithAbandonedQueryWait(d time.Duration) Option {
-	return func(o *options) { o.abandonedQueryWait = d }
+// Queries sets the bounds of queries. A field that is zero has its default.
+type Queries struct {
+	// Timeout bounds a query whose context has no deadline. Default 60 s, from 1 ms to 24 h.
+	Timeout time.Duration
+	// MaxBytes limits the size of an answer. Default 100 MiB, from 64 KiB to 1 GiB. Set it
+	// lower on hosts with little memory.
+	MaxBytes int
+	// AbandonedWait is how long the next query waits for the answer of one that was given
+	// up, before a second connection is opened. Default 5 s, up to 1 h. A negative value
+	// opens it at once.
+	AbandonedWait time.Duration
 }
 
-// WithObserverTimeout bounds, at the end of a run and at Close, the wait for observers that
-// are slow to take events. Then their context ends, and they have as long again to return.
-// Default 5 s.
-func WithObserverTimeout(d time.Duration) Option {
-	return func(o *options) { o.observerTimeout = d }
+// WithQueries sets the bounds of queries. A later one replaces an earlier one as a whole.
+func WithQueries(q Queries) Option { return func(o *options) { o.queries = q.withDefaults() } }
+
+func (q Queries) withDefaults() Queries {
+	return Queries{
+		Timeout:       cmp.Or(q.Timeout, 60*time.Second),
+		MaxBytes:      cmp.Or(q.MaxBytes, 100<<20),
+		AbandonedWait: cmp.Or(q.AbandonedWait, 5*time.Second),
+	}
 }
+
+// Diagnostics sets how much an instance remembers. A field that is zero has its default.
+type Diagnostics struct {
+	// History is how many ended runs a snapshot holds. Default 16, up to 1000; a negative
+	// value keeps none. After an update the newest of the existing ones are kept.
+	History int
+	// StderrLines is how many of osqueryd's last lines an ExitError holds. Default 40, from
+	// 1 to 1000.
+	StderrLines int
+}
+
+// WithDiagnostics sets how much is remembered. A later one replaces an earlier one as a whole.
+func WithDiagnostics(d Diagnostics) Option {
+	return func(o *options) { o.diagnostics = d.withDefaults() }
+}
+
+func (d Diagnostics) withDefaults() Diagnostics {
+	return Diagnostics{History: cmp.Or(d.History, 16), StderrLines: cmp.Or(d.StderrLines, 40)}
+}
+
+// history returns how many runs are kept.
+func (d Diagnostics) history() int { return max(0, d.History) }
 
 // WithClock sets the clock by which a sleep of the machine is noticed: it returns a time that
 // goes on while the machine sleeps, and running time, which stands still meanwhile. The first
@@ -547,30 +550,20 @@ func (o *options) durationRules() []durationRule {
 	return []durationRule{
 		{"WithDistributed", o.distributed, 0, day, true},
 		{"WithConfigRefresh", o.configRefresh, 0, 7 * day, true},
-		{"WithExtensionsTimeout", o.extensionsTimeout, time.Second, time.Hour, true},
-		{"WithStartTimeout", o.startTimeout, time.Millisecond, day, false},
-		{"WithReplaceTimeout", o.replaceTimeout, time.Millisecond, day, false},
-		{"WithRegisterTimeout", o.registerTimeout, time.Millisecond, time.Hour, false},
-		{"WithStopGrace", o.stopGrace, 0, time.Hour, false},
-		{"WithKillTimeout", o.killTimeout, time.Millisecond, time.Hour, false},
-		{"WithDrain", o.drain, 0, time.Hour, false},
-		{"WithBinaryTimeout", o.binaryTimeout, time.Millisecond, time.Hour, false},
-		{"WithDiskTimeout", o.diskTimeout, time.Millisecond, time.Hour, false},
-		{"WithHealth: interval", o.healthInterval, time.Millisecond, day, false},
-		{"WithHealth: timeout", o.healthTimeout, time.Millisecond, time.Hour, false},
-		{"WithHealthDelay", valueOf(o.healthDelay), 0, day, false},
-		{"WithQueryTimeout", o.queryTimeout, time.Millisecond, day, false},
-		{"WithObserverTimeout", o.observerTimeout, time.Millisecond, time.Hour, false},
-		{"WithAbandonedQueryWait", o.abandonedQueryWait, 0, time.Hour, false},
+		{"WithTimeouts: Start", o.timeouts.Start, time.Millisecond, day, false},
+		{"WithTimeouts: Replace", o.timeouts.Replace, time.Millisecond, day, false},
+		{"WithTimeouts: Register", o.timeouts.Register, time.Millisecond, time.Hour, false},
+		{"WithTimeouts: Extensions", o.timeouts.Extensions, time.Second, time.Hour, true},
+		{"WithTimeouts: Stop", o.timeouts.stop(), time.Millisecond, time.Hour, false},
+		{"WithTimeouts: Binary", o.timeouts.Binary, time.Millisecond, time.Hour, false},
+		{"WithTimeouts: Disk", o.timeouts.Disk, time.Millisecond, time.Hour, false},
+		{"WithTimeouts: Observers", o.timeouts.Observers, time.Millisecond, time.Hour, false},
+		{"WithHealth: Interval", o.health.Interval, time.Millisecond, day, false},
+		{"WithHealth: Timeout", o.health.Timeout, time.Millisecond, time.Hour, false},
+		{"WithHealth: Delay", max(0, o.health.Delay), 0, day, false},
+		{"WithQueries: Timeout", o.queries.Timeout, time.Millisecond, day, false},
+		{"WithQueries: AbandonedWait", max(0, o.queries.AbandonedWait), 0, time.Hour, false},
 	}
-}
-
-// valueOf gives 0 for what was not set.
-func valueOf(d *time.Duration) time.Duration {
-	if d == nil {
-		return 0
-	}
-	return *d
 }
 
 func (o *options) checkDurations() []error {
@@ -588,14 +581,18 @@ func (o *options) checkDurations() []error {
 
 func (o *options) checkCounts() []error {
 	var errs []error
-	if o.healthFailures < 1 || o.healthFailures > 1000 {
-		errs = append(errs, optionErrorf("WithHealth: failures", "%d is out of range; it must be from 1 to 1000", o.healthFailures))
-	}
-	if o.stderrLines < 1 || o.stderrLines > 1000 {
-		errs = append(errs, optionErrorf("WithStderrTail", "%d is out of range; it must be from 1 to 1000", o.stderrLines))
-	}
-	if o.history < 0 || o.history > 1000 {
-		errs = append(errs, optionErrorf("WithHistory", "%d is out of range; it must be from 0 to 1000", o.history))
+	for _, r := range []struct {
+		option          string
+		value, min, max int
+	}{
+		{"WithHealth: Failures", o.health.Failures, 1, 1000},
+		{"WithQueries: MaxBytes", o.queries.MaxBytes, 64 << 10, 1 << 30},
+		{"WithDiagnostics: History", o.diagnostics.history(), 0, 1000},
+		{"WithDiagnostics: StderrLines", o.diagnostics.StderrLines, 1, 1000},
+	} {
+		if r.value < r.min || r.value > r.max {
+			errs = append(errs, optionErrorf(r.option, "%d is out of range; it must be from %d to %d", r.value, r.min, r.max))
+		}
 	}
 	return errs
 }

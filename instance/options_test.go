@@ -78,10 +78,10 @@ func TestBadOptions(t *testing.T) {
 		"nil table":     {"a", []instance.Option{instance.WithTables(nil)}, []string{"WithTables"}},
 
 		"fraction of a second": {"a", []instance.Option{instance.WithConfigRefresh(1500 * time.Millisecond)}, []string{"WithConfigRefresh: 1.5s is not a whole number of seconds"}},
-		"negative delay":       {"a", []instance.Option{instance.WithHealthDelay(-1)}, []string{"WithHealthDelay: -1ns is out of range"}},
-		"no failures":          {"a", []instance.Option{instance.WithHealth(time.Second, time.Second, 0)}, []string{"WithHealth: failures: 0 is out of range"}},
-		"history":              {"a", []instance.Option{instance.WithHistory(-1)}, []string{"WithHistory: -1 is out of range"}},
-		"stderr":               {"a", []instance.Option{instance.WithStderrTail(0)}, []string{"WithStderrTail: 0 is out of range"}},
+		"long delay":           {"a", []instance.Option{instance.WithHealth(instance.Health{Delay: 25 * time.Hour})}, []string{"WithHealth: Delay: 25h0m0s is out of range"}},
+		"no failures":          {"a", []instance.Option{instance.WithHealth(instance.Health{Failures: -1})}, []string{"WithHealth: Failures: -1 is out of range"}},
+		"history":              {"a", []instance.Option{instance.WithDiagnostics(instance.Diagnostics{History: 1001})}, []string{"WithDiagnostics: History: 1001 is out of range"}},
+		"stderr":               {"a", []instance.Option{instance.WithDiagnostics(instance.Diagnostics{StderrLines: -1})}, []string{"WithDiagnostics: StderrLines: -1 is out of range"}},
 		"memory":               {"a", []instance.Option{instance.WithWatchdog(instance.Watchdog{MemoryMB: -1})}, []string{"WithWatchdog: MemoryMB: -1 is out of range"}},
 		"limits of nothing":    {"a", []instance.Option{instance.WithWatchdog(instance.Watchdog{Disabled: true, CPUPercent: 5})}, []string{"WithWatchdog: Disabled"}},
 		"environment":          {"a", []instance.Option{instance.WithEnv("OSQUERY_WORKER=1", "x")}, []string{"WithEnv: OSQUERY_WORKER", `WithEnv: "x" is not of the form`}},
@@ -102,22 +102,25 @@ func TestDurationsOutOfRange(t *testing.T) {
 	fake := osquerydtest.Start(t)
 	const long = 1000 * time.Hour
 	wantTexts(t, refused(t, "a", instance.WithBinary(fake.Path()), instance.WithRoot(root(t)),
-		instance.WithDistributed(long), instance.WithConfigRefresh(-time.Second), instance.WithExtensionsTimeout(0),
-		instance.WithStartTimeout(0), instance.WithReplaceTimeout(long), instance.WithRegisterTimeout(-1),
-		instance.WithStopGrace(-1), instance.WithKillTimeout(0), instance.WithDrain(-1), instance.WithBinaryTimeout(0),
-		instance.WithHealth(0, 0, 1001), instance.WithQueryTimeout(0), instance.WithAbandonedQueryWait(-1),
-	), "WithDistributed: 1000h0m0s is out of range; it must be from 0s to 24h0m0s", "WithConfigRefresh: ", "WithExtensionsTimeout: ",
-		"WithStartTimeout: ", "WithReplaceTimeout: ", "WithRegisterTimeout: ", "WithStopGrace: ", "WithKillTimeout: ",
-		"WithDrain: ", "WithBinaryTimeout: ", "WithHealth: interval: ", "WithHealth: timeout: ", "WithHealth: failures: ",
-		"WithQueryTimeout: ", "WithAbandonedQueryWait: ")
+		instance.WithDistributed(long), instance.WithConfigRefresh(-time.Second),
+		instance.WithTimeouts(instance.Timeouts{
+			Start: -1, Replace: long, Register: -1, Extensions: time.Millisecond, Stop: long, Binary: -1, Disk: long, Observers: -1,
+		}),
+		instance.WithHealth(instance.Health{Interval: -1, Timeout: -1, Failures: 1001}),
+		instance.WithQueries(instance.Queries{Timeout: -1, MaxBytes: 1000, AbandonedWait: long}),
+	), "WithDistributed: 1000h0m0s is out of range; it must be from 0s to 24h0m0s", "WithConfigRefresh: ",
+		"WithTimeouts: Start: ", "WithTimeouts: Replace: ", "WithTimeouts: Register: ", "WithTimeouts: Extensions: ", "WithTimeouts: Stop: ",
+		"WithTimeouts: Binary: ", "WithTimeouts: Disk: ", "WithTimeouts: Observers: ",
+		"WithHealth: Interval: ", "WithHealth: Timeout: ", "WithHealth: Failures: ",
+		"WithQueries: Timeout: ", "WithQueries: MaxBytes: 1000 is out of range; it must be from 65536 to 1073741824", "WithQueries: AbandonedWait: ")
 }
 
 // All mistakes come at once.
 func TestAllMistakesAtOnce(t *testing.T) {
 	t.Parallel()
 	got := refused(t, "a/b", instance.WithBinary("/no/such/osqueryd"), instance.WithRoot("relative"), instance.WithTransport(nil),
-		instance.WithFlag("pidfile", "x"), instance.WithStopGrace(-1), instance.WithTables(nil), nil)
-	wantTexts(t, got, "id: ", "WithBinary: ", "WithRoot: ", "WithTransport: ", "WithFlag: pidfile", "WithStopGrace: ",
+		instance.WithFlag("pidfile", "x"), instance.WithTimeouts(instance.Timeouts{Start: -1}), instance.WithTables(nil), nil)
+	wantTexts(t, got, "id: ", "WithBinary: ", "WithRoot: ", "WithTransport: ", "WithFlag: pidfile", "WithTimeouts: Start: ",
 		"WithTables: table 1", "option 6 is nil")
 }
 
@@ -201,7 +204,7 @@ func TestTrial33WhatTheInstanceSetsIsNoOptionOfItsExtension(t *testing.T) {
 		got := refused(t, "a", append(slices.Clone(base), instance.WithExtension(opt))...)
 		wantTexts(t, got, "WithExtension", "extension."+name+": the instance sets it itself")
 	}
-	wantTexts(t, refused(t, "a", append(base, instance.WithExtension(extension.WithDrain(0)))...), "use instance.WithDrain")
+	wantTexts(t, refused(t, "a", append(base, instance.WithExtension(extension.WithDrain(0)))...), "use instance.WithTimeouts")
 }
 
 // A successor keeps as many runs as its own option says.
@@ -225,19 +228,19 @@ func TestTrial33HistoryOfASuccessor(t *testing.T) {
 			in.Record(patient(t), stats.RunEnded{Head: h, Cause: stats.CauseExit})
 		}
 	}
-	first := build(instance.WithHistory(2))
+	first := build(instance.WithDiagnostics(instance.Diagnostics{History: 2}))
 	end(first, 5)
-	second := build(instance.WithHistory(4), instance.WithPredecessor(first))
+	second := build(instance.WithDiagnostics(instance.Diagnostics{History: 4}), instance.WithPredecessor(first))
 	end(second, 5)
 	if n := len(second.Snapshot().History); n != 4 {
-		t.Errorf("WithHistory(4) keeps %d runs", n)
+		t.Errorf("History: 4 keeps %d runs", n)
 	}
 	newest := second.Snapshot().History[0].ID
-	third := build(instance.WithHistory(1), instance.WithPredecessor(second))
+	third := build(instance.WithDiagnostics(instance.Diagnostics{History: 1}), instance.WithPredecessor(second))
 	if h := third.Snapshot().History; len(h) != 1 || h[0].ID != newest {
-		t.Errorf("WithHistory(1) keeps %+v", h)
+		t.Errorf("History: 1 keeps %+v", h)
 	}
-	bad := append(base, instance.WithHistory(7), instance.WithPredecessor(third), instance.WithFlag("S", ""))
+	bad := append(base, instance.WithDiagnostics(instance.Diagnostics{History: 7}), instance.WithPredecessor(third), instance.WithFlag("S", ""))
 	if _, err := instance.New("a", bad...); err == nil {
 		t.Fatal("New took it")
 	}

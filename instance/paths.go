@@ -286,12 +286,12 @@ type use struct {
 var errDiskHangs = errors.New("the file system does not answer")
 
 // onDisk does what may hang with the file system of the directory, after what was begun
-// there before. It waits as long as WithDiskTimeout, and when ctx ends first, as
-// WithKillTimeout for what has begun. Should that succeed later, it is undone.
+// there before. It waits as long as Timeouts.Disk, and when ctx ends first, a
+// fifth of Timeouts.Stop for what has begun. Should that succeed later, it is undone.
 func (in *Instance) onDisk(ctx context.Context, what string, f func() error, undo func()) error {
-	bounded, cancel := context.WithTimeoutCause(ctx, in.o.diskTimeout, errDiskHangs)
+	bounded, cancel := context.WithTimeoutCause(ctx, in.o.timeouts.Disk, errDiskHangs)
 	defer cancel()
-	err := in.use.disk.Try(bounded, in.o.killTimeout, func() error {
+	err := in.use.disk.Try(bounded, in.o.timeouts.giveUp(), func() error {
 		in.o.diskHook(what)
 		return f()
 	}, undo)

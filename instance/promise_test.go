@@ -52,7 +52,7 @@ func TestPromise01NothingLeft(t *testing.T) {
 		fake := osquerydtest.Start(t, osquerydtest.WithScript(fast.WithRule(osquerydtest.Rule{
 			Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.IgnoreTerm},
 		})))
-		in := newInstance(t, fake.Path(), instance.WithStopGrace(50*time.Millisecond))
+		in := newInstance(t, fake.Path(), instance.WithTimeouts(instance.Timeouts{Stop: 2 * time.Second}))
 		before := levelNow()
 		once(t, in)
 		before.check(t)
@@ -68,8 +68,10 @@ func TestPromise02AskedIsToldByTheContext(t *testing.T) {
 	}
 	t.Run("an error that looks like it", func(t *testing.T) {
 		in := newInstance(t, rule(osquerydtest.PhaseReady, osquerydtest.Action{Do: osquerydtest.Say, Text: "hi"}),
-			instance.WithHealth(10*time.Millisecond, time.Second, 1),
-			instance.WithHealthChecker(func(context.Context, *instance.Instance) error { return context.Canceled }))
+			instance.WithHealth(instance.Health{
+				Interval: 10 * time.Millisecond, Timeout: time.Second, Failures: 1,
+				Check: func(context.Context, *instance.Instance) error { return context.Canceled },
+			}))
 		e := wantExit(t, in.Run(patient(t)), stats.PhaseServe, stats.CauseUnhealthy)
 		if !errors.Is(e, context.Canceled) {
 			t.Errorf("the host's error is not in %v", e)
@@ -137,7 +139,9 @@ func TestPromise07LostRegistrationIsMended(t *testing.T) {
 				once()
 			}
 		}
-		r := start(t, binary, instance.WithTables(hostTable("host_facts", "x")), instance.WithHealth(20*time.Millisecond, 5*time.Second, 3),
+		r := start(t, binary, instance.WithTables(hostTable("host_facts", "x")), instance.WithHealth(instance.Health{
+			Interval: 20 * time.Millisecond,
+		}),
 			instance.WithDistributed(0), instance.WithExtension(extension.WithOnActivated(logger)))
 		<-started
 		run := r.RunID()
@@ -200,8 +204,10 @@ func TestPromise09PanicsAreContained(t *testing.T) {
 	each(t, func(t *testing.T, binary string) {
 		r := start(t, binary, instance.WithTables(hostTable("bad", "panic")), instance.WithTransport(panicky{}),
 			instance.WithObserver(observerFunc(func(context.Context, stats.Event) { panic("observer") })),
-			instance.WithHealth(20*time.Millisecond, 5*time.Second, 1000),
-			instance.WithHealthChecker(func(context.Context, *instance.Instance) error { panic("checker") }))
+			instance.WithHealth(instance.Health{
+				Interval: 20 * time.Millisecond, Failures: 1000,
+				Check: func(context.Context, *instance.Instance) error { panic("checker") },
+			}))
 		if _, err := r.Query(patient(t), "select * from bad"); err == nil {
 			t.Error("a table that panics gave rows")
 		}
@@ -264,8 +270,10 @@ func TestSleepVoidsVerdicts(t *testing.T) {
 	var calls atomic.Int64
 	began := time.Now()
 	r := start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithHealth(5*time.Millisecond, time.Second, 2), instance.WithHealthDelay(0),
-		instance.WithHealthChecker(func(context.Context, *instance.Instance) error { return errors.New("always") }),
+		instance.WithHealth(instance.Health{
+			Interval: 5 * time.Millisecond, Timeout: time.Second, Failures: 2, Delay: -1,
+			Check: func(context.Context, *instance.Instance) error { return errors.New("always") },
+		}),
 		instance.WithClock(func() (time.Time, time.Duration) { // an hour of sleep at every look, for a while
 			n := min(calls.Add(1), 20)
 			return began.Add(time.Duration(n) * time.Hour), time.Since(began)
@@ -288,12 +296,17 @@ func TestAnnouncedSleepVoidsVerdicts(t *testing.T) {
 	var calls atomic.Int64
 	many := make(chan struct{})
 	r := startUnready(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithHealth(5*time.Millisecond, time.Second, 2), instance.WithHealthDelay(0),
-		instance.WithHealthChecker(func(context.Context, *instance.Instance) error {
-			if calls.Add(1) == enough {
-				close(many)
-			}
-			return errors.New("always")
+		instance.WithHealth(instance.Health{
+			Interval: 5 * time.Millisecond,
+			Timeout:  time.Second,
+			Failures: 2,
+			Delay:    -1,
+			Check: func(context.Context, *instance.Instance) error {
+				if calls.Add(1) == enough {
+					close(many)
+				}
+				return errors.New("always")
+			},
 		}))
 	r.SetAsleep(true)
 	r.SetAsleep(true) // once is enough

@@ -10,7 +10,7 @@ import (
 
 // Query runs SQL in the instance's osqueryd and returns all rows. Queries run one at a
 // time, first come first served, because osqueryd collapses when they run side by side;
-// each waits under its own context, or for the time of WithQueryTimeout when that has no
+// each waits under its own context, or for Queries.Timeout when that has no
 // deadline. A query that is given up returns at once and disturbs none that follows.
 // While osqueryd is starting, or is replacing its worker, a query waits. A table must not
 // query its own instance: its query would wait for the one that reads the table.
@@ -19,7 +19,7 @@ import (
 // whether osqueryd ever had the query. It is a *QueryError when osqueryd refused the query,
 // *ParkedError, ErrNotRunning or ErrClosed when there is no osqueryd to run it,
 // ErrConnectionLost when osqueryd went away meanwhile, and ErrAnswerTooLarge for an answer
-// above the limit of 100 MiB.
+// above Queries.MaxBytes.
 func (in *Instance) Query(ctx context.Context, sql string) (Rows, error) {
 	return in.rowsOf(ctx, sql, in.queries.Query)
 }
@@ -27,7 +27,7 @@ func (in *Instance) Query(ctx context.Context, sql string) (Rows, error) {
 // QueryEach runs SQL and calls fn with each row as it arrives, for answers that are too
 // large to hold. An error from fn ends the query and is returned as it is. The instance's
 // other queries wait until fn has seen the last row, and fn's time counts against ctx, or
-// WithQueryTimeout, so that a slow reader holds them up no longer than that. fn must not
+// Queries.Timeout, so that a slow reader holds them up no longer than that. fn must not
 // query the same instance. It fails as Query does; rows may have arrived before an error.
 func (in *Instance) QueryEach(ctx context.Context, sql string, fn func(Row) error) error {
 	ctx, cancel := in.queryContext(ctx)
@@ -67,8 +67,8 @@ func (in *Instance) queryContext(ctx context.Context) (context.Context, context.
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, in.o.queryTimeout,
-		fmt.Errorf("no answer within %v, the default of WithQueryTimeout: %w", in.o.queryTimeout, context.DeadlineExceeded))
+	return context.WithTimeoutCause(ctx, in.o.queries.Timeout,
+		fmt.Errorf("no answer within %v, Queries.Timeout: %w", in.o.queries.Timeout, context.DeadlineExceeded))
 }
 
 // queryError names the instance and turns the connection's errors into the package's own.
@@ -96,8 +96,11 @@ func (in *Instance) queryError(ctx context.Context, err error) error {
 }
 
 func (in *Instance) newQueryQueue() *thriftconn.QueryQueue {
-	q := thriftconn.NewQueryQueue(nil,
-		thriftconn.WithDrainGrace(in.o.abandonedQueryWait),
+	dial := func(ctx context.Context, path string) (*thriftconn.Conn, error) {
+		return thriftconn.Dial(ctx, path, thriftconn.WithMaxMessage(in.o.queries.MaxBytes))
+	}
+	q := thriftconn.NewQueryQueue(dial,
+		thriftconn.WithDrainGrace(max(0, in.o.queries.AbandonedWait)),
 		thriftconn.WithPatience(day))
 	q.Fail(ErrNotRunning)
 	return q

@@ -17,12 +17,16 @@ func TestHealthRecoversAfterASleep(t *testing.T) {
 	t.Parallel()
 	var calls atomic.Int32
 	r := start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithHealth(300*time.Millisecond, 5*time.Second, 3),
-		instance.WithHealthChecker(func(context.Context, *instance.Instance) error {
-			if calls.Add(1) == 1 {
-				return errors.New("once")
-			}
-			return nil
+		instance.WithHealth(instance.Health{
+			Interval: 300 * time.Millisecond,
+			Timeout:  5 * time.Second,
+			Failures: 3,
+			Check: func(context.Context, *instance.Instance) error {
+				if calls.Add(1) == 1 {
+					return errors.New("once")
+				}
+				return nil
+			},
 		}))
 	next[stats.HealthFailed](t, r.events)
 	r.SetAsleep(true)
@@ -59,7 +63,7 @@ func TestCloseIsBoundedByItsContext(t *testing.T) {
 	t.Parallel()
 	release := make(chan struct{})
 	defer close(release)
-	in := newInstance(t, osquerydtest.Start(t).Path(), instance.WithObserverTimeout(time.Hour),
+	in := newInstance(t, osquerydtest.Start(t).Path(), instance.WithTimeouts(instance.Timeouts{Observers: time.Hour}),
 		instance.WithObserver(stats.ObserverFunc(func(context.Context, stats.Event) { <-release })))
 	in.Record(t.Context(), stats.InstanceAdded{})
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)

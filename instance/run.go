@@ -12,6 +12,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/osqvisor/osqvisor/internal/glog"
@@ -64,6 +65,9 @@ type run struct {
 	workerless bool      // the worker is gone, and no other was registered with yet
 	quick      int       // workers that died soon after they were registered with
 
+	stopAsked atomic.Pointer[time.Time] // when Run's context ended
+	stopBegan time.Time                 // from when Timeouts.Stop counts
+
 	asked activations // guarded by in.mu
 	ready bool        // guarded by in.mu
 	told  bool        // ready, and the events say so; guarded by in.mu
@@ -72,11 +76,10 @@ type run struct {
 
 // Run is one lifetime of osqueryd: it returns when osqueryd is gone and every
 // process, goroutine, socket and file of the run with it. It returns nil when ctx ended,
-// however osqueryd took it, and then the observers have its events or had the time of
-// WithObserverTimeout; and an *ExitError when the run ended by itself. A file system
-// that does not answer is waited for as WithDiskTimeout and WithKillTimeout have it. A
-// second call at the same time fails with ErrRunning; after it returned, it may
-// be called again. After Close it fails with ErrClosed.
+// however osqueryd exited, and within Timeouts.Stop: the observers have its events by then,
+// or their time is over. It returns an *ExitError when the run ended by itself. A second
+// call at the same time fails with ErrRunning; after it returned, it may be called again.
+// After Close it fails with ErrClosed.
 func (in *Instance) Run(ctx context.Context) error {
 	if err := in.begin(); err != nil {
 		return err
@@ -85,12 +88,24 @@ func (in *Instance) Run(ctx context.Context) error {
 	r := in.newRun()
 	in.setCurrent(r)
 	defer in.setCurrent(nil)
+	unwatch := context.AfterFunc(ctx, func() {
+		now := time.Now()
+		r.stopAsked.Store(&now)
+	})
+	defer unwatch()
 	err := r.live(ctx)
 	err = r.finish(ctx, err)
 	if ctx.Err() != nil { // a new start waits for nobody
-		in.Settle(ctx)
+		in.setStopBy(r.stopBegan.Add(in.o.timeouts.stop()))
+		in.settleWithin(ctx, min(in.o.timeouts.Observers, r.left(stopObservers)/settleWaits))
 	}
 	return err
+}
+
+func (in *Instance) setStopBy(t time.Time) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.stopBy = t
 }
 
 func (in *Instance) newRun() *run {
@@ -98,7 +113,7 @@ func (in *Instance) newRun() *run {
 	log := in.log.With("run", id)
 	r := &run{
 		in: in, o: in.o, id: id, log: log, started: time.Now(), phase: stats.PhasePrepare,
-		words: newWords(in, log, glog.NewTail(in.o.stderrLines, 64<<10)),
+		words: newWords(in, log, glog.NewTail(in.o.diagnostics.StderrLines, 64<<10)),
 	}
 	r.words.watcher = func(thread uint64) bool { return hasThread(in.PID(), thread) }
 	return r
@@ -170,7 +185,7 @@ func (r *run) gate(ctx context.Context) error {
 		return err
 	}
 	r.release = sync.OnceFunc(func() {
-		if !guard.Within(r.o.killTimeout, func() { r.in.callRelease(release) }) {
+		if !guard.Within(r.o.timeouts.giveUp(), func() { r.in.callRelease(release) }) {
 			r.log.Error("the host's gate does not take a place back")
 		}
 	})
@@ -181,7 +196,7 @@ func (r *run) gate(ctx context.Context) error {
 // is left to itself, and the place that it may give goes back.
 func (in *Instance) askGate(ctx context.Context) (release func(), err error) {
 	var got func()
-	err = guard.Call(ctx, in.o.killTimeout, func() (err error) {
+	err = guard.Call(ctx, in.o.timeouts.giveUp(), func() (err error) {
 		got, err = in.callGate(ctx)
 		return err
 	}, func() { in.callRelease(got) })
@@ -272,15 +287,15 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	// The binary may be on another disk, and is executed: nothing else waits for it.
-	bounded, cancel := context.WithTimeoutCause(ctx, r.o.diskTimeout+3*r.o.binaryTimeout, errBinarySlow)
+	bounded, cancel := context.WithTimeoutCause(ctx, r.o.timeouts.Disk+3*r.o.timeouts.Binary, errBinarySlow)
 	defer cancel()
-	return guard.Call(bounded, r.o.killTimeout, func() error { return r.checkBinary(bounded) }, nil)
+	return guard.Call(bounded, r.o.timeouts.giveUp(), func() error { return r.checkBinary(bounded) }, nil)
 }
 
 // reclaim ends what a host that was killed left behind, before the database is touched.
 func (r *run) reclaim(ctx context.Context) error {
 	began := time.Now()
-	killed, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.o.killTimeout, Logger: r.log})
+	killed, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.o.timeouts.giveUp(), Logger: r.log})
 	if len(killed) > 0 {
 		var pids []int
 		for _, id := range killed {
@@ -365,10 +380,10 @@ func (r *run) spawn(ctx context.Context) error {
 
 // startProcess does not wait for a file system that hangs; what starts later is killed.
 func (r *run) startProcess(ctx context.Context, spec process.Spec) (*process.Process, error) {
-	bounded, cancel := context.WithTimeoutCause(ctx, r.o.diskTimeout, errDiskHangs)
+	bounded, cancel := context.WithTimeoutCause(ctx, r.o.timeouts.Disk, errDiskHangs)
 	defer cancel()
 	var proc *process.Process
-	err := guard.Call(bounded, r.o.killTimeout, func() (err error) {
+	err := guard.Call(bounded, r.o.timeouts.giveUp(), func() (err error) {
 		r.o.diskHook("starting osqueryd")
 		proc, err = process.Start(bounded, spec)
 		return err
@@ -443,7 +458,7 @@ func (in *Instance) Ship(ctx context.Context) error {
 		}
 		return fmt.Errorf("instance %q: %w", in.o.id, err)
 	}
-	err := guard.Call(ctx, in.o.killTimeout+shipEnd, func() error {
+	err := guard.Call(ctx, 2*in.o.timeouts.giveUp(), func() error {
 		defer func() { <-in.shipping }()
 		defer func() { <-in.use.disk.Go(in.leave) }()
 		return in.ext.Run(ctx)
@@ -494,7 +509,7 @@ func (in *Instance) begin() error {
 	case in.running:
 		return fmt.Errorf("instance %q: %w", in.o.id, ErrRunning)
 	}
-	in.running = true
+	in.running, in.stopBy = true, time.Time{}
 	return nil
 }
 

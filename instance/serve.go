@@ -16,7 +16,7 @@ import (
 func (r *run) serve(ctx context.Context) error {
 	r.health = r.newHealth()
 	r.syncTables(ctx)
-	health, flags := time.NewTimer(r.o.firstHealth(time.Now())), time.NewTimer(readBackDelay)
+	health, flags := time.NewTimer(r.o.health.first(time.Now())), time.NewTimer(readBackDelay)
 	defer health.Stop()
 	defer flags.Stop()
 	for {
@@ -46,7 +46,7 @@ func (r *run) serveOne(ctx context.Context, health, flags *time.Timer) error {
 		return nil
 	case <-health.C:
 		err := r.checkHealth(ctx)
-		health.Reset(r.o.nextHealth(time.Now()))
+		health.Reset(r.o.health.next(time.Now()))
 		return err
 	}
 }
@@ -72,8 +72,8 @@ func (r *run) replaced(ctx context.Context) error {
 	if ctx.Err() == nil {
 		r.in.ext.OsquerydGone(true) // before the next worker asks for its config
 	}
-	r.closeSession()
-	waitCtx, cancel := context.WithTimeout(ctx, r.o.replaceTimeout)
+	r.closeSession(r.o.timeouts.giveUp())
+	waitCtx, cancel := context.WithTimeout(ctx, r.o.timeouts.Replace)
 	defer cancel()
 	if err := r.attach(waitCtx, begun); err != nil {
 		switch {
@@ -84,7 +84,7 @@ func (r *run) replaced(ctx context.Context) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		return fmt.Errorf("%w: no worker came back within %v: %w", errUnhealthy, r.o.replaceTimeout, err)
+		return fmt.Errorf("%w: no worker came back within %v: %w", errUnhealthy, r.o.timeouts.Replace, err)
 	}
 	r.words.ready()
 	r.info(waitCtx)
@@ -132,7 +132,7 @@ func (r *run) loggerAsked() int {
 // we are registered with, and connects to it again. Nothing is registered anew then:
 // taking the logger away for a moment would end osqueryd if it logged a result in it.
 func (r *run) reattach(ctx context.Context, lost time.Time) bool {
-	ctx, cancel := context.WithTimeout(ctx, r.o.healthTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
 	defer cancel()
 	control, err := thriftconn.Dial(ctx, r.in.Socket())
 	if err != nil {
@@ -214,9 +214,9 @@ var errAskTimeout = errors.New("the run did not get to it in time; a health chec
 
 // askBound is longer than whatever the run may be busy with.
 func (in *Instance) askBound(wait bool) time.Duration {
-	d := 2*in.o.registerTimeout + in.o.healthTimeout + in.o.killTimeout
+	d := 2*in.o.timeouts.Register + in.o.health.Timeout + in.o.timeouts.giveUp()
 	if wait {
-		d += in.o.startTimeout
+		d += in.o.timeouts.Start
 	}
 	return d
 }
@@ -243,7 +243,7 @@ func (in *Instance) awaitAsk(ctx context.Context, a ask) error {
 // pushLate hands osqueryd a config that came after it had been answered. At a start
 // that is before ready, so it waits for that; it ends with the run.
 func (in *Instance) pushLate() {
-	ctx, cancel := context.WithTimeout(context.Background(), in.o.startTimeout+in.o.registerTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), in.o.timeouts.Start+in.o.timeouts.Register)
 	defer cancel()
 	release, err := in.takePush(ctx)
 	if err == nil {
@@ -284,7 +284,7 @@ func (in *Instance) pushNewest(ctx context.Context, wait bool) error {
 // push calls osqueryd's update for every source.
 func (in *Instance) push(ctx context.Context, wait bool, config map[string]string) error {
 	return in.askRun(ctx, wait, func(ctx context.Context, r *run) error {
-		ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
+		ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
 		defer cancel()
 		for _, source := range sortedKeys(config) {
 			status, _, err := r.session.control.Call(ctx, "config", "update", map[string]string{

@@ -53,9 +53,9 @@ func (s *session) hangUp() {
 // return within the timeout are left to themselves; their answers go nowhere.
 func (s *session) close(timeout time.Duration) {
 	s.hangUp()
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
+	ctx, cancel := context.WithTimeout(context.Background(), timeout*4/5)
 	defer cancel()
-	guard.Within(timeout+time.Second, func() { // which the removal of the sockets' files may outlast
+	guard.Within(timeout, func() { // the removal of the sockets' files may outlast ctx
 		s.plugins.close(ctx)
 		s.tables.close(ctx)
 	})
@@ -435,7 +435,7 @@ func (r *run) mend(ctx context.Context, l lost) error {
 
 // exchangePlugins registers the plugins anew and then ends the server of the old registration.
 func (r *run) exchangePlugins(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
 	defer cancel()
 	g, err := r.in.register(ctx, r.session.control, extensionName, pluginsOf(r.in.ext.Registry()))
 	if err != nil {
@@ -451,7 +451,7 @@ func (r *run) exchangePlugins(ctx context.Context) error {
 
 // exchangeTables takes the old tables away and registers the new ones.
 func (r *run) exchangeTables(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.o.registerTimeout)
+	ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
 	defer cancel()
 	if old := r.session.tables; old != nil {
 		if err := r.session.control.Deregister(ctx, old.uuid); err != nil && !thriftconn.IsNotRegistered(err) {
@@ -469,7 +469,7 @@ func (r *run) exchangeTables(ctx context.Context) error {
 }
 
 func (r *run) closeRegistration(g *registration) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.o.killTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.o.timeouts.giveUp())
 	defer cancel()
 	g.close(ctx)
 }
@@ -493,13 +493,13 @@ func (r *run) hangUp() {
 	}
 }
 
-// closeSession ends our standing with the current worker, if there is one.
-func (r *run) closeSession() {
+// closeSession ends the session with the current worker, if there is one, within d.
+func (r *run) closeSession(d time.Duration) {
 	r.in.mu.Lock()
 	s := r.session
 	r.session = nil
 	r.in.mu.Unlock()
 	if s != nil {
-		s.close(r.o.killTimeout)
+		s.close(d)
 	}
 }

@@ -15,19 +15,71 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
+// stopPart is a part of a stop.
+type stopPart int
+
+// The parts of a stop, in their order.
+const (
+	stopTerminate stopPart = iota // osqueryd exits after SIGTERM
+	stopKill                      // it, and all it started, is killed
+	stopHost                      // calls of the host's code return
+	stopDeliver                   // queued logs are delivered
+	stopFiles                     // files are removed, the queues closed
+	stopObservers                 // observers receive the events
+)
+
+// shares returns, in percent of Timeouts.Stop, how long a part may take, and when it is over
+// even if all parts before it took their time.
+func (p stopPart) shares() (atMost, until time.Duration) {
+	switch p {
+	case stopTerminate:
+		return 64, 64
+	case stopKill:
+		return 20, 72
+	case stopHost:
+		return 20, 80
+	case stopDeliver:
+		return 12, 88
+	case stopFiles:
+		return 20, 94
+	default:
+		return 60, 99
+	}
+}
+
+// stopFloor is what every wait of a stop has at least, in percent: what has ended already
+// must be noticed.
+const stopFloor = 1
+
+// startStopClock begins the time of a stop: at the end of Run's context, or now.
+func (r *run) startStopClock() {
+	r.stopBegan = time.Now()
+	if asked := r.stopAsked.Load(); asked != nil {
+		r.stopBegan = *asked
+	}
+}
+
+// left returns how much of a stop's time a part of it has.
+func (r *run) left(p stopPart) time.Duration {
+	percent := r.o.timeouts.stop() / 100
+	atMost, until := p.shares()
+	return max(stopFloor*percent, min(atMost*percent, time.Until(r.stopBegan.Add(until*percent))))
+}
+
 // stop ends whatever the run still has, in an order that loses nothing: our own
 // connections, so that osqueryd does not wait for them; osqueryd, which may hand us
 // results until it is gone; our server; the delivery of what is queued; the files.
 func (r *run) stop(asked bool) exit {
 	r.phase = stats.PhaseStop
+	r.startStopClock()
 	r.setOver()
 	r.in.queries.Fail(ErrNotRunning)
 	x := exit{code: -1}
 	if r.proc != nil {
 		x = r.stopProcess()
 	}
-	r.closeSession()
-	r.in.checker.wait(r.o.killTimeout, r.log)
+	r.closeSession(r.left(stopHost))
+	r.in.checker.wait(r.left(stopHost), r.log)
 	if asked {
 		r.drain()
 	}
@@ -45,7 +97,7 @@ func (r *run) stop(asked bool) exit {
 }
 
 // tidy does on the disk what the end of a run demands, come what may, after what was begun
-// there before. All of it together is waited for as long as WithKillTimeout.
+// there before.
 func (r *run) tidy(what string, f func()) {
 	done := r.in.use.disk.Go(func() {
 		r.o.diskHook(what)
@@ -54,23 +106,17 @@ func (r *run) tidy(what string, f func()) {
 	if r.diskHangs {
 		return
 	}
-	if r.diskHangs = !guard.Wait(done, r.o.killTimeout); r.diskHangs {
+	if r.diskHangs = !guard.Wait(done, r.left(stopFiles)); r.diskHangs {
 		r.log.Error("the directory's file system does not answer; what is to be done there is left to itself", "what", what)
 	}
 }
 
-// shipEnd is how long the end of shipping is waited for, which is not bounded by the disk.
-const shipEnd = 5 * time.Second
-
 // giveBack ends the run's hold on the directory, once nobody ships from it.
 func (r *run) giveBack() {
-	shipped, patience := make(chan struct{}), shipEnd
+	shipped := make(chan struct{})
 	close(shipped)
-	if r.diskHangs {
-		patience = min(patience, r.o.killTimeout)
-	}
 	if r.stopShipping != nil {
-		if shipped = r.stopShipping(); !guard.Wait(shipped, patience) {
+		if shipped = r.stopShipping(); !guard.Wait(shipped, r.left(stopFiles)) {
 			r.log.Error("shipping does not end; it is left to itself")
 		}
 	}
@@ -115,19 +161,20 @@ func (r *run) stopProcess() exit {
 
 // endProcess asks osqueryd to leave and, when the grace is over, kills its group.
 func (r *run) endProcess() {
-	if r.o.stopGrace > 0 {
+	if r.o.timeouts.Stop > 0 {
+		grace := r.left(stopTerminate)
 		if err := r.proc.Terminate(); err != nil {
 			r.log.Warn("osqueryd could not be asked to stop", "err", err)
 		}
-		if r.exitsWithin(r.o.stopGrace) {
+		if r.exitsWithin(grace) {
 			return
 		}
-		r.log.Warn("osqueryd did not stop in time and is killed", "grace", r.o.stopGrace)
+		r.log.Warn("osqueryd did not stop in time and is killed", "grace", grace)
 	}
 	if err := r.proc.KillGroup(); err != nil {
 		r.log.Error("osqueryd could not be killed", "err", err)
 	}
-	if !r.exitsWithin(r.o.killTimeout) {
+	if !r.exitsWithin(r.left(stopKill)) {
 		r.log.Error("osqueryd does not end although it was killed", "pid", r.proc.PID())
 	}
 }
@@ -146,7 +193,7 @@ func (r *run) exitsWithin(d time.Duration) bool {
 // waitGroup makes sure that the worker, which may outlive its watcher, is gone
 // too, and only then gives up the lease.
 func (r *run) waitGroup() {
-	ctx, cancel := context.WithTimeout(context.Background(), r.o.killTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), r.left(stopKill))
 	defer cancel()
 	if err := r.proc.KillGroup(); err != nil {
 		r.log.Warn("what osqueryd left behind could not be killed", "err", err)
@@ -165,12 +212,13 @@ func (r *run) waitGroup() {
 
 // drain delivers what is queued, for a while; the rest stays on disk.
 func (r *run) drain() {
-	if r.o.drain == 0 {
+	if r.o.timeouts.Stop < 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), r.o.drain)
+	left := r.left(stopDeliver)
+	ctx, cancel := context.WithTimeout(context.Background(), left*2/3)
 	defer cancel()
-	err := guard.Call(ctx, time.Second, func() error { return r.in.ext.Flush(ctx) }, nil)
+	err := guard.Call(ctx, left/3, func() error { return r.in.ext.Flush(ctx) }, nil)
 	if err != nil && !errors.Is(err, context.DeadlineExceeded) {
 		r.log.Debug("not everything queued was delivered", "err", err)
 	}

@@ -172,10 +172,12 @@ func TestFlagsAreReadBack(t *testing.T) {
 		// The run's goroutine checks health after it has read the flags, a second after ready.
 		checked := make(chan struct{}, 1)
 		r := start(t, binary, instance.WithFlag("verbose", "1"), instance.WithFlag("schedule_max_drift", "61"),
-			instance.WithHealthDelay(1500*time.Millisecond),
-			instance.WithHealthChecker(func(context.Context, *instance.Instance) error {
-				checked <- struct{}{}
-				return nil
+			instance.WithHealth(instance.Health{
+				Delay: 1500 * time.Millisecond,
+				Check: func(context.Context, *instance.Instance) error {
+					checked <- struct{}{}
+					return nil
+				},
 			}))
 		select {
 		case <-checked:
@@ -213,8 +215,10 @@ func TestIneffectiveFlagIsTold(t *testing.T) {
 func TestHealthDelay(t *testing.T) {
 	t.Parallel()
 	r := start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithHealth(24*time.Hour, time.Second, 2), instance.WithHealthDelay(0),
-		instance.WithHealthChecker(func(context.Context, *instance.Instance) error { return errors.New("no") }))
+		instance.WithHealth(instance.Health{
+			Interval: 24 * time.Hour, Timeout: time.Second, Failures: 2, Delay: -1,
+			Check: func(context.Context, *instance.Instance) error { return errors.New("no") },
+		}))
 	if e := next[stats.HealthFailed](t, r.events); e.InARow != 1 {
 		t.Errorf("%+v", e)
 	}

@@ -297,7 +297,7 @@ func TestTrial31CheckEndsWhatTheBinaryStarted(t *testing.T) {
 	ctx, cancel := context.WithCancel(patient(t))
 	done := make(chan error, 1)
 	go func() {
-		_, err := instance.CheckBinary(ctx, path, instance.WithBinaryTimeout(patience))
+		_, err := instance.CheckBinary(ctx, path, instance.WithTimeouts(instance.Timeouts{Binary: patience}))
 		done <- err
 	}()
 	ids := pids()
@@ -352,7 +352,7 @@ func TestTrial31CheckReadsABoundedOutput(t *testing.T) {
 	for name, script := range map[string]string{"lines": "exec yes", "one line": "exec cat /dev/zero"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := instance.CheckBinary(patient(t), program(t, "#!/bin/sh\n"+script+"\n"), instance.WithBinaryTimeout(10*time.Minute))
+			_, err := instance.CheckBinary(patient(t), program(t, "#!/bin/sh\n"+script+"\n"), instance.WithTimeouts(instance.Timeouts{Binary: 10 * time.Minute}))
 			if !errors.Is(err, instance.ErrBinaryUnusable) {
 				t.Fatalf("%v, want ErrBinaryUnusable", err)
 			}

@@ -130,7 +130,7 @@ func TestTrial14ExitWith78(t *testing.T) {
 			if err := r.wait(t); !errors.As(err, &e) {
 				t.Fatalf("the run gave %v", err)
 			}
-			timeouts := strings.Contains(e.Hint, "WithExtensionsTimeout")
+			timeouts := strings.Contains(e.Hint, "Timeouts.Extensions")
 			if e.Cause != want || e.Code != 78 || timeouts != (want == stats.CausePluginMissing) {
 				t.Errorf("cause %q, code %d, hint %q; want cause %q", e.Cause, e.Code, e.Hint, want)
 			}
@@ -231,7 +231,9 @@ func TestTrial16CrashLoopOfReadyWorkers(t *testing.T) {
 func TestTrial14ExitAfterMendedRegistration(t *testing.T) {
 	t.Parallel()
 	fake := osquerydtest.Start(t, osquerydtest.WithScript(fast))
-	r := start(t, fake.Path(), instance.WithHealth(20*time.Millisecond, 5*time.Second, 3), instance.WithTransport(extension.NewMemory()))
+	r := start(t, fake.Path(), instance.WithHealth(instance.Health{
+		Interval: 20 * time.Millisecond,
+	}), instance.WithTransport(extension.NewMemory()))
 	worker, err := fake.WaitWorker(patient(t), "")
 	if err != nil {
 		t.Fatal(err)

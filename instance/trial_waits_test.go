@@ -25,7 +25,7 @@ func TestTrial19GateThatIgnoresItsContext(t *testing.T) {
 		<-proceed
 		return func() { close(back) }, nil
 	}
-	r := startUnready(t, osquerydtest.Start(t).Path(), instance.WithGate(gate), instance.WithKillTimeout(100*time.Millisecond))
+	r := startUnready(t, osquerydtest.Start(t).Path(), instance.WithGate(gate), instance.WithTimeouts(instance.Timeouts{Stop: 500 * time.Millisecond}))
 	<-asked
 	r.stop()
 	if err := r.wait(t); err != nil {
@@ -44,7 +44,7 @@ func TestTrial19GateThatTakesNothingBack(t *testing.T) {
 	proceed := make(chan struct{})
 	gate := func(context.Context) (func(), error) { return func() { <-proceed }, nil }
 	start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithGate(gate), instance.WithKillTimeout(time.Second))
+		instance.WithGate(gate), instance.WithTimeouts(instance.Timeouts{Stop: 5 * time.Second}))
 	close(proceed)
 }
 
@@ -80,7 +80,7 @@ func (d *disk) touch(string) {
 func onDisk(t *testing.T, d *disk, opts ...instance.Option) []instance.Option {
 	t.Helper()
 	return append([]instance.Option{
-		instance.WithDiskHook(d.touch), instance.WithKillTimeout(500 * time.Millisecond), instance.WithDiskTimeout(time.Second),
+		instance.WithDiskHook(d.touch), instance.WithTimeouts(instance.Timeouts{Stop: 2500 * time.Millisecond, Disk: time.Second}),
 	}, opts...)
 }
 
@@ -134,7 +134,7 @@ func TestTrial19FrozenDiskFailsTheStart(t *testing.T) {
 		t.Errorf("a run that was asked to end: %v", err)
 	}
 	if _, err := instance.New("other", onDisk(t, &d, instance.WithBinary(binary), instance.WithRoot(root(t)),
-		instance.WithBinaryTimeout(time.Second))...); err == nil {
+		instance.WithTimeouts(instance.Timeouts{Stop: 2500 * time.Millisecond, Disk: time.Second, Binary: time.Second}))...); err == nil {
 		t.Error("New on a frozen file system succeeded")
 	}
 	thaw()
@@ -173,8 +173,9 @@ func TestTrial19DiskThatHangsAtOneStep(t *testing.T) {
 				}
 			}
 			in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(), instance.WithDiskHook(hook),
-				instance.WithKillTimeout(300*time.Millisecond), instance.WithDiskTimeout(time.Minute),
-				instance.WithHealth(20*time.Millisecond, time.Minute, 3))
+				instance.WithTimeouts(instance.Timeouts{Stop: 1500 * time.Millisecond, Disk: time.Minute}), instance.WithHealth(instance.Health{
+					Interval: 20 * time.Millisecond, Timeout: time.Minute,
+				}))
 			ctx, cancel := context.WithCancel(t.Context())
 			defer cancel()
 			done := make(chan error, 1)

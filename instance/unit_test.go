@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -15,10 +16,13 @@ import (
 func TestPromise12EveryDurationIsBounded(t *testing.T) {
 	o := defaults("a")
 	fields := 0
-	for i := range reflect.TypeFor[options]().NumField() {
-		switch reflect.TypeFor[options]().Field(i).Type {
-		case reflect.TypeFor[time.Duration](), reflect.TypeFor[*time.Duration]():
-			fields++
+	for _, of := range []reflect.Type{
+		reflect.TypeFor[options](), reflect.TypeFor[Timeouts](), reflect.TypeFor[Health](), reflect.TypeFor[Queries](), reflect.TypeFor[Diagnostics](),
+	} {
+		for i := range of.NumField() {
+			if of.Field(i).Type == reflect.TypeFor[time.Duration]() {
+				fields++
+			}
 		}
 	}
 	if n := len(o.durationRules()); n != fields {
@@ -27,14 +31,39 @@ func TestPromise12EveryDurationIsBounded(t *testing.T) {
 	if errs := o.checkDurations(); len(errs) > 0 {
 		t.Errorf("the defaults are out of bounds: %v", errs)
 	}
-	if first := o.firstHealth(time.Now()); first < DefaultHealthInterval || first > DefaultHealthInterval*11/10 {
+	if first := o.health.first(time.Now()); first < o.health.Interval || first > o.health.Interval*11/10 {
 		t.Errorf("the first check of health comes after %v", first)
 	}
-	// What osqueryd's own arithmetic asks for: alarm_timeout and 5 s to leave in, and a
-	// start that waits out its wait for our extension.
-	if o.stopGrace < 20*time.Second || o.startTimeout < 2*o.extensionsTimeout || o.replaceTimeout < o.startTimeout {
-		t.Errorf("stop grace %v, start %v, extensions %v, replace %v", o.stopGrace, o.startTimeout, o.extensionsTimeout, o.replaceTimeout)
+	// What osqueryd's own arithmetic requires: more than its alarm_timeout of 15 s to exit in, and a
+	// start that waits out its wait for our extension. Container platforms kill after 30 s.
+	r := &run{o: o, stopBegan: time.Now()}
+	grace := r.left(stopTerminate)
+	if grace <= 15*time.Second || o.timeouts.Stop >= 28*time.Second ||
+		o.timeouts.Start < 2*o.timeouts.Extensions || o.timeouts.Replace < o.timeouts.Start {
+		t.Errorf("grace %v, timeouts %+v", grace, o.timeouts)
 	}
+}
+
+// The parts of a stop, each as slow as it may be, take no longer than Timeouts.Stop together,
+// and each has some time whatever those before it took.
+func TestPromise12PartsOfAStopKeepToItsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := defaults("a")
+		r := &run{o: o, stopBegan: time.Now()}
+		for p := stopTerminate; p <= stopObservers; p++ {
+			d := r.left(p)
+			if d < o.timeouts.Stop/25 {
+				t.Errorf("part %d has %v", p, d)
+			}
+			<-time.After(d)
+			if again := r.left(p); again > o.timeouts.Stop/100 { // a part may wait more than once
+				t.Errorf("part %d has another %v", p, again)
+			}
+		}
+		if took := time.Since(r.stopBegan); took > o.timeouts.Stop {
+			t.Errorf("all parts together take %v", took)
+		}
+	})
 }
 
 func TestSameFlag(t *testing.T) {
@@ -155,8 +184,8 @@ func TestHealthChecksShareTheirMoments(t *testing.T) {
 	moments := map[time.Time]int{}
 	for i := range 100 {
 		now := base.Add(time.Duration(i)*7*time.Millisecond + 1)
-		wait := o.nextHealth(now)
-		if wait < o.healthInterval || wait > o.healthInterval+o.healthInterval/healthTicks {
+		wait := o.health.next(now)
+		if wait < o.health.Interval || wait > o.health.Interval+o.health.Interval/healthTicks {
 			t.Fatalf("it waits %v", wait)
 		}
 		moments[now.Add(wait)]++
@@ -164,13 +193,13 @@ func TestHealthChecksShareTheirMoments(t *testing.T) {
 	if len(moments) != 1 {
 		t.Errorf("100 instances that became ready within 0.7 s are checked at %d moments", len(moments))
 	}
-	o.healthInterval = 3 // ns, too short to be divided
-	if wait := o.nextHealth(base); wait != 3 {
+	o.health.Interval = 3 // ns, too short to be divided
+	if wait := o.health.next(base); wait != 3 {
 		t.Errorf("it waits %v", wait)
 	}
 	exact := time.Minute
-	o.healthDelay = &exact
-	if wait := o.firstHealth(base.Add(1)); wait != exact {
+	o.health.Delay = exact
+	if wait := o.health.first(base.Add(1)); wait != exact {
 		t.Errorf("the delay that was asked for became %v", wait)
 	}
 }

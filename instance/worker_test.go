@@ -44,7 +44,7 @@ func TestWorkerLostInACheck(t *testing.T) {
 	fake := osquerydtest.Start(t, osquerydtest.WithScript(fast.WithRule(osquerydtest.Rule{
 		Phase: osquerydtest.PhaseCall, Match: "osquery_registry", Worker: 1, Action: osquerydtest.Action{Do: osquerydtest.Kill},
 	})))
-	r := startUnready(t, fake.Path(), instance.WithHealth(24*time.Hour, 5*time.Second, 1), instance.WithHealthDelay(0))
+	r := startUnready(t, fake.Path(), instance.WithHealth(instance.Health{Interval: 24 * time.Hour, Failures: 1, Delay: -1}))
 	wantReplaced(t, r, next[stats.RunReady](t, r.events).Head.Run)
 }
 
@@ -63,7 +63,7 @@ func TestWorkerLostInTheHostsCheck(t *testing.T) {
 		return ctx.Err()
 	}
 	r := start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithHealth(24*time.Hour, time.Hour, 1), instance.WithHealthDelay(0), instance.WithHealthChecker(checker))
+		instance.WithHealth(instance.Health{Interval: 24 * time.Hour, Timeout: time.Hour, Failures: 1, Delay: -1, Check: checker}))
 	run := r.RunID()
 	pid := workerPID(t, r)
 	<-inside
@@ -76,11 +76,16 @@ func TestOsquerydLostInTheHostsCheck(t *testing.T) {
 	t.Parallel()
 	inside := make(chan struct{})
 	r := start(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(),
-		instance.WithHealth(24*time.Hour, time.Hour, 1), instance.WithHealthDelay(0),
-		instance.WithHealthChecker(func(ctx context.Context, _ *instance.Instance) error {
-			close(inside)
-			<-ctx.Done()
-			return ctx.Err()
+		instance.WithHealth(instance.Health{
+			Interval: 24 * time.Hour,
+			Timeout:  time.Hour,
+			Failures: 1,
+			Delay:    -1,
+			Check: func(ctx context.Context, _ *instance.Instance) error {
+				close(inside)
+				<-ctx.Done()
+				return ctx.Err()
+			},
 		}))
 	<-inside
 	kill(t, r.PID())
@@ -94,7 +99,9 @@ func TestBrokenConnectionIsMadeAgain(t *testing.T) {
 		Phase: osquerydtest.PhaseCall, Match: "config update", Times: 1, Action: osquerydtest.Action{Do: osquerydtest.Reset},
 	})))
 	server := extension.NewMemory()
-	r := start(t, fake.Path(), instance.WithHealth(24*time.Hour, time.Second, 1), instance.WithTransport(server))
+	r := start(t, fake.Path(), instance.WithHealth(instance.Health{
+		Interval: 24 * time.Hour, Timeout: time.Second, Failures: 1,
+	}), instance.WithTransport(server))
 	next[stats.ConfigServed](t, r.events)
 	server.SetConfig("vendor", map[string]string{"main": `{"options": {"verbose": true}}`})
 	if err := r.PushConfig(patient(t)); err == nil {
@@ -116,7 +123,7 @@ func TestTablesAreExchangedLater(t *testing.T) {
 		script = script.WithRule(osquerydtest.Rule{Phase: osquerydtest.PhaseCall, Match: "osquery_info", Times: 1, Action: do})
 	}
 	r := startUnready(t, osquerydtest.Start(t, osquerydtest.WithScript(script)).Path(),
-		instance.WithTables(hostTable("one", "1")), instance.WithHealth(20*time.Millisecond, 5*time.Second, 3))
+		instance.WithTables(hostTable("one", "1")), instance.WithHealth(instance.Health{Interval: 20 * time.Millisecond}))
 	next[stats.ExtensionRegistered](t, r.events)
 	if err := r.SetTables(patient(t), hostTable("two", "2")); err != nil {
 		t.Fatal(err)

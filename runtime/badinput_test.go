@@ -33,7 +33,7 @@ func TestNewReportsAllMistakesTogether(t *testing.T) {
 		runtime.WithLogger(nil), runtime.WithObserver(nil), runtime.WithTransport(nil),
 		runtime.WithRestart(runtime.RestartPolicy{Window: -1}),
 		runtime.WithInstance("../etc"), runtime.WithInstance(strings.Repeat("x", 65)), runtime.WithInstance(""),
-		runtime.WithInstance("twice"), runtime.WithInstance("twice", nil, instance.WithStopGrace(-1), instance.WithHealth(1, 2, 0)),
+		runtime.WithInstance("twice"), runtime.WithInstance("twice", nil, instance.WithTimeouts(instance.Timeouts{Binary: -1}), instance.WithHealth(instance.Health{Failures: -1})),
 	)
 	wantAll(t, err, "WithBinary: ", "/nowhere/osqueryd", "WithRoot: ", `"relative" is relative`, "option 2 is nil",
 		"WithStartLimit: 0", "WithStartTurn: ", "WithCloseTimeout: ", "WithRateAlarm: 0", "WithRateAlarm: the window of -1s",
@@ -52,12 +52,12 @@ func TestNewReportsMistakesOfInstancesTogether(t *testing.T) {
 	root := testhelp.Root(t)
 	_, err := runtime.New(
 		runtime.WithBinary(fakeWith(t).path), runtime.WithRoot(root), runtime.WithStartLimit(-1),
-		runtime.WithInstance("a", instance.WithStopGrace(-time.Second), nil, instance.WithTransport(nil)),
+		runtime.WithInstance("a", instance.WithTimeouts(instance.Timeouts{Binary: -time.Second}), nil, instance.WithTransport(nil)),
 		runtime.WithInstance("b", instance.WithFlag("database_path", "/x"), instance.WithFlag("no_such_flag", "1")),
-		runtime.WithInstance("c"), runtime.WithInstance("c", instance.WithHistory(1)),
+		runtime.WithInstance("c"), runtime.WithInstance("c", instance.WithDiagnostics(instance.Diagnostics{History: 1})),
 		runtime.WithInstance("d", instance.WithDirectory(filepath.Join(root, "c"))),
 	)
-	wantAll(t, err, "WithStartLimit: -1", `instance "a"`, "WithStopGrace: -1s", "is nil", "WithTransport: ",
+	wantAll(t, err, "WithStartLimit: -1", `instance "a"`, "WithTimeouts: Binary: -1s", "is nil", "WithTransport: ",
 		`instance "b"`, "database_path", `instance "c": there is an instance of that id already`,
 		`instance "d": another instance has that directory`, `it is instance "c"'s`)
 	for _, want := range []error{runtime.ErrExists, runtime.ErrSharedDirectory} {

@@ -87,7 +87,7 @@ func TestUpdateIsOnTopOfEarlierOptions(t *testing.T) {
 			t.Error("an unknown flag was accepted")
 		}
 		pid := h.pid(t, "vendor")
-		if err := h.Update(ctx, "vendor", instance.WithStopGrace(5*time.Second)); err != nil {
+		if err := h.Update(ctx, "vendor", instance.WithTimeouts(instance.Timeouts{Stop: 10 * time.Second})); err != nil {
 			t.Fatal(err)
 		}
 		h.ready(t, "vendor")

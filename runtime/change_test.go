@@ -88,13 +88,13 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 	bubble(t, lasting, func(t *testing.T, r *Runner, f *fakes) {
 		refusal := errors.New("bad option")
 		f.setRefuse(refusal)
-		if err := r.Update(t.Context(), "vendor", instance.WithHistory(3)); !errors.Is(err, refusal) {
+		if err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 3})); !errors.Is(err, refusal) {
 			t.Fatalf("Update: %v, want what is wrong with the option", err)
 		}
 		synctest.Wait()
 		wantRuns(t, f, 1) // the run was not touched
 		f.setRefuse(nil)
-		if err := r.Update(t.Context(), "vendor", instance.WithHistory(3)); err != nil {
+		if err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 3})); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.WaitReady(t.Context(), "vendor"); err != nil {
@@ -150,7 +150,7 @@ func TestOneChangeAtATime(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
-				if err := r.Update(t.Context(), "vendor", instance.WithHistory(1)); err != nil && !errors.Is(err, ErrNotFound) {
+				if err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 1})); err != nil && !errors.Is(err, ErrNotFound) {
 					t.Error(err)
 				}
 			})

@@ -19,11 +19,11 @@ func TestNewHidesNoMistakeBehindTheRunners(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "own")
 	_, err := runtime.New(
 		runtime.WithBinary("/nowhere/osqueryd"), runtime.WithRoot("relative"), nil, runtime.WithTransport(nil),
-		runtime.WithInstance("a", nil, instance.WithTransport(nil), instance.WithStopGrace(-time.Second)),
+		runtime.WithInstance("a", nil, instance.WithTransport(nil), instance.WithTimeouts(instance.Timeouts{Binary: -time.Second})),
 		runtime.WithInstance("b", instance.WithBinary(missing), instance.WithRoot("elsewhere")),
 		runtime.WithInstance("c"), runtime.WithInstance("c"), //nolint:gocritic // the second is the mistake
 	)
-	wantAll(t, err, "New: option 2 is nil", `instance "a": New: option 0 is nil`, "WithStopGrace: -1s",
+	wantAll(t, err, "New: option 2 is nil", `instance "a": New: option 0 is nil`, "WithTimeouts: Binary: -1s",
 		`instance "b"`, missing, `"elsewhere" is relative`, `instance "c": there is an instance of that id already`)
 	for text, n := range map[string]int{
 		"/nowhere/osqueryd": 1, `"relative" is relative`: 1, "WithTransport: ": 2, `instance "c"`: 1,
@@ -68,6 +68,6 @@ func TestBinaryTimeoutOfTheRunner(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err := runtime.New(runtime.WithBinary(binary), runtime.WithRoot(filepath.Join(dir, "root")),
-		runtime.WithInstanceDefaults(instance.WithBinaryTimeout(50*time.Millisecond)))
+		runtime.WithInstanceDefaults(instance.WithTimeouts(instance.Timeouts{Binary: 50 * time.Millisecond})))
 	wantAll(t, err, "WithBinary: ", "within 50ms")
 }

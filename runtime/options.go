@@ -56,7 +56,7 @@ func (o *options) instances(opts ...instance.Option) { o.defaults = append(o.def
 
 // WithBinary names the osqueryd that every instance runs, by absolute path,
 // unless it names another. It is checked once, and again when the file changes, within
-// the instance.WithBinaryTimeout that WithInstanceDefaults may set.
+// the instance.Timeouts.Binary that WithInstanceDefaults may set.
 func WithBinary(path string) Option {
 	return func(o *options) { o.binary, o.binarySet = path, true }
 }
@@ -106,7 +106,7 @@ func WithStartLimit(n int) Option { return func(o *options) { o.startLimit = n }
 func WithStartTurn(d time.Duration) Option { return func(o *options) { o.startTurn = d } }
 
 // WithCloseTimeout bounds the wait for an instance's observers to return when the
-// instance is closed, at its removal and its update, even if instance.WithObserverTimeout
+// instance is closed, at its removal and its update, even if instance.Timeouts.Observers
 // gives them longer. The default is 10 s.
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
 

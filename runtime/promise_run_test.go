@@ -112,7 +112,7 @@ func TestPromise02StopIsDecidedByOurContext(t *testing.T) {
 			testhelp.CheckLeaks(t)
 			d := fakeWith(t, osquerydtest.Rule{Phase: osquerydtest.PhaseStop, Action: action})
 			wantRequested(t, newHost(t, d, runtime.WithInstance("vendor",
-				instance.WithStopGrace(500*time.Millisecond), instance.WithWatchdog(instance.Watchdog{Disabled: true}))))
+				instance.WithTimeouts(instance.Timeouts{Stop: 2 * time.Second}), instance.WithWatchdog(instance.Watchdog{Disabled: true}))))
 		})
 	}
 }
@@ -145,7 +145,7 @@ func TestPromise02CanceledErrorsOfOthersAreNoStop(t *testing.T) {
 			return nil
 		}
 		h := newHost(t, d, runtime.WithTransport(transport), runtime.WithInstance("vendor",
-			instance.WithHealth(50*time.Millisecond, 5*time.Second, 1), instance.WithHealthChecker(checker)))
+			instance.WithHealth(instance.Health{Interval: 50 * time.Millisecond, Failures: 1, Check: checker})))
 		h.run(t)
 		scheduled := testhelp.WaitEvents[stats.RestartScheduled](t, h.events, "vendor", 1)
 		if scheduled[0].Cause != stats.CauseUnhealthy {
@@ -161,7 +161,7 @@ func TestPromise12WaitsAreBoundedByTheCaller(t *testing.T) {
 	d := fakeWith(t,
 		osquerydtest.Rule{Phase: osquerydtest.PhaseBeforeSocket, Action: osquerydtest.Action{Do: osquerydtest.NoSocket}},
 		osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.IgnoreTerm}})
-	h := newHost(t, d, runtime.WithInstance("vendor", instance.WithStopGrace(time.Second)))
+	h := newHost(t, d, runtime.WithInstance("vendor", instance.WithTimeouts(instance.Timeouts{Stop: 5 * time.Second})))
 	h.run(t)
 	if _, err := d.fake.WaitProcess(testhelp.Context(t), func(p *osquerydtest.Process) bool {
 		return p.Passed(osquerydtest.PhaseBeforeSocket) // from here on it is deaf

@@ -41,12 +41,14 @@ func TestPromise03Isolation(t *testing.T) {
 	})
 	h := newHost(t, d, runtime.WithStartLimit(2), runtime.WithStartTurn(time.Second),
 		runtime.WithRestart(runtime.RestartPolicy{Initial: 50 * time.Millisecond, Max: 100 * time.Millisecond, Budget: -1}),
-		runtime.WithInstanceDefaults(instance.WithStopGrace(2*time.Second)),
+		runtime.WithInstanceDefaults(instance.WithTimeouts(instance.Timeouts{Stop: 5 * time.Second})),
 		runtime.WithInstance("hangs"),
 		runtime.WithInstance("slow", instance.WithTransport(slow)),
-		runtime.WithInstance("deaf", instance.WithHealth(100*time.Millisecond, 200*time.Millisecond, 2)),
+		runtime.WithInstance("deaf", instance.WithHealth(instance.Health{
+			Interval: 100 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 2,
+		})),
 		runtime.WithInstance("fails"),
-		runtime.WithInstance("blocked", instance.WithObserver(blocked), instance.WithObserverTimeout(100*time.Millisecond)),
+		runtime.WithInstance("blocked", instance.WithObserver(blocked), instance.WithTimeouts(instance.Timeouts{Observers: 100 * time.Millisecond})),
 		runtime.WithInstance("good-a"), runtime.WithInstance("good-b"))
 	h.run(t)
 	defer close(release)                            // before Run is joined
@@ -120,7 +122,9 @@ func TestPromise04DynamicSet(t *testing.T) {
 		}
 		for name, change := range map[string]func() error{
 			"Restart": func() error { return h.Restart(ctx, "before") },
-			"Update":  func() error { return h.Update(ctx, "before", instance.WithHistory(4)) },
+			"Update": func() error {
+				return h.Update(ctx, "before", instance.WithDiagnostics(instance.Diagnostics{History: 4}))
+			},
 		} {
 			pid, other := h.pid(t, "before"), h.pid(t, "during")
 			if err := change(); err != nil {
@@ -177,7 +181,7 @@ func TestPromise09PanicsAreContained(t *testing.T) {
 			runtime.WithInstance("plain", instance.WithTables(bad)),
 			runtime.WithInstance("policy", instance.WithExtension(extension.WithConfigPolicy(policy))),
 			runtime.WithInstance("checker",
-				instance.WithHealth(100*time.Millisecond, 5*time.Second, 3), instance.WithHealthChecker(checker)),
+				instance.WithHealth(instance.Health{Interval: 100 * time.Millisecond, Check: checker})),
 			runtime.WithInstance("config", instance.WithTransport(extension.Funcs{
 				ConfigFunc: func(context.Context, extension.Node) (map[string]string, error) { panic("config") },
 			})))

@@ -90,9 +90,8 @@ func (r *Runner) addAll(k *realMaker) []error {
 // No failure of an instance ends it. A second call at the same time fails with
 // ErrRunning; after it returned, it may be called again.
 //
-// How long it takes to return is bounded by what bounds the stop of an instance
-// (instance.WithStopGrace, WithKillTimeout, WithDrain, WithObserverTimeout, and
-// WithCloseTimeout). Code of the host that does not return although its context ended,
+// It returns within the longest instance.Timeouts.Stop of its instances, and WithCloseTimeout
+// where an instance is closed meanwhile. Code of the host that does not return although its context ended,
 // and a file system that does not answer, are left to themselves then. The checks of an Add
 // or an Update under way are not waited for; what follows from them is.
 func (r *Runner) Run(ctx context.Context) error {

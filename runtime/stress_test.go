@@ -23,7 +23,7 @@ func TestStartStopStress(t *testing.T) {
 		if d.fake == nil {
 			rounds, callers = 2, 20
 		}
-		h := newHost(t, d, runtime.WithInstanceDefaults(instance.WithDrain(100*time.Millisecond)))
+		h := newHost(t, d, runtime.WithInstanceDefaults(instance.WithTimeouts(instance.Timeouts{Stop: 20 * time.Second})))
 		for round := range rounds {
 			left := testhelp.LeakCheck()
 			stress(t, h, uint64(round), callers)
@@ -86,7 +86,7 @@ func stressOne(ctx context.Context, t *testing.T, h *host, random *rand.Rand) {
 	case 5:
 		err = h.Remove(ctx, id)
 	case 6:
-		err = h.Update(ctx, id, instance.WithHistory(4))
+		err = h.Update(ctx, id, instance.WithDiagnostics(instance.Diagnostics{History: 4}))
 	default:
 		if err = h.WaitReady(ctx, id); err == nil {
 			_, err = h.Query(ctx, id, "select 1")

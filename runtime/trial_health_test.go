@@ -45,7 +45,9 @@ func TestTrial35DenylistedQueriesAreNamed(t *testing.T) {
 	mem.SetConfig("a", map[string]string{"memory": `{"schedule":{
 		"heavy":{"query":"select 1","interval":1},"light":{"query":"select 2","interval":600000}}}`})
 	h := newHost(t, d, runtime.WithTransport(mem),
-		runtime.WithInstance("a", instance.WithHealth(50*time.Millisecond, 10*time.Second, 10)))
+		runtime.WithInstance("a", instance.WithHealth(instance.Health{
+			Interval: 50 * time.Millisecond, Timeout: 10 * time.Second, Failures: 10,
+		})))
 	h.run(t)
 	h.ready(t, "a")
 	if got := snapshotOf(t, h, "a").Denylisted; len(got) != 0 {

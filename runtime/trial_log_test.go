@@ -42,7 +42,7 @@ func survives(t *testing.T, h slog.Handler) {
 	t.Helper()
 	log := slog.New(h)
 	host := newHost(t, fakeWith(t), runtime.WithLogger(log),
-		runtime.WithInstanceDefaults(instance.WithObserverTimeout(time.Second)),
+		runtime.WithInstanceDefaults(instance.WithTimeouts(instance.Timeouts{Observers: time.Second})),
 		runtime.WithInstance("vendor"),
 		runtime.WithInstance("tenant", instance.WithLogger(log), instance.WithObserver(stats.LogTo(log)),
 			instance.WithExtension(extension.WithLogger(log))))

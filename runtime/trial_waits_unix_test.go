@@ -29,7 +29,7 @@ func TestTrial19SlowObserverDelaysNoRestart(t *testing.T) {
 		}
 	})
 	h := newHost(t, fakeWith(t), runtime.WithObserver(observer),
-		runtime.WithInstance("vendor", instance.WithObserverTimeout(time.Hour)))
+		runtime.WithInstance("vendor", instance.WithTimeouts(instance.Timeouts{Observers: time.Hour})))
 	h.run(t)
 	h.ready(t, "vendor")
 	in, err := h.Instance("vendor")
@@ -54,7 +54,7 @@ func TestTrial19UpdateEndsWithItsContext(t *testing.T) {
 	must(t, syscall.Mkfifo(fifo, 0o600))
 	must(t, os.WriteFile(path, []byte(fmt.Sprintf("#!/bin/sh\n: >%s\nexec sleep 1000\n", fifo)), 0o755))
 	began := time.Now()
-	slow := instance.WithBinaryTimeout(time.Minute)
+	slow := instance.WithTimeouts(instance.Timeouts{Binary: time.Minute})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if err := h.Update(ctx, "vendor", instance.WithBinary(path), slow); !errors.Is(err, context.DeadlineExceeded) {

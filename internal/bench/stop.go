@@ -117,7 +117,9 @@ func zeroGraceGroup() Group {
 		Rows: []Row{{Work: "stop without grace", Unit: "ms", Goal: Goal{Kind: AtMostMore, Bound: 50, Of: Floor}}},
 		Open: func(_ context.Context, env *Env) (*Job, error) {
 			return &Job{Steps: []Step{
-				one(0, Ours, func(ctx context.Context) (float64, error) { return env.stopOurs(ctx, 1, instance.WithStopGrace(0)) }),
+				one(0, Ours, func(ctx context.Context) (float64, error) {
+					return env.stopOurs(ctx, 1, instance.WithTimeouts(instance.Timeouts{Stop: -1}))
+				}),
 				one(0, Plain, func(ctx context.Context) (float64, error) { return env.stopPlain(ctx, 1, (*bare).kill) }),
 				one(0, Floor, env.killLeast),
 			}}, nil

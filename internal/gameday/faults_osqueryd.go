@@ -88,11 +88,11 @@ func exitFaults() []fault {
 				if err != nil {
 					return err
 				}
-				return s.update(ctx, instance.WithStartTimeout(1500*time.Millisecond))
+				return s.update(ctx, instance.WithTimeouts(timeouts(1500*time.Millisecond)))
 			},
 			mend: func(ctx context.Context, s *strike) error {
 				s.behave()
-				return s.update(ctx, instance.WithStartTimeout(startPatience))
+				return s.update(ctx, instance.WithTimeouts(timeouts(startPatience)))
 			},
 		},
 		fault{

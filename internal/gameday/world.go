@@ -290,12 +290,15 @@ func (w *world) config() string {
 	return `{"schedule": {"gameday": {"query": "select unix_time from time", "interval": 1, "snapshot": true}}}`
 }
 
+// timeouts are an instance's when its start is bounded so.
+func timeouts(start time.Duration) instance.Timeouts {
+	return instance.Timeouts{Start: start, Replace: 45 * time.Second, Register: 5 * time.Second, Stop: 8 * time.Second}
+}
+
 // options makes everything quick, so that a game takes a minute and not an hour.
 func (w *world) options() []instance.Option {
 	opts := []instance.Option{
-		instance.WithDistributed(0), instance.WithConfigRefresh(0),
-		instance.WithDrain(time.Second), instance.WithStartTimeout(startPatience),
-		instance.WithReplaceTimeout(45 * time.Second),
+		instance.WithDistributed(0), instance.WithConfigRefresh(0), instance.WithTimeouts(timeouts(startPatience)),
 		instance.WithExtension(
 			extension.WithConfigTimeout(500*time.Millisecond), extension.WithTransportTimeout(time.Second),
 			extension.WithLogBatch(200, 64<<10, 50*time.Millisecond),
@@ -304,11 +307,11 @@ func (w *world) options() []instance.Option {
 		),
 	}
 	if w.fake != nil {
-		return append(opts, instance.WithHealth(250*time.Millisecond, time.Second, 3),
-			instance.WithStopGrace(2*time.Second), instance.WithRegisterTimeout(5*time.Second))
+		return append(opts,
+			instance.WithHealth(instance.Health{Interval: 250 * time.Millisecond, Timeout: time.Second}))
 	}
-	return append(opts, instance.WithHealth(time.Second, 2*time.Second, 3),
-		instance.WithStopGrace(5*time.Second), instance.WithWatchdog(instance.Watchdog{Delay: time.Second}))
+	return append(opts, instance.WithHealth(instance.Health{Interval: time.Second, Timeout: 2 * time.Second}),
+		instance.WithWatchdog(instance.Watchdog{Delay: time.Second}))
 }
 
 // restartPolicy never gives up by the number of failures: a game has many.

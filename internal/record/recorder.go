@@ -10,7 +10,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// maxHistory is the most that instance.WithHistory allows.
+// maxHistory is the most that instance.Diagnostics.History allows.
 const maxHistory = 1000
 
 // Recorder is a [stats.Observer] that keeps the counters, the current state and a
