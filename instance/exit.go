@@ -73,11 +73,11 @@ type exit struct {
 }
 
 // explain turns what is known into one cause: our own reason if we ended it,
-// else osqueryd's own words, else how it left.
+// else what osqueryd printed, else how it exited.
 func (r *run) explain(phase stats.Phase, err error, x exit) *ExitError {
 	e := &ExitError{
 		Instance: r.o.id, Run: r.id, Phase: phase, Code: x.code, Signal: x.signal,
-		Uptime: x.uptime, Stderr: r.words.tail.Lines(), Cause: stats.CauseUnknown,
+		Uptime: x.uptime, Stderr: r.stderr.tail.Lines(), Cause: stats.CauseUnknown,
 	}
 	if !errors.Is(err, errExited) {
 		e.Err = err
@@ -91,7 +91,7 @@ func (r *run) explain(phase stats.Phase, err error, x exit) *ExitError {
 }
 
 func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
-	said, _ := r.words.cause()
+	said, _ := r.stderr.cause()
 	switch {
 	case r.proc == nil || x.ours || otherwise != stats.CauseUnknown:
 		if said != stats.CauseUnknown {
@@ -118,9 +118,9 @@ func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
 // said picks the line of osqueryd's that tells best why it ended. Who was ended by somebody
 // else said nothing of it.
 func (r *run) said(x exit) string {
-	_, line := r.words.cause()
+	_, line := r.stderr.cause()
 	if line == "" && !killed(x) {
-		line = r.words.lastTrouble()
+		line = r.stderr.lastTrouble()
 	}
 	return line
 }
@@ -174,7 +174,7 @@ const shutdownFile = "shutdown.cpp"
 
 // causeRules is the one table of osqueryd's texts. The first rule that a line
 // matches wins, rules before lines, so what is more telling comes first. It is
-// consulted only for lines in which nobody else's text can be; see words.
+// consulted only for lines in which no server's text can be; see stderrParser.
 func causeRules() []causeRule {
 	const info, warn, fail = slog.LevelInfo, slog.LevelWarn, slog.LevelError
 	return []causeRule{
@@ -218,37 +218,37 @@ func bringsForeignText(file string) bool {
 	return false
 }
 
-// verdict is what osqueryd's own words have told so far: the best rule that a line matched.
-type verdict struct {
+// causeMatch is the best rule that a line of osqueryd's matched so far.
+type causeMatch struct {
 	rules []causeRule
 	best  int    // index of the rule; len(rules) when there is none
 	line  string // that matched it
 }
 
-func newVerdict() verdict {
+func newCauseMatch() causeMatch {
 	rules := causeRules()
-	return verdict{rules: rules, best: len(rules)}
+	return causeMatch{rules: rules, best: len(rules)}
 }
 
-// hear takes one line into account.
-func (v *verdict) hear(l glog.Line) {
-	for i, rule := range v.rules[:v.best] {
+// match applies the rules to one line.
+func (m *causeMatch) match(l glog.Line) {
+	for i, rule := range m.rules[:m.best] {
 		if rule.matches(l) {
-			v.best, v.line = i, l.Raw
+			m.best, m.line = i, l.Raw
 			return
 		}
 	}
 }
 
-// forget voids what was said, because osqueryd got over it.
-func (v *verdict) forget() { v.best, v.line = len(v.rules), "" }
+// reset discards the match: osqueryd recovered from it.
+func (m *causeMatch) reset() { m.best, m.line = len(m.rules), "" }
 
-// cause is CauseUnknown when nothing telling was said.
-func (v *verdict) cause() stats.Cause {
-	if v.best == len(v.rules) {
+// cause returns CauseUnknown when no line matched.
+func (m *causeMatch) cause() stats.Cause {
+	if m.best == len(m.rules) {
 		return stats.CauseUnknown
 	}
-	return v.rules[v.best].cause
+	return m.rules[m.best].cause
 }
 
 func containsAll(s string, words []string) bool {
@@ -337,8 +337,8 @@ func hint(c stats.Cause) string {
 // leastRoom is what a disk has free on which nothing fails for want of room.
 const leastRoom = 256 << 10
 
-// circumstances looks for the cause of an exit of osqueryd's by itself where its words
-// cannot be trusted or said nothing: in what no server can choose.
+// circumstances looks for the cause of an exit of osqueryd itself in what no server can
+// choose, where its output cannot be trusted or has no cause.
 func (r *run) circumstances(x exit) stats.Cause {
 	if r.looped(x) {
 		return stats.CauseCrashLoop

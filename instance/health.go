@@ -21,7 +21,7 @@ import (
 // noteDenylisted announces the queries that osqueryd has denylisted because it died in them.
 // Its line about one, which can be forged, is the reason to look into its table.
 func (r *run) noteDenylisted(ctx context.Context) {
-	suspects := r.words.takeSuspects()
+	suspects := r.stderr.takeSuspects()
 	if len(suspects) == 0 {
 		return
 	}
@@ -31,7 +31,7 @@ func (r *run) noteDenylisted(ctx context.Context) {
 	if err != nil {
 		r.log.Debug("osquery_schedule could not be read", "err", err)
 		for _, name := range suspects {
-			r.words.suspect(name) // for the next check
+			r.stderr.suspect(name) // for the next check
 		}
 		return
 	}

@@ -55,10 +55,11 @@ type Instance struct {
 	running  bool
 	closed   bool
 	binary   Binary
-	identity string        // what osqueryd calls itself in its logs, as far as it could be asked
-	current  *run          // nil between runs
-	former   []string      // directories of predecessors whose queues are still to be brought along
-	changed  chan struct{} // closed and made anew whenever readiness changes
+	identity string          // what osqueryd calls itself in its logs, as far as it could be asked
+	current  *run            // nil between runs
+	former   []string        // directories of predecessors whose queues are still to be brought along
+	leftover <-chan struct{} // closed at the end of a delivery that a run left behind; nil when none did
+	changed  chan struct{}   // closed and made anew whenever readiness changes
 }
 
 // New makes an instance and its extension. It checks every option and reports
@@ -231,12 +232,34 @@ func (in *Instance) closePatience(ctx context.Context) time.Duration {
 // it returned nil, no observer is called. It waits for observers that run as
 // Settle does, and no longer than until ctx's deadline.
 func (in *Instance) Close(ctx context.Context) error {
+	in.awaitLeftover(ctx)
 	if first, err := in.shut(); !first {
 		return err
 	}
 	err := errors.Join(in.queries.Close(), in.closeExtension(ctx))
 	in.settleWithin(ctx, in.closePatience(ctx))
 	return errors.Join(err, in.emitter.Close(ctx))
+}
+
+// setLeftover notes a delivery that the end of a run did not wait for any longer.
+func (in *Instance) setLeftover(ended <-chan struct{}) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.leftover = ended
+}
+
+// awaitLeftover waits for such a delivery: it holds the directory.
+func (in *Instance) awaitLeftover(ctx context.Context) {
+	in.mu.Lock()
+	ended := in.leftover
+	in.mu.Unlock()
+	if ended == nil {
+		return
+	}
+	select {
+	case <-ended:
+	case <-ctx.Done():
+	}
 }
 
 // closeExtension waits for the disk until ctx ends, and no longer than Timeouts.Disk.

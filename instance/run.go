@@ -46,7 +46,7 @@ type run struct {
 
 	proc     *process.Process
 	spawned  time.Time
-	words    *words
+	stderr   *stderrParser
 	session  *session // guarded by in.mu against readers elsewhere
 	health   health
 	oomSeen  uint64 // what the kernel had killed for memory, at the last look
@@ -113,9 +113,9 @@ func (in *Instance) newRun() *run {
 	log := in.log.With("run", id)
 	r := &run{
 		in: in, o: in.o, id: id, log: log, started: time.Now(), phase: stats.PhasePrepare,
-		words: newWords(in, log, glog.NewTail(in.o.diagnostics.StderrLines, 64<<10)),
+		stderr: newStderrParser(in, log, glog.NewTail(in.o.diagnostics.StderrLines, 64<<10)),
 	}
-	r.words.watcher = func(thread uint64) bool { return hasThread(in.PID(), thread) }
+	r.stderr.watcher = func(thread uint64) bool { return hasThread(in.PID(), thread) }
 	return r
 }
 
@@ -132,7 +132,7 @@ func (in *Instance) noteActivation(what string) {
 	}
 	switch what {
 	case "config":
-		r.words.mistrust()
+		r.stderr.distrust()
 		r.asked.config++
 	case "logger":
 		r.asked.logger++
@@ -359,7 +359,7 @@ func (r *run) spawn(ctx context.Context) error {
 	r.oomSeen = r.o.oomKills()
 	proc, err := r.startProcess(ctx, process.Spec{
 		Path: b.Path, Args: r.o.argv(p, extensionName, b), Env: environ(r.o.env), Dir: p.dir,
-		RunID: r.id, Output: r.words.take,
+		RunID: r.id, Output: r.stderr.parse,
 		NoParentDeathSignal: r.o.noParentDeathSignal, NoTether: r.o.noParentDeathSignal,
 	})
 	if err != nil {

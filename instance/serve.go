@@ -86,7 +86,7 @@ func (r *run) replaced(ctx context.Context) error {
 		}
 		return fmt.Errorf("%w: no worker came back within %v: %w", errUnhealthy, r.o.timeouts.Replace, err)
 	}
-	r.words.ready()
+	r.stderr.reset()
 	r.info(waitCtx)
 	r.noteDenylisted(waitCtx)
 	r.setReady(true)
@@ -114,7 +114,7 @@ func (r *run) whyReplaced(pid int) string {
 // tellKill announces that the watchdog stopped the worker of that pid, if it did, and
 // returns why.
 func (r *run) tellKill(pid int) (why string) {
-	e, ok := r.words.takeStop(pid)
+	e, ok := r.stderr.stopOf(pid)
 	if !ok {
 		return ""
 	}

@@ -18,7 +18,7 @@ func (r *run) start(ctx context.Context) error {
 	if err := r.attach(startCtx, 0); err != nil {
 		return r.startError(startCtx, err)
 	}
-	r.words.ready()
+	r.stderr.reset()
 	info := r.info(startCtx) // before ready, so that a stop right after it costs the record nothing
 	r.noteDenylisted(startCtx)
 	r.phase = stats.PhaseServe
@@ -37,8 +37,8 @@ func (r *run) start(ctx context.Context) error {
 func (r *run) attach(ctx context.Context, before int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	r.words.whenLooping(func() { cancel(errCrashLoop) })
-	defer r.words.whenLooping(nil)
+	r.stderr.onCrashLoop(func() { cancel(errCrashLoop) })
+	defer r.stderr.onCrashLoop(nil)
 	for died := 0; died < crashLoopDeaths; died++ {
 		err := r.openSession(ctx)
 		if err == nil {

@@ -14,16 +14,16 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// words is what a run's osqueryd prints: logged, kept as a tail, and read for
-// what nothing else tells. take is called by the reader of its output, the
-// rest by the run's goroutine.
+// stderrParser reads what a run's osqueryd prints: it logs it, keeps a tail, and parses what
+// is known from nowhere else. parse is called by the reader of the output, the other methods
+// by the run's goroutine.
 //
 // osqueryd quotes names and SQL that a server chose, with the newlines in them, so that
-// a whole line can be forged. Hence a line is believed only until osqueryd has anything
-// of a server's: until it asks for its config, or prints what an earlier osqueryd left in
+// a whole line can be forged. Hence a line is trusted only until osqueryd has received anything
+// from a server: until it asks for its config, or prints what an earlier osqueryd left in
 // its database. After that a line is no more than a reason to look: at the process that
 // is gone, at the file that was moved, at osqueryd's own table.
-type words struct {
+type stderrParser struct {
 	in   *Instance
 	log  *slog.Logger
 	tail *glog.Tail
@@ -31,11 +31,11 @@ type words struct {
 	watcher func(thread uint64) bool
 
 	mu       sync.Mutex
-	foreign  bool // text of a server's may be in what is printed
-	said     verdict
+	foreign  bool // text from a server may be in what is printed
+	said     causeMatch
 	quick    int        // quick deaths of workers that the watcher counted
 	looping  func()     // called when they are too many; nil when nobody waits
-	stop     workerStop // the watchdog's newest judgement
+	stop     workerStop // the watchdog's newest decision
 	suspects []string   // queries that osqueryd may have denylisted
 	backup   string     // where the corrupt database went
 	before   os.FileInfo
@@ -47,8 +47,8 @@ type workerStop struct {
 	event stats.WatchdogKilled
 }
 
-func newWords(in *Instance, log *slog.Logger, tail *glog.Tail) *words {
-	w := &words{in: in, log: log, tail: tail, said: newVerdict(), watcher: func(uint64) bool { return true }}
+func newStderrParser(in *Instance, log *slog.Logger, tail *glog.Tail) *stderrParser {
+	w := &stderrParser{in: in, log: log, tail: tail, said: newCauseMatch(), watcher: func(uint64) bool { return true }}
 	w.before, _ = os.Stat(in.backupPath()) // nil when there is none
 	return w
 }
@@ -56,8 +56,8 @@ func newWords(in *Instance, log *slog.Logger, tail *glog.Tail) *words {
 // backupPath is where osqueryd moves a corrupt database.
 func (in *Instance) backupPath() string { return in.place().database + ".backup" }
 
-// take hears one line.
-func (w *words) take(line []byte) {
+// parse reads one line.
+func (w *stderrParser) parse(line []byte) {
 	w.tail.Add(line)
 	l, ok := glog.Parse(line)
 	if !ok {
@@ -67,47 +67,47 @@ func (w *words) take(line []byte) {
 		w.log.LogAttrs(context.Background(), l.Level, l.Message,
 			slog.String("source", "osqueryd"), slog.String("file", l.File), slog.Int("line", l.Line))
 	}
-	w.believe(l)
-	w.look(l)
+	w.readTrusted(l)
+	w.readUntrusted(l)
 }
 
-// crashLoopDeaths is how many workers in a row die before one is ready until that is
-// called a crash loop. osqueryd goes on to five, which takes it some 50 s.
+// crashLoopDeaths is how many workers in a row may die before they are ready; that many are a
+// crash loop. osqueryd itself tries five, which takes some 50 s.
 const crashLoopDeaths = 3
 
 var quickPattern = regexp.MustCompile(`^osqueryd worker respawning too quickly: (\d+) times`)
 
-// believe draws conclusions from a line, as long as nobody else's text can be in it.
-func (w *words) believe(l glog.Line) {
+// readTrusted draws conclusions from a line while no server's text can be in it.
+func (w *stderrParser) readTrusted(l glog.Line) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.foreign = w.foreign || bringsForeignText(l.File); w.foreign {
 		return
 	}
-	w.said.hear(l)
+	w.said.match(l)
 	if m := quickPattern.FindStringSubmatch(l.Message); m != nil && l.File == watcherFile && l.Level >= slog.LevelWarn {
 		w.quick = int(min(number(m[1]), 1<<10))
-		w.tellLoop()
+		w.reportLoop()
 	}
 }
 
-// mistrust is called before osqueryd gets anything of a server's.
-func (w *words) mistrust() {
+// distrust is called before osqueryd receives anything from a server.
+func (w *stderrParser) distrust() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.foreign = true
 }
 
-// whenLooping sets what to call, once or more, when osqueryd's workers die too often.
-func (w *words) whenLooping(f func()) {
+// onCrashLoop sets what is called, perhaps repeatedly, when workers die too often.
+func (w *stderrParser) onCrashLoop(f func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.looping = f
-	w.tellLoop()
+	w.reportLoop()
 }
 
-// tellLoop is called under the lock; looping does not wait.
-func (w *words) tellLoop() {
+// reportLoop is called under the lock; looping does not block.
+func (w *stderrParser) reportLoop() {
 	if w.looping != nil && w.quick >= crashLoopDeaths {
 		w.looping()
 	}
@@ -125,8 +125,8 @@ var (
 	denyPattern     = regexp.MustCompile(`^[Ss]cheduled query may have failed: (.+)`)
 )
 
-// look notes what has to be looked at elsewhere before anything is said of it.
-func (w *words) look(l glog.Line) {
+// readUntrusted notes what has to be verified elsewhere before it is reported.
+func (w *stderrParser) readUntrusted(l glog.Line) {
 	if l.Level < slog.LevelWarn {
 		return
 	}
@@ -145,7 +145,7 @@ func (w *words) look(l glog.Line) {
 // maxSuspects bounds what is kept until osqueryd can be asked.
 const maxSuspects = 64
 
-func (w *words) suspect(query string) {
+func (w *stderrParser) suspect(query string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.suspects) < maxSuspects && !slices.Contains(w.suspects, query) {
@@ -154,7 +154,7 @@ func (w *words) suspect(query string) {
 }
 
 // takeSuspects returns the first lines of the names of queries that osqueryd may have denylisted.
-func (w *words) takeSuspects() []string {
+func (w *stderrParser) takeSuspects() []string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.suspects
@@ -162,7 +162,7 @@ func (w *words) takeSuspects() []string {
 	return s
 }
 
-func (w *words) readStop(l glog.Line) {
+func (w *stderrParser) readStop(l glog.Line) {
 	m := stopPattern.FindStringSubmatch(l.Message)
 	if m == nil || !w.watcher(l.Thread) {
 		return
@@ -183,8 +183,8 @@ func (w *words) readStop(l glog.Line) {
 	w.stop = workerStop{pid: int(number(m[1])), event: e}
 }
 
-// takeStop returns, once, why the watchdog stopped the worker of that pid, which is gone.
-func (w *words) takeStop(pid int) (stats.WatchdogKilled, bool) {
+// stopOf returns, once, why the watchdog stopped the worker of that pid, which is gone.
+func (w *stderrParser) stopOf(pid int) (stats.WatchdogKilled, bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	s := w.stop
@@ -192,10 +192,10 @@ func (w *words) takeStop(pid int) (stats.WatchdogKilled, bool) {
 	return s.event, pid != 0 && s.pid == pid
 }
 
-// corruptText is what osqueryd says when it gives a database up.
+// corruptText is what osqueryd prints when it replaces a corrupt database.
 const corruptText = "Destroying RocksDB database due to corruption"
 
-func (w *words) readDatabase(msg string) {
+func (w *stderrParser) readDatabase(msg string) {
 	if m := backupPattern.FindStringSubmatch(msg); m != nil {
 		w.setBackup(m[1])
 		return
@@ -206,8 +206,8 @@ func (w *words) readDatabase(msg string) {
 	w.in.emit(stats.DatabaseReplaced{Head: w.in.head(), Backup: w.setBackup("")})
 }
 
-// replaced reports whether the database was moved away, as a line has it that may be forged.
-func (w *words) replaced() bool {
+// replaced reports whether the database was really moved away; the line may be forged.
+func (w *stderrParser) replaced() bool {
 	now, err := os.Stat(w.in.backupPath())
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -222,29 +222,29 @@ func (w *words) replaced() bool {
 }
 
 // setBackup returns what was set before.
-func (w *words) setBackup(path string) (before string) {
+func (w *stderrParser) setBackup(path string) (before string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	before, w.backup = w.backup, path
 	return before
 }
 
-// cause is what osqueryd's words say of its end, since it was last ready, and in which line.
-func (w *words) cause() (stats.Cause, string) {
+// cause returns the cause that osqueryd printed since it was last ready, and the line.
+func (w *stderrParser) cause() (stats.Cause, string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	return w.said.cause(), w.said.line
 }
 
-// ready voids what was said on the way: osqueryd got over it.
-func (w *words) ready() {
+// reset discards what was printed so far: osqueryd recovered from it.
+func (w *stderrParser) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.said.forget()
+	w.said.reset()
 }
 
 // lastTrouble is the newest line that is more than information; empty when there is none.
-func (w *words) lastTrouble() string {
+func (w *stderrParser) lastTrouble() string {
 	for _, line := range slices.Backward(w.tail.Lines()) {
 		if l, ok := glog.Parse([]byte(line)); !ok && line != "" || l.Level >= slog.LevelWarn {
 			return line
@@ -253,7 +253,7 @@ func (w *words) lastTrouble() string {
 	return ""
 }
 
-// number is 0 for what is not one: osqueryd's older texts lack some.
+// number returns 0 for anything that is not a number: older versions print fewer.
 func number(s string) uint64 {
 	n, err := strconv.ParseUint(s, 10, 64)
 	if err != nil {

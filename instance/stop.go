@@ -35,15 +35,15 @@ func (p stopPart) shares() (atMost, until time.Duration) {
 	case stopTerminate:
 		return 64, 64
 	case stopKill:
-		return 20, 72
+		return 20, 70
 	case stopHost:
-		return 20, 80
+		return 20, 76
 	case stopDeliver:
-		return 12, 88
+		return 12, 84
 	case stopFiles:
-		return 20, 94
+		return 20, 95
 	default:
-		return 60, 99
+		return 60, 100
 	}
 }
 
@@ -118,6 +118,7 @@ func (r *run) giveBack() {
 	if r.stopShipping != nil {
 		if shipped = r.stopShipping(); !guard.Wait(shipped, r.left(stopFiles)) {
 			r.log.Error("shipping does not end; it is left to itself")
+			r.in.setLeftover(shipped)
 		}
 	}
 	if r.entered {

@@ -44,7 +44,6 @@ func TestPromise12StopKeepsToItsBound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			release := make(chan struct{})
-			t.Cleanup(func() { close(release) })
 			script := fast
 			if hangs.osqueryd {
 				script = script.WithRule(ignoreTerm)
@@ -69,6 +68,7 @@ func TestPromise12StopKeepsToItsBound(t *testing.T) {
 			}
 			fake := osquerydtest.Start(t, osquerydtest.WithScript(script))
 			in := newInstance(t, fake.Path(), opts...)
+			t.Cleanup(func() { close(release) }) // before the instance is closed
 			ctx, cancel := context.WithCancel(patient(t))
 			defer cancel()
 			done := make(chan error, 1)

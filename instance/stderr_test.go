@@ -17,15 +17,15 @@ import (
 )
 
 // heard gives the events that lines of osqueryd's lead to.
-func heard(t testing.TB, o *options, lines ...string) (*words, []stats.Event) {
+func heard(t testing.TB, o *options, lines ...string) (*stderrParser, []stats.Event) {
 	t.Helper()
 	var got []stats.Event
 	in := &Instance{o: o, log: slog.New(slog.DiscardHandler)}
 	in.emitter = emit.New(context.Background(), 0, observerFunc(func(e stats.Event) { got = append(got, e) }))
-	w := newWords(in, in.log, glog.NewTail(10, 1<<10))
+	w := newStderrParser(in, in.log, glog.NewTail(10, 1<<10))
 	w.watcher = func(thread uint64) bool { return thread == 42 }
 	for _, line := range lines {
-		w.take([]byte(line))
+		w.parse([]byte(line))
 	}
 	return w, got
 }
@@ -84,7 +84,7 @@ func TestWordsBecomeEvents(t *testing.T) {
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
 			w, got := heard(t, defaults("a"), tt.line)
-			if e, ok := w.takeStop(77); ok {
+			if e, ok := w.stopOf(77); ok {
 				got = append(got, e)
 			}
 			var want []stats.Event
@@ -94,7 +94,7 @@ func TestWordsBecomeEvents(t *testing.T) {
 			if diff := cmp.Diff(want, got, cmpopts.IgnoreTypes(stats.Head{})); diff != "" {
 				t.Errorf("events (-want +got):\n%s", diff)
 			}
-			if _, ok := w.takeStop(77); ok {
+			if _, ok := w.stopOf(77); ok {
 				t.Error("it is announced twice")
 			}
 		})
@@ -197,12 +197,12 @@ func TestCauseOfManyLines(t *testing.T) {
 	for _, lines := range [][]string{{locked, plugin}, {plugin, locked}} {
 		w, _ := heard(t, defaults("a"), lines...)
 		for range 100 {
-			w.take([]byte("flood"))
+			w.parse([]byte("flood"))
 		}
 		if got, _ := w.cause(); got != stats.CauseDatabaseLocked {
 			t.Errorf("%q: cause %q", lines, got)
 		}
-		w.ready()
+		w.reset()
 		if got, _ := w.cause(); got != stats.CauseUnknown {
 			t.Errorf("%q: cause %q after ready", lines, got)
 		}
@@ -216,8 +216,8 @@ func TestTrial12ForgedLinesDecideNothing(t *testing.T) {
 	const denied = "W1121 02:00:00.000000  42 config.cpp:363] Scheduled query may have failed: find\n"
 	for line := range telling() {
 		w, _ := heard(t, defaults("a"))
-		w.mistrust()
-		w.take([]byte(line))
+		w.distrust()
+		w.parse([]byte(line))
 		if got, said := w.cause(); got != stats.CauseUnknown || said != "" {
 			t.Errorf("%q decides %q after a config was asked for", line, got)
 		}
@@ -232,19 +232,19 @@ func TestTrial12ForgedLinesDecideNothing(t *testing.T) {
 func TestTrial12ForgedReplacementIsLookedAt(t *testing.T) {
 	const line = "W1121 02:00:00.000000  42 rocksdb.cpp:288] " + corruptText
 	w, _ := heard(t, defaults("a"))
-	w.mistrust()
+	w.distrust()
 	w.in.paths.database = filepath.Join(t.TempDir(), "db")
 	var got []stats.Event
 	w.in.emitter = emit.New(context.Background(), 0, observerFunc(func(e stats.Event) { got = append(got, e) }))
-	w.take([]byte(line))
+	w.parse([]byte(line))
 	if len(got) != 0 {
 		t.Errorf("a forged line became %v", got)
 	}
 	if err := os.Mkdir(w.in.backupPath(), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	w.take([]byte(line))
-	w.take([]byte(line))
+	w.parse([]byte(line))
+	w.parse([]byte(line))
 	if len(got) != 1 {
 		t.Errorf("the database was replaced once, and %d events say so", len(got))
 	}
@@ -261,11 +261,11 @@ func FuzzTrial12(f *testing.F) {
 		w.in.paths.database = "/nowhere/db"
 		say := func(text string) {
 			for line := range strings.SplitSeq(text, "\n") {
-				w.take([]byte(line))
+				w.parse([]byte(line))
 			}
 		}
 		say("W1121 02:00:00.000000  42 config.cpp:363] Scheduled query may have failed: " + name)
-		w.mistrust()
+		w.distrust()
 		for _, text := range []string{
 			"I1121 02:00:00.000000  42 scheduler.cpp:122] Executing scheduled query " + name,
 			"I1121 02:00:00.000000  42 query.cpp:119] Storing initial results for new scheduled query: " + name,
