@@ -29,14 +29,14 @@ const extensionName = "osqvisor"
 // health checkers, except that Run, Close and Ship must not be called from those of the
 // same instance, which would wait for themselves; nor must what other methods name.
 type Instance struct {
-	o       *options
-	paths   paths
-	log     *slog.Logger
-	rec     *record.Recorder
-	emitter *emit.Emitter
-	ext     *extension.Extension
-	queries *thriftconn.QueryQueue
-	asks    chan ask // requests to the goroutine of the current run
+	o        *options
+	paths    paths
+	log      *slog.Logger
+	rec      *record.Recorder
+	emitter  *emit.Emitter
+	ext      *extension.Extension
+	queries  *thriftconn.QueryQueue
+	requests chan request // to the goroutine of the current run
 
 	shipping chan struct{} // holds a token while somebody ships
 	pushing  chan struct{} // holds a token while somebody pushes a config, from its fetch on
@@ -47,7 +47,7 @@ type Instance struct {
 	logging  loggerCalls
 	denied   denied
 
-	tablesAsked atomic.Uint64 // counts the calls of SetTables
+	tablesSet atomic.Uint64 // counts the calls of SetTables
 
 	mu       sync.Mutex
 	stopBy   time.Time // when a stop that was asked for has to be over
@@ -105,7 +105,7 @@ func (o *options) build() (_ *Instance, err error) {
 		o: o, paths: o.layout(), binary: binary,
 		log:      o.logger.With("instance", o.id),
 		rec:      rec,
-		asks:     make(chan ask),
+		requests: make(chan request),
 		shipping: make(chan struct{}, 1), pushing: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
 		checker: newHostChecker(),
 		changed: make(chan struct{}),
@@ -556,8 +556,8 @@ func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) er
 	if err := in.ext.SetTables(tables...); err != nil {
 		return err
 	}
-	in.tablesAsked.Add(1) // a run that is not ready looks at this when it is
-	err := in.askRun(ctx, false, func(ctx context.Context, r *run) error { return r.exchangeTables(ctx) })
+	in.tablesSet.Add(1) // a run that is not ready looks at this when it is
+	err := in.onRun(ctx, false, func(ctx context.Context, r *run) error { return r.exchangeTables(ctx) })
 	if errors.Is(err, ErrNotRunning) {
 		return nil
 	}
@@ -575,7 +575,7 @@ func (in *Instance) PushConfig(ctx context.Context) error {
 	if !in.isReady() { // what an earlier osqueryd had says nothing
 		return in.notRunning()
 	}
-	release, err := in.takePush(ctx)
+	release, err := in.lockPush(ctx)
 	if err != nil {
 		return err
 	}

@@ -57,7 +57,7 @@ type run struct {
 	diskHangs    bool                         // nobody waits for the directory's file system any more
 	madeDirs     bool                         // prepare came to the sockets
 	entered      bool                         // the directory is held
-	tablesHave   uint64                       // the value of in.tablesAsked that osqueryd has the tables of
+	tablesHave   uint64                       // the value of in.tablesSet that osqueryd has the tables of
 
 	met        time.Time // when the current worker was registered with
 	lastPID    int       // of the worker that was lost
@@ -245,7 +245,7 @@ func (r *run) finish(ctx context.Context, err error) error {
 	phase := r.phase
 	exit := r.stop(asked)
 	if r.workerless {
-		r.tellKill(r.lastPID)
+		r.announceKill(r.lastPID)
 	}
 	if asked {
 		r.in.ext.OsquerydGone(false)

@@ -11,8 +11,8 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// serve keeps a ready instance ready until it is told to stop, osqueryd exits, or
-// something is wrong that cannot be mended in place.
+// serve keeps a ready instance ready until ctx ends, osqueryd exits, or something fails that
+// cannot be repaired in place.
 func (r *run) serve(ctx context.Context) error {
 	r.health = r.newHealth()
 	r.syncTables(ctx)
@@ -37,9 +37,9 @@ func (r *run) serveOne(ctx context.Context, health, flags *time.Timer) error {
 	case <-r.proc.Exited():
 		return errExited
 	case <-r.session.sentinel.Lost():
-		return r.replaced(ctx)
-	case a := <-r.in.asks:
-		r.answer(ctx, a)
+		return r.workerEnded(ctx)
+	case q := <-r.in.requests:
+		r.serveRequest(ctx, q)
 		return nil
 	case <-flags.C:
 		r.readBackFlags(ctx)
@@ -51,13 +51,13 @@ func (r *run) serveOne(ctx context.Context, health, flags *time.Timer) error {
 	}
 }
 
-// replaced mends the run after the connection to the worker was lost: osqueryd's
-// watcher starts a new one, which waits for our extension and takes everything
-// down if it does not come.
-func (r *run) replaced(ctx context.Context) error {
-	lost, oldPID := time.Now(), r.session.pid
-	r.lastPID = oldPID
-	begun := r.loggerAsked()
+// workerEnded takes the run from a lost worker to the next one: what depends on the worker
+// waits, a worker that only lost its connections is connected to again, and otherwise the next
+// one, which osqueryd's watcher starts, is waited for and registered with. osqueryd ends if our
+// extension does not come.
+func (r *run) workerEnded(ctx context.Context) error {
+	lost, began := time.Now(), r.loggerActivations()
+	r.lastPID = r.session.pid
 	r.setReady(false)
 	r.in.queries.Suspend()
 	r.session.hangUp()
@@ -73,9 +73,18 @@ func (r *run) replaced(ctx context.Context) error {
 		r.in.ext.OsquerydGone(true) // before the next worker asks for its config
 	}
 	r.closeSession(r.o.timeouts.giveUp())
-	waitCtx, cancel := context.WithTimeout(ctx, r.o.timeouts.Replace)
+	if err := r.attachNext(ctx, began); err != nil {
+		return err
+	}
+	r.announceWorker(lost)
+	return nil
+}
+
+// attachNext registers with the next worker, within Timeouts.Replace, and makes the run ready.
+func (r *run) attachNext(ctx context.Context, began int) error {
+	bounded, cancel := context.WithTimeout(ctx, r.o.timeouts.Replace)
 	defer cancel()
-	if err := r.attach(waitCtx, begun); err != nil {
+	if err := r.attach(bounded, began); err != nil {
 		switch {
 		case errors.Is(err, errCrashLoop):
 			return err
@@ -87,33 +96,38 @@ func (r *run) replaced(ctx context.Context) error {
 		return fmt.Errorf("%w: no worker came back within %v: %w", errUnhealthy, r.o.timeouts.Replace, err)
 	}
 	r.stderr.reset()
-	r.info(waitCtx)
-	r.noteDenylisted(waitCtx)
+	r.info(bounded)
+	r.noteDenylisted(bounded)
 	r.setReady(true)
 	r.syncTables(ctx)
 	r.health = r.newHealth()
-	defer r.setTold()
-	if pid := r.session.pid; pid != 0 && pid == oldPID {
-		r.quick = max(0, r.quick-1)
-		r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
-		return nil
-	}
-	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.whyReplaced(oldPID), Took: time.Since(lost)})
 	return nil
 }
 
-// whyReplaced says why the last worker, of that pid, went, as far as somebody told.
+// announceWorker emits that a worker is registered with again: a new one, and why the last one
+// ended, or the same.
+func (r *run) announceWorker(lost time.Time) {
+	defer r.setTold()
+	if pid := r.session.pid; pid != 0 && pid == r.lastPID {
+		r.quick = max(0, r.quick-1)
+		r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
+		return
+	}
+	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.whyReplaced(r.lastPID), Took: time.Since(lost)})
+}
+
+// whyReplaced returns why the worker of that pid ended, as far as it is known.
 func (r *run) whyReplaced(pid int) string {
 	killed := r.noteOOM()
-	if why := r.tellKill(pid); why != "" || !killed {
+	if why := r.announceKill(pid); why != "" || !killed {
 		return why
 	}
 	return "the kernel killed for want of memory"
 }
 
-// tellKill announces that the watchdog stopped the worker of that pid, if it did, and
-// returns why.
-func (r *run) tellKill(pid int) (why string) {
+// announceKill emits that the watchdog stopped the worker of that pid, if it did, and returns
+// why.
+func (r *run) announceKill(pid int) (why string) {
 	e, ok := r.stderr.stopOf(pid)
 	if !ok {
 		return ""
@@ -122,15 +136,16 @@ func (r *run) tellKill(pid int) (why string) {
 	return e.Message
 }
 
-func (r *run) loggerAsked() int {
+// loggerActivations returns how many workers have activated our logger.
+func (r *run) loggerActivations() int {
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
 	return r.asked.logger
 }
 
-// reattach says whether the worker whose connections to us were lost is still the one that
-// we are registered with, and connects to it again. Nothing is registered anew then:
-// taking the logger away for a moment would end osqueryd if it logged a result in it.
+// reattach reports whether the worker whose connections were lost is still the one that we are
+// registered with, and connects to it again. Nothing is registered anew then: osqueryd would
+// exit if it logged a result in a moment without the logger.
 func (r *run) reattach(ctx context.Context, lost time.Time) bool {
 	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
 	defer cancel()
@@ -159,7 +174,7 @@ func (r *run) reattach(ctx context.Context, lost time.Time) bool {
 	return true
 }
 
-// sameWorker asks who serves the socket now, and whether it knows us.
+// sameWorker reports whether the session's worker serves the socket and lists our extension.
 func (r *run) sameWorker(ctx context.Context, c *thriftconn.Conn) bool {
 	rows, err := callTable(ctx, c, "osquery_info")
 	if err != nil || len(rows) == 0 {
@@ -172,18 +187,18 @@ func (r *run) sameWorker(ctx context.Context, c *thriftconn.Conn) bool {
 	return err == nil && r.session.plugins.listed(list) == nil && r.session.tables.listed(list) == nil
 }
 
-// ask is something that only the run's goroutine may do, asked for by another.
-type ask struct {
+// request is something that only the run's goroutine may do, for another goroutine.
+type request struct {
 	do   func(ctx context.Context, r *run) error
-	done chan error // has room for the answer
+	done chan error // has room for the result
 }
 
-// askRun has the current run do something, and waits for it under ctx. It fails
+// onRun calls do on the goroutine of the current run, and waits for it under ctx. It fails
 // with ErrNotRunning when there is no run, or it ends first; a run that is not
 // ready, or not again, counts as none unless wait is set.
-func (in *Instance) askRun(ctx context.Context, wait bool, do func(context.Context, *run) error) error {
-	a := ask{do: do, done: make(chan error, 1)}
-	ctx, cancel := context.WithTimeoutCause(ctx, in.askBound(wait), errAskTimeout)
+func (in *Instance) onRun(ctx context.Context, wait bool, do func(context.Context, *run) error) error {
+	q := request{do: do, done: make(chan error, 1)}
+	ctx, cancel := context.WithTimeoutCause(ctx, in.requestBound(wait), errRequestTimeout)
 	defer cancel()
 	for {
 		in.mu.Lock()
@@ -191,17 +206,17 @@ func (in *Instance) askRun(ctx context.Context, wait bool, do func(context.Conte
 		coming := in.current != nil && !in.current.over && wait
 		changed := in.changed
 		in.mu.Unlock()
-		asks := in.asks
+		requests := in.requests
 		switch {
 		case ready:
 		case coming:
-			asks = nil // nobody serves it yet
+			requests = nil // nobody serves it yet
 		default:
 			return in.notRunning()
 		}
 		select {
-		case asks <- a:
-			return in.awaitAsk(ctx, a)
+		case requests <- q:
+			return in.await(ctx, q)
 		case <-changed: // look again
 		case <-ctx.Done():
 			return context.Cause(ctx)
@@ -209,11 +224,11 @@ func (in *Instance) askRun(ctx context.Context, wait bool, do func(context.Conte
 	}
 }
 
-// errAskTimeout is reached only when the run's goroutine itself is held up.
-var errAskTimeout = errors.New("the run did not get to it in time; a health checker must not wait for its own instance")
+// errRequestTimeout is reached only when the run's goroutine itself is blocked.
+var errRequestTimeout = errors.New("the run did not get to it in time; a health checker must not wait for its own instance")
 
-// askBound is longer than whatever the run may be busy with.
-func (in *Instance) askBound(wait bool) time.Duration {
+// requestBound is longer than anything the run may be busy with.
+func (in *Instance) requestBound(wait bool) time.Duration {
 	d := 2*in.o.timeouts.Register + in.o.health.Timeout + in.o.timeouts.giveUp()
 	if wait {
 		d += in.o.timeouts.Start
@@ -221,42 +236,42 @@ func (in *Instance) askBound(wait bool) time.Duration {
 	return d
 }
 
-// answer does what was asked for.
-func (r *run) answer(ctx context.Context, a ask) {
+// serveRequest does what was requested.
+func (r *run) serveRequest(ctx context.Context, q request) {
 	err := r.reconnect(ctx)
 	if err == nil {
-		err = a.do(ctx, r)
+		err = q.do(ctx, r)
 	}
-	a.done <- err
+	q.done <- err
 }
 
-// awaitAsk waits for a request that the run has taken; the run answers every one.
-func (in *Instance) awaitAsk(ctx context.Context, a ask) error {
+// await waits for a request that the run has received; the run serves every one.
+func (in *Instance) await(ctx context.Context, q request) error {
 	select {
-	case err := <-a.done:
+	case err := <-q.done:
 		return err
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
 }
 
-// pushLate hands osqueryd a config that came after it had been answered. At a start
-// that is before ready, so it waits for that; it ends with the run.
+// pushLate pushes a config that arrived after osqueryd's request had timed out. At a start that is
+// before ready, so it waits for that; it ends with the run.
 func (in *Instance) pushLate() {
 	ctx, cancel := context.WithTimeout(context.Background(), in.o.timeouts.Start+in.o.timeouts.Register)
 	defer cancel()
-	release, err := in.takePush(ctx)
+	release, err := in.lockPush(ctx)
 	if err == nil {
 		defer release()
 		err = in.pushNewest(ctx, true)
 	}
 	if err != nil {
-		in.log.Warn("a config that came late could not be pushed; osqueryd asks again at its next refresh", "err", err)
+		in.log.Warn("a late config could not be pushed; osqueryd fetches it at its next refresh", "err", err)
 	}
 }
 
-// takePush waits until nobody else pushes a config.
-func (in *Instance) takePush(ctx context.Context) (release func(), err error) {
+// lockPush waits until nobody else pushes a config.
+func (in *Instance) lockPush(ctx context.Context) (release func(), err error) {
 	select {
 	case in.pushing <- struct{}{}:
 		return func() { <-in.pushing }, nil
@@ -265,8 +280,8 @@ func (in *Instance) takePush(ctx context.Context) (release func(), err error) {
 	}
 }
 
-// pushNewest pushes until osqueryd has the newest config: while one is under way, osqueryd may
-// be answered a newer one, which the older must not replace.
+// pushNewest pushes until osqueryd has the newest config: while a push is under way, osqueryd may
+// fetch a newer one, which the older must not replace.
 func (in *Instance) pushNewest(ctx context.Context, wait bool) error {
 	for {
 		config, pending := in.ext.PendingConfig()
@@ -283,7 +298,7 @@ func (in *Instance) pushNewest(ctx context.Context, wait bool) error {
 
 // push calls osqueryd's update for every source.
 func (in *Instance) push(ctx context.Context, wait bool, config map[string]string) error {
-	return in.askRun(ctx, wait, func(ctx context.Context, r *run) error {
+	return in.onRun(ctx, wait, func(ctx context.Context, r *run) error {
 		ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
 		defer cancel()
 		for _, source := range sortedKeys(config) {

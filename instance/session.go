@@ -278,7 +278,7 @@ func (r *run) learnIdentity(ctx context.Context, c *thriftconn.Conn) {
 // registerTables registers the host's tables, without those whose names osqueryd
 // has already.
 func (r *run) registerTables(ctx context.Context, c *thriftconn.Conn) (*registration, error) {
-	r.tablesHave = r.in.tablesAsked.Load() // before they are read: a later SetTables is seen
+	r.tablesHave = r.in.tablesSet.Load() // before they are read: a later SetTables is seen
 	reg := r.in.ext.TableRegistry()
 	if reg == nil {
 		return nil, nil
@@ -477,7 +477,7 @@ func (r *run) closeRegistration(g *registration) {
 // syncTables registers tables that were set while the run was not ready for it, or could
 // not be exchanged when they were. The next check of health tries again what fails.
 func (r *run) syncTables(ctx context.Context) {
-	if r.tablesHave == r.in.tablesAsked.Load() {
+	if r.tablesHave == r.in.tablesSet.Load() {
 		return
 	}
 	if err := r.exchangeTables(ctx); err != nil {
