@@ -55,21 +55,37 @@ type CausePolicy struct {
 	Unlimited bool
 }
 
-// DefaultCausePolicy gives what a cause leads to unless the host says otherwise.
-func DefaultCausePolicy(c stats.Cause) CausePolicy {
-	switch c {
-	case stats.CauseBinaryMissing, stats.CauseBinaryUnusable, stats.CauseFlagRefused:
-		return CausePolicy{Park: true}
-	case stats.CauseDatabaseLocked, stats.CausePidfileBusy, stats.CauseLeftover, stats.CauseResources:
-		return CausePolicy{MinDelay: 5 * time.Second, Unlimited: true}
-	case stats.CauseCrashLoop:
-		return CausePolicy{MinDelay: time.Minute}
-	case stats.CauseDirectory:
-		return CausePolicy{MinDelay: 5 * time.Second, Unlimited: true}
-	case stats.CauseBinaryBusy:
-		return CausePolicy{MinDelay: time.Second, Unlimited: true}
-	default:
-		return CausePolicy{}
+// DefaultCausePolicy returns what a cause leads to unless RestartPolicy.Causes overrides it.
+func DefaultCausePolicy(c stats.Cause) CausePolicy { return defaultCausePolicies()[c] }
+
+// defaultCausePolicies has an entry for every cause but CauseRequested, after which nothing is
+// started again.
+func defaultCausePolicies() map[stats.Cause]CausePolicy {
+	ordinary := CausePolicy{}
+	hopeless := CausePolicy{Park: true}
+	fromOutside := CausePolicy{MinDelay: 5 * time.Second, Unlimited: true}
+	return map[stats.Cause]CausePolicy{
+		stats.CauseExit:            ordinary,
+		stats.CauseSignal:          ordinary,
+		stats.CauseStartTimeout:    ordinary,
+		stats.CauseUnhealthy:       ordinary,
+		stats.CauseOutOfMemory:     ordinary,
+		stats.CauseDatabaseLocked:  fromOutside,
+		stats.CauseDatabaseCorrupt: ordinary,
+		stats.CausePidfileBusy:     fromOutside,
+		stats.CausePluginMissing:   ordinary,
+		stats.CauseLoggerFailed:    ordinary,
+		stats.CauseFlagRefused:     hopeless,
+		stats.CauseBinaryMissing:   hopeless,
+		stats.CauseBinaryUnusable:  hopeless,
+		stats.CauseBinaryBusy:      {MinDelay: time.Second, Unlimited: true},
+		stats.CauseDirectory:       fromOutside,
+		stats.CauseResources:       fromOutside,
+		stats.CauseNoSocket:        ordinary,
+		stats.CauseCrashLoop:       {MinDelay: time.Minute},
+		stats.CauseLeftover:        fromOutside,
+		stats.CausePanic:           ordinary,
+		stats.CauseUnknown:         ordinary,
 	}
 }
 
