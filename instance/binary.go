@@ -133,7 +133,7 @@ func (o *options) checkBinary(ctx context.Context, path string) (Binary, error) 
 	if err != nil {
 		return b, err
 	}
-	if err := o.askVersion(ctx, &b); err != nil {
+	if err := o.probeVersion(ctx, &b); err != nil {
 		if foreign != nil {
 			return b, fmt.Errorf("%w; %w", err, foreign)
 		}
@@ -174,7 +174,7 @@ func inspectBinary(b *Binary) (foreign, err error) {
 
 var versionPattern = regexp.MustCompile(`version (\d+)\.(\d+)\.(\d+)`)
 
-func (o *options) askVersion(ctx context.Context, b *Binary) error {
+func (o *options) probeVersion(ctx context.Context, b *Binary) error {
 	out, err := o.checks.run(ctx, probe{
 		path: b.Path, args: []string{"--version"}, env: o.env, timeout: o.timeouts.Binary,
 	})

@@ -15,7 +15,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// ExitError says why a run ended although nobody asked it to.
+// ExitError reports why a run ended although its context had not.
 type ExitError struct {
 	// Instance and Run name the run.
 	Instance, Run string
@@ -31,15 +31,15 @@ type ExitError struct {
 	Uptime time.Duration
 	// Stderr is the end of what osqueryd printed, oldest line first.
 	Stderr []string
-	// Said is the line of those that tells best why osqueryd ended; empty when none does.
-	Said string
-	// Hint says what to do about it.
+	// Line is the line of Stderr that explains best why osqueryd ended; empty when none does.
+	Line string
+	// Hint is what to do about it.
 	Hint string
 	// Err is what failed on our side, if anything did.
 	Err error
 }
 
-// Error returns one line for a log. Said is part of it.
+// Error returns one line for a log, with Line in it.
 func (e *ExitError) Error() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "osqueryd of instance %q ended in phase %s: %s", e.Instance, e.Phase, e.Cause)
@@ -52,8 +52,8 @@ func (e *ExitError) Error() string {
 	if e.Err != nil {
 		fmt.Fprintf(&b, ": %v", e.Err)
 	}
-	if e.Said != "" {
-		fmt.Fprintf(&b, "; osqueryd said: %s", e.Said)
+	if e.Line != "" {
+		fmt.Fprintf(&b, "; osqueryd printed: %s", e.Line)
 	}
 	if e.Hint != "" {
 		fmt.Fprintf(&b, "; %s", e.Hint)
@@ -61,7 +61,7 @@ func (e *ExitError) Error() string {
 	return b.String()
 }
 
-// Unwrap gives what failed on our side.
+// Unwrap returns Err.
 func (e *ExitError) Unwrap() error { return e.Err }
 
 // exit is how osqueryd left.
@@ -86,25 +86,25 @@ func (r *run) explain(phase stats.Phase, err error, x exit) *ExitError {
 	if e.Cause == stats.CauseUnknown || e.Cause == stats.CauseStartTimeout {
 		e.Cause = r.causeOfExit(e.Cause, x)
 	}
-	e.Said, e.Hint = r.said(x), hintAfter(e.Cause, x.code)
+	e.Line, e.Hint = r.tellingLine(x), hintAfter(e.Cause, x.code)
 	return e
 }
 
 func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
-	said, _ := r.stderr.cause()
+	printed, _ := r.stderr.cause()
 	switch {
 	case r.proc == nil || x.ours || otherwise != stats.CauseUnknown:
-		if said != stats.CauseUnknown {
-			return said
+		if printed != stats.CauseUnknown {
+			return printed
 		}
 		return otherwise
-	case killed(x): // what it said before did not end it
+	case killed(x): // what it printed before did not end it
 		if x.signal == "SIGKILL" && r.noteOOM() {
 			return stats.CauseOutOfMemory
 		}
 		return stats.CauseSignal
-	case said != stats.CauseUnknown:
-		return said
+	case printed != stats.CauseUnknown:
+		return printed
 	}
 	if seen := r.circumstances(x); seen != stats.CauseUnknown {
 		return seen
@@ -115,9 +115,9 @@ func (r *run) causeOfExit(otherwise stats.Cause, x exit) stats.Cause {
 	return stats.CauseExit
 }
 
-// said picks the line of osqueryd's that tells best why it ended. Who was ended by somebody
-// else said nothing of it.
-func (r *run) said(x exit) string {
+// tellingLine returns the line of osqueryd's that explains best why it ended. An osqueryd that was
+// killed printed nothing about it.
+func (r *run) tellingLine(x exit) string {
 	_, line := r.stderr.cause()
 	if line == "" && !killed(x) {
 		line = r.stderr.lastTrouble()
@@ -128,7 +128,7 @@ func (r *run) said(x exit) string {
 // killed reports whether a signal of somebody else's ended osqueryd.
 func killed(x exit) bool { return x.signal != "" && !crash(x.signal) && !x.ours }
 
-// noteOOM says whether the kernel killed for want of memory since the last look. That it
+// noteOOM reports whether the kernel killed for want of memory since the last look. That it
 // was of ours is likely, no more: it counts for all of our control group.
 func (r *run) noteOOM() bool {
 	before := r.oomSeen
@@ -251,8 +251,8 @@ func (m *causeMatch) cause() stats.Cause {
 	return m.rules[m.best].cause
 }
 
-func containsAll(s string, words []string) bool {
-	for _, w := range words {
+func containsAll(s string, parts []string) bool {
+	for _, w := range parts {
 		if !strings.Contains(s, w) {
 			return false
 		}

@@ -116,15 +116,15 @@ func checkFlag(name, value string) error {
 	case name == "":
 		return fmt.Errorf("the name is empty")
 	case strings.HasPrefix(name, "-"):
-		return fmt.Errorf("%q: give the name without dashes", name)
+		return fmt.Errorf("%q: write the name without dashes", name)
 	case strings.ContainsAny(name, "= \t\n"):
-		return fmt.Errorf("%q: give the name and the value apart", name)
+		return fmt.Errorf("%q: pass the name and the value separately", name)
 	case strings.ContainsRune(value, 0):
 		return fmt.Errorf("%s: the value contains a NUL byte", name)
 	case strings.Contains(name, "-"): // osqueryd reads it as the other, past all that follows
 		return fmt.Errorf("%s is spelled %s", name, strings.ReplaceAll(name, "-", "_"))
 	case negated && opposite.Owner != osqueryflags.Anyone:
-		return fmt.Errorf("%s is how osqueryd spells %s=false; give that", name, opposite.Name)
+		return fmt.Errorf("%s is how osqueryd spells %s=false; use that", name, opposite.Name)
 	case !hostMay(f) && f.Name != name:
 		return fmt.Errorf("%s is another name of %s, which is the SDK's to set", name, f.Name)
 	case !hostMay(f) && f.Reason != "":
@@ -194,20 +194,20 @@ var (
 	illegalValuePattern = regexp.MustCompile(`ERROR: (illegal value .* specified for .* flag '([^']*)'|.*failed validation of new value .* for flag '([^']*)')`)
 )
 
-// flagVerdict is what an osqueryd said of a command line.
-type flagVerdict struct {
+// flagReport is what an osqueryd objects to in a command line.
+type flagReport struct {
 	unknown map[string]bool
 	illegal []string
 }
 
-// probeFlags asks the binary what it thinks of args. Whoever does not answer in
-// gflags' words has no objection.
-func (o *options) probeFlags(ctx context.Context, path string, args []string) (flagVerdict, error) {
+// probeFlags runs the binary with args for its objections. Output that is not gflags' has
+// none.
+func (o *options) probeFlags(ctx context.Context, path string, args []string) (flagReport, error) {
 	args = append(append([]string{"--flagfile="}, args...), "--"+probeFlag)
 	out, err := o.checks.run(ctx, probe{
 		path: path, args: args, env: o.env, both: true, refuses: true, timeout: o.timeouts.Binary,
 	})
-	v := flagVerdict{unknown: map[string]bool{}}
+	v := flagReport{unknown: map[string]bool{}}
 	var exit exitStatus
 	if err != nil && !errors.As(err, &exit) {
 		return v, fmt.Errorf("%w: %s: %w", ErrBinaryUnusable, path, err)
@@ -234,8 +234,8 @@ func sdkProbe() []string {
 	return append(args, "--distributed_denylist_duration=0")
 }
 
-// askFlags asks the binary about the flags that the host passes.
-func (o *options) askFlags(ctx context.Context, b Binary) error {
+// probeHostFlags runs the binary with the flags that the host passes.
+func (o *options) probeHostFlags(ctx context.Context, b Binary) error {
 	if len(o.flags) == 0 {
 		return nil
 	}
@@ -253,8 +253,8 @@ func (o *options) askFlags(ctx context.Context, b Binary) error {
 			errs = append(errs, optionErrorf("WithFlag", "%s is not a flag of osqueryd %s, which would refuse to start", name, b.Version))
 		}
 	}
-	for _, said := range v.illegal {
-		errs = append(errs, optionErrorf("WithFlag", "%s", said))
+	for _, text := range v.illegal {
+		errs = append(errs, optionErrorf("WithFlag", "%s", text))
 	}
 	return errors.Join(errs...)
 }

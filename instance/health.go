@@ -278,7 +278,7 @@ func (r *run) checkSession(ctx context.Context) error {
 		return err // it did not answer, which says nothing about the registration
 	}
 	if lost.any() {
-		return r.mend(ctx, lost)
+		return r.repair(ctx, lost)
 	}
 	return nil
 }

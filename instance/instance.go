@@ -421,7 +421,7 @@ func (in *Instance) wake() {
 func (in *Instance) WaitReady(ctx context.Context) error {
 	for {
 		in.mu.Lock()
-		ready, closed, changed := in.current != nil && in.current.told, in.closed, in.changed
+		ready, closed, changed := in.current != nil && in.current.announced, in.closed, in.changed
 		in.mu.Unlock()
 		switch {
 		case ready:

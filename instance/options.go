@@ -27,7 +27,7 @@ func (o *options) check() (Binary, error) {
 	case err != nil:
 		errs = append(errs, &OptionError{Option: "WithBinary", Err: err})
 	case len(flagErrs) == 0: // a refused flag may do anything, so none is tried
-		errs = append(errs, o.askFlags(o.ctx, b))
+		errs = append(errs, o.probeHostFlags(o.ctx, b))
 	}
 	return b, errors.Join(errs...)
 }

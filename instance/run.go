@@ -68,10 +68,10 @@ type run struct {
 	stopAsked atomic.Pointer[time.Time] // when Run's context ended
 	stopBegan time.Time                 // from when Timeouts.Stop counts
 
-	asked activations // guarded by in.mu
-	ready bool        // guarded by in.mu
-	told  bool        // ready, and the events say so; guarded by in.mu
-	over  bool        // no more ready; guarded by in.mu
+	asked     activations // guarded by in.mu
+	ready     bool        // guarded by in.mu
+	announced bool        // ready, and the events say so; guarded by in.mu
+	over      bool        // no more ready; guarded by in.mu
 }
 
 // Run is one lifetime of osqueryd: it returns when osqueryd is gone and every
@@ -344,7 +344,7 @@ func (r *run) checkBinary(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.o.askFlags(ctx, b); err != nil {
+	if err := r.o.probeHostFlags(ctx, b); err != nil {
 		return fmt.Errorf("%w: %w", errFlags, err)
 	}
 	r.in.mu.Lock()

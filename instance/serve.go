@@ -70,7 +70,7 @@ func (r *run) workerEnded(ctx context.Context) error {
 	}
 	r.noteDeath()
 	if ctx.Err() == nil {
-		r.in.ext.OsquerydGone(true) // before the next worker asks for its config
+		r.in.ext.OsquerydGone(true) // before the next worker fetches its config
 	}
 	r.closeSession(r.o.timeouts.giveUp())
 	if err := r.attachNext(ctx, began); err != nil {
@@ -107,7 +107,7 @@ func (r *run) attachNext(ctx context.Context, began int) error {
 // announceWorker emits that a worker is registered with again: a new one, and why the last one
 // ended, or the same.
 func (r *run) announceWorker(lost time.Time) {
-	defer r.setTold()
+	defer r.setAnnounced()
 	if pid := r.session.pid; pid != 0 && pid == r.lastPID {
 		r.quick = max(0, r.quick-1)
 		r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
@@ -170,7 +170,7 @@ func (r *run) reattach(ctx context.Context, lost time.Time) bool {
 	r.setReady(true)
 	r.syncTables(ctx) // SetTables found no run that was ready
 	r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
-	r.setTold()
+	r.setAnnounced()
 	return true
 }
 

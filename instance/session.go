@@ -229,7 +229,7 @@ func pluginsOf(reg osquery.ExtensionRegistry) osquery.ExtensionRegistry {
 	return out
 }
 
-// callTable asks one of osqueryd's own tables by the extension protocol instead of
+// callTable reads one of osqueryd's own tables by the extension protocol instead of
 // SQL: it needs none of osqueryd's one SQLite database, so no query is in its way.
 func callTable(ctx context.Context, c *thriftconn.Conn, table string) ([]map[string]string, error) {
 	status, rows, err := c.Call(ctx, "table", table, map[string]string{
@@ -261,8 +261,8 @@ func (r *run) fill(ctx context.Context, s *session) (err error) {
 	return r.verify(ctx, s)
 }
 
-// learnIdentity asks osqueryd who it is before the first call of the transport bears it. A
-// failure is no reason not to register: the enrolment asks again.
+// learnIdentity reads osqueryd's instance_id before the first call of the transport needs it. A
+// failure does not prevent the registration: the enrolment reads it again.
 func (r *run) learnIdentity(ctx context.Context, c *thriftconn.Conn) {
 	if r.o.hostID != "" {
 		return
@@ -355,7 +355,7 @@ const fullCheckEvery = 6
 // errTablesMissing is the loss of a registration that was given up half way.
 var errTablesMissing = errors.New("the host's tables are not registered")
 
-// lost says, for each of the two registrations, what osqueryd lacks of it.
+// lost is what osqueryd lacks of each of the two registrations.
 type lost struct{ plugins, tables error }
 
 func (l lost) any() bool { return l.plugins != nil || l.tables != nil }
@@ -409,9 +409,9 @@ func (g *registration) owns(owned map[string][]string) error {
 	return nil
 }
 
-// mend registers with the same worker again what was lost, and nothing else: a
+// repair registers with the same worker again what was lost, and nothing else: a
 // registration that still stands may be in use this very moment.
-func (r *run) mend(ctx context.Context, l lost) error {
+func (r *run) repair(ctx context.Context, l lost) error {
 	began, why := time.Now(), errors.Join(l.tables, l.plugins)
 	r.in.emit(stats.RegistrationLost{Head: r.in.head(), Err: why})
 	r.log.Warn("osqueryd lost our registration; registering again", "err", why)
@@ -485,7 +485,7 @@ func (r *run) syncTables(ctx context.Context) {
 	}
 }
 
-// hangUp closes the connections on which we ask osqueryd: its server waits for
+// hangUp closes our connections to osqueryd: its server waits for
 // clients when it stops.
 func (r *run) hangUp() {
 	if r.session != nil {

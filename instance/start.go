@@ -27,12 +27,12 @@ func (r *run) start(ctx context.Context) error {
 		Head: r.in.head(), PID: r.proc.PID(), Took: time.Since(r.started),
 		Version: info["version"], InstanceID: info["instance_id"],
 	})
-	r.setTold()
+	r.setAnnounced()
 	return nil
 }
 
 // attach registers with the worker that serves the socket and waits until that worker has
-// activated our logger, of which it had asked before as many times as given. A worker that
+// activated our logger, which had been activated as often as given before. A worker that
 // dies in between is replaced by osqueryd; when several do, attach fails with errCrashLoop.
 func (r *run) attach(ctx context.Context, before int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -80,26 +80,26 @@ func loopOr(ctx context.Context, err error) error {
 	return err
 }
 
-// loggerPatience bounds the wait for osqueryd to activate our logger. It asks for its
+// loggerWait bounds the wait for osqueryd to activate our logger. It asks for its
 // config first, which takes 10 s unless the host allows more, by WithConfigTimeout.
-const loggerPatience = 30 * time.Second
+const loggerWait = 30 * time.Second
 
-// patienceWithin keeps half of the time for a start, so that a transport that hangs, for
+// loggerWaitWithin keeps half of the time for a start, so that a transport that hangs, for
 // which osqueryd waits, does not fail it.
-func patienceWithin(ctx context.Context) time.Duration {
+func loggerWaitWithin(ctx context.Context) time.Duration {
 	end, ok := ctx.Deadline()
 	if !ok {
-		return loggerPatience
+		return loggerWait
 	}
-	return max(0, min(loggerPatience, time.Until(end)/2))
+	return max(0, min(loggerWait, time.Until(end)/2))
 }
 
-// awaitLogger waits until osqueryd has asked our logger to begin more often than before: it
+// awaitLogger waits until osqueryd has activated our logger more often than before: it
 // runs no query earlier, and ends itself if it does not find the logger then. An osqueryd
-// that does not ask at all is taken as it is, after a while.
+// that never does counts as ready after a while.
 func (r *run) awaitLogger(ctx context.Context, before int) error {
-	patience := patienceWithin(ctx)
-	timer := time.NewTimer(patience)
+	wait := loggerWaitWithin(ctx)
+	timer := time.NewTimer(wait)
 	defer timer.Stop()
 	for {
 		r.in.mu.Lock()
@@ -117,13 +117,13 @@ func (r *run) awaitLogger(ctx context.Context, before int) error {
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		case <-timer.C:
-			r.log.Warn("osqueryd did not activate the logger", "waited", patience)
+			r.log.Warn("osqueryd did not activate the logger", "waited", wait)
 			return nil
 		}
 	}
 }
 
-// startError says what ended a start: the exit of osqueryd before everything else.
+// startError returns what ended a start: the exit of osqueryd before everything else.
 func (r *run) startError(ctx context.Context, err error) error {
 	if r.hasExited() {
 		return errExited
@@ -189,7 +189,7 @@ func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
 	return s, nil
 }
 
-// info asks osqueryd who it is. A failure costs two fields of an event, no more.
+// info reads osquery_info. A failure costs two fields of an event, no more.
 func (r *run) info(ctx context.Context) map[string]string {
 	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
 	defer cancel()
@@ -202,34 +202,34 @@ func (r *run) info(ctx context.Context) map[string]string {
 	return rows[0]
 }
 
-// setReady tells everybody who waits.
+// setReady sets whether requests are served, and wakes everybody who waits.
 func (r *run) setReady(ready bool) {
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
 	if r.ready != ready {
-		r.ready, r.told = ready, false
+		r.ready, r.announced = ready, false
 		r.in.wake()
 	}
 }
 
-// setTold ends WaitReady: from here on a snapshot says so too. Requests were taken before,
+// setAnnounced ends WaitReady: from here on a snapshot agrees. Requests were served before,
 // because an observer of the event may make one.
-func (r *run) setTold() {
+func (r *run) setAnnounced() {
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
-	r.told = r.ready
+	r.announced = r.ready
 	r.in.wake()
 }
 
-// setOver tells everybody who waits that this run will not be ready again.
+// setOver wakes everybody who waits: this run will not be ready again.
 func (r *run) setOver() {
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
-	r.ready, r.told, r.over = false, false, true
+	r.ready, r.announced, r.over = false, false, true
 	r.in.wake()
 }
 
-// hostDetails asks osqueryd for what an enrolment tells of the host. It does
+// hostDetails reads from osqueryd what an enrolment sends about the host. It does
 // without SQL, which would have to wait for osqueryd's start to end.
 func (in *Instance) hostDetails(ctx context.Context) map[string]map[string]string {
 	details := map[string]map[string]string{}
@@ -252,7 +252,7 @@ func (in *Instance) noteIdentity(info map[string]string) {
 	}
 }
 
-// controlTable asks one of osqueryd's tables on a connection of its own.
+// controlTable reads one of osqueryd's tables on a connection of its own.
 func (in *Instance) controlTable(ctx context.Context, table string) ([]map[string]string, error) {
 	c, err := thriftconn.Dial(ctx, in.Socket())
 	if err != nil {

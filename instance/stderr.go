@@ -32,7 +32,7 @@ type stderrParser struct {
 
 	mu       sync.Mutex
 	foreign  bool // text from a server may be in what is printed
-	said     causeMatch
+	best     causeMatch
 	quick    int        // quick deaths of workers that the watcher counted
 	looping  func()     // called when they are too many; nil when nobody waits
 	stop     workerStop // the watchdog's newest decision
@@ -48,7 +48,7 @@ type workerStop struct {
 }
 
 func newStderrParser(in *Instance, log *slog.Logger, tail *glog.Tail) *stderrParser {
-	w := &stderrParser{in: in, log: log, tail: tail, said: newCauseMatch(), watcher: func(uint64) bool { return true }}
+	w := &stderrParser{in: in, log: log, tail: tail, best: newCauseMatch(), watcher: func(uint64) bool { return true }}
 	w.before, _ = os.Stat(in.backupPath()) // nil when there is none
 	return w
 }
@@ -84,7 +84,7 @@ func (w *stderrParser) readTrusted(l glog.Line) {
 	if w.foreign = w.foreign || bringsForeignText(l.File); w.foreign {
 		return
 	}
-	w.said.match(l)
+	w.best.match(l)
 	if m := quickPattern.FindStringSubmatch(l.Message); m != nil && l.File == watcherFile && l.Level >= slog.LevelWarn {
 		w.quick = int(min(number(m[1]), 1<<10))
 		w.reportLoop()
@@ -142,7 +142,7 @@ func (w *stderrParser) readUntrusted(l glog.Line) {
 	}
 }
 
-// maxSuspects bounds what is kept until osqueryd can be asked.
+// maxSuspects bounds what is kept until osqueryd's table can be read.
 const maxSuspects = 64
 
 func (w *stderrParser) suspect(query string) {
@@ -233,14 +233,14 @@ func (w *stderrParser) setBackup(path string) (before string) {
 func (w *stderrParser) cause() (stats.Cause, string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return w.said.cause(), w.said.line
+	return w.best.cause(), w.best.line
 }
 
 // reset discards what was printed so far: osqueryd recovered from it.
 func (w *stderrParser) reset() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	w.said.reset()
+	w.best.reset()
 }
 
 // lastTrouble is the newest line that is more than information; empty when there is none.

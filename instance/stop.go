@@ -160,12 +160,12 @@ func (r *run) stopProcess() exit {
 	return x
 }
 
-// endProcess asks osqueryd to leave and, when the grace is over, kills its group.
+// endProcess sends SIGTERM and, when the grace is over, kills the group.
 func (r *run) endProcess() {
 	if r.o.timeouts.Stop > 0 {
 		grace := r.left(stopTerminate)
 		if err := r.proc.Terminate(); err != nil {
-			r.log.Warn("osqueryd could not be asked to stop", "err", err)
+			r.log.Warn("SIGTERM could not be sent to osqueryd", "err", err)
 		}
 		if r.exitsWithin(grace) {
 			return
@@ -192,7 +192,7 @@ func (r *run) exitsWithin(d time.Duration) bool {
 }
 
 // waitGroup makes sure that the worker, which may outlive its watcher, is gone
-// too, and only then gives up the lease.
+// too, and only then removes the lease.
 func (r *run) waitGroup() {
 	ctx, cancel := context.WithTimeout(context.Background(), r.left(stopKill))
 	defer cancel()

@@ -349,7 +349,7 @@ func writers(info fs.FileInfo) string {
 
 func ours(st *syscall.Stat_t) bool { return st.Uid == 0 || int(st.Uid) == os.Geteuid() }
 
-// privateGroup says that a group has no members but the owner: root's own and those that a system makes for each user have
+// privateGroup reports that a group has no members but the owner: root's own and those that a system makes for each user have
 // their owner's number. macOS lets its group of administrators, who may become root, write to /Applications.
 func privateGroup(st *syscall.Stat_t) bool {
 	const macAdmin = 80

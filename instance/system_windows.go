@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// checkBinaryMode looks at the name only: who may write the file is told by
+// checkBinaryMode looks at the name only: who may write the file is in
 // access lists, which osqueryd checks itself.
 func checkBinaryMode(path string, _ fs.FileInfo) error {
 	if !strings.EqualFold(filepath.Ext(path), ".exe") {
@@ -70,7 +70,7 @@ func lockedByAnother(path string) bool {
 
 const pipePrefix = `\\.\pipe\`
 
-// socketPath gives the name of osqueryd's pipe. Pipes live in a name space of
+// socketPath returns the name of osqueryd's pipe. Pipes live in a name space of
 // their own, so there is no directory.
 func (o *options) socketPath(dir string) (socket, socketDir string) {
 	if o.socket != "" {

@@ -147,7 +147,7 @@ func TestTrial15KilledSaysNothing(t *testing.T) {
 	watcherDoes(t, fake, osquerydtest.Action{Do: osquerydtest.Say, Text: line})
 	kill(t, r.PID())
 	e := wantExit(t, r.wait(t), stats.PhaseServe, stats.CauseSignal)
-	if strings.Contains(e.Error(), "osqueryd said") || e.Said != "" {
+	if strings.Contains(e.Error(), "osqueryd printed") || e.Line != "" {
 		t.Errorf("%v", e)
 	}
 	if len(e.Stderr) == 0 {
