@@ -86,7 +86,7 @@ func TestPromise12EveryWaitIsBounded(t *testing.T) {
 	})
 }
 
-// Every failed start says where, why, with what code, what osqueryd said and what to do.
+// Every failed start says where, why, with what code, what osqueryd printed and what to do.
 func TestPromise13FailedStartsSayWhy(t *testing.T) {
 	t.Parallel()
 	const glog = "E1121 02:00:00.000000  42 shutdown.cpp:86] "

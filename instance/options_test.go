@@ -145,7 +145,7 @@ func TestSDKFlagsAreRefused(t *testing.T) {
 	}
 	opts = append(opts, instance.WithFlag("--verbose", "true"), instance.WithFlag("", "x"), instance.WithFlag("a b", "x"),
 		instance.WithFlag("pack_delimiter", ":"))
-	want = append(want, `WithFlag: "--verbose": give the name without dashes`, "WithFlag: the name is empty", `WithFlag: "a b"`,
+	want = append(want, `WithFlag: "--verbose": write the name without dashes`, "WithFlag: the name is empty", `WithFlag: "a b"`,
 		"WithFlag: pack_delimiter: a colon")
 	wantTexts(t, refused(t, "a", opts...), want...)
 }
