@@ -98,7 +98,7 @@ func benchEach(b *testing.B, path string) {
 	c := benchConn(b, path)
 	b.ReportAllocs()
 	for b.Loop() {
-		if err := c.QueryEach(context.Background(), "select 1", func(Row) error { return nil }); err != nil {
+		if err := queryEach(context.Background(), c, "select 1", func(Row) error { return nil }); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -14,33 +14,12 @@ const maxRegisterTries = 3
 
 func noArgs(b []byte) []byte { return b }
 
-// Ping asks for a sign of life. That it answers does not mean that an extension
-// is still registered.
-func (c *Conn) Ping(ctx context.Context) error {
-	_, err := c.statusCall(ctx, methodPing, noArgs)
-	return err
-}
-
 // Extensions lists what is registered, osqueryd itself (UUID 0) included.
 func (c *Conn) Extensions(ctx context.Context) (osquery.InternalExtensionList, error) {
 	var list osquery.InternalExtensionList
 	err := c.call(ctx, methodExtensions, exchange{args: noArgs, result: func(st *callState, typ byte) {
 		if st.r.expect("result", typ, typeMap) {
 			list = st.r.extensionList()
-		}
-	}})
-	if err != nil {
-		return nil, err
-	}
-	return list, nil
-}
-
-// Options lists osqueryd's flags with their values.
-func (c *Conn) Options(ctx context.Context) (osquery.InternalOptionList, error) {
-	var list osquery.InternalOptionList
-	err := c.call(ctx, methodOptions, exchange{args: noArgs, result: func(st *callState, typ byte) {
-		if st.r.expect("result", typ, typeMap) {
-			list = st.r.optionList()
 		}
 	}})
 	if err != nil {
@@ -71,7 +50,7 @@ func (c *Conn) Register(ctx context.Context, name, version string, registry osqu
 			return 0, fmt.Errorf("take back a registration that got UUID 0: %w", err)
 		}
 	}
-	return 0, errors.New("osqueryd keeps giving out UUID 0, which is its own: register later")
+	return 0, errors.New("osqueryd keeps choosing UUID 0, which is its own: register later")
 }
 
 // Deregister removes an extension and all its routes; see IsNotRegistered.
@@ -83,7 +62,7 @@ func (c *Conn) Deregister(ctx context.Context, uuid int64) error {
 }
 
 // Call calls a plugin of osqueryd, or of an extension. The status is the
-// plugin's own answer, which may well not be 0; err says only that there is
+// plugin's own answer, which may well not be 0; an error means that there is
 // none. Rows are nil unless the plugin sent some.
 func (c *Conn) Call(
 	ctx context.Context, registry, item string, request map[string]string,
@@ -102,17 +81,6 @@ func (c *Conn) Call(
 		return osquery.ExtensionStatus{}, nil, err
 	}
 	return status, rows, nil
-}
-
-// Shutdown calls an extension's shutdown. osqueryd's manager answers and does
-// nothing.
-func (c *Conn) Shutdown(ctx context.Context) error {
-	err := c.call(ctx, methodShutdown, exchange{args: noArgs, result: func(st *callState, typ byte) { st.r.skip(typ) }})
-	var app *ApplicationError
-	if errors.As(err, &app) && app.Type == exceptionMissingResult {
-		return nil // the method returns nothing
-	}
-	return err
 }
 
 // statusCall runs a call whose result is a status; one that is not 0 is a
@@ -173,28 +141,14 @@ type callbackError struct{ err error }
 func (e callbackError) Error() string { return e.err.Error() }
 
 // Query runs SQL and returns all rows. SQL that fails is a *StatusError with
-// SQLite's message. osqueryd cannot cancel a query: one that is given up goes
+// SQLite's message. osqueryd cannot cancel a query: one whose context ends goes
 // on there. Use a QueryQueue when more than one query may run.
-func (c *Conn) Query(ctx context.Context, sql string) (Rows, error) {
-	return c.rowsCall(ctx, methodQuery, sql)
-}
-
-// QueryEach runs SQL and calls fn with each row while the answer arrives, so
-// that never more than about 64 KiB of it are held, or one row if that is
-// larger. fn runs in the goroutine of the caller and must not use the
-// connection. An error from fn ends the reading, closes the connection unless
-// the answer had arrived entirely, and is returned as it is. Rows may have been
-// handed out before an error shows.
-func (c *Conn) QueryEach(ctx context.Context, sql string, fn func(Row) error) error {
-	return c.call(ctx, methodQuery, eachExchange(methodQuery, sql, fn))
-}
-
-func (c *Conn) rowsCall(ctx context.Context, method, sql string) (rows Rows, err error) {
-	err = c.call(ctx, method, rowsExchange(method, sql, &rows))
+func (c *Conn) Query(ctx context.Context, sql string) (rows Rows, err error) {
+	err = c.call(ctx, methodQuery, rowsExchange(methodQuery, sql, &rows))
 	return rows, err
 }
 
-// rowsExchange asks for rows and puts them into rows.
+// rowsExchange requests rows and stores them in rows.
 func rowsExchange(method, sql string, rows *Rows) exchange {
 	var a answer
 	return exchange{
@@ -214,27 +168,32 @@ func rowsExchange(method, sql string, rows *Rows) exchange {
 	}
 }
 
-// eachExchange asks for rows and hands them to fn as they arrive.
+// eachExchange requests rows and calls fn with each while the answer arrives, so
+// that never more than about 64 KiB of it are held, or one row if that is
+// larger. fn runs in the goroutine of the caller and must not use the
+// connection. An error from fn ends the reading, closes the connection unless
+// the answer had arrived entirely, and is returned as it is. fn may have been
+// called with rows before an error shows.
 func eachExchange(method, sql string, fn func(Row) error) exchange {
 	var a answer
 	return exchange{
 		args: func(b []byte) []byte { return appendStringField(b, 1, sql) },
 		result: func(st *callState, typ byte) {
 			if st.r.expect("result", typ, typeStruct) {
-				a = st.r.queryAnswer(&st.rows, func() error { return handOut(&st.rows, fn) })
+				a = st.r.queryAnswer(&st.rows, func() error { return emitRows(&st.rows, fn) })
 			}
 		},
 		finish: func(st *callState) error {
 			if err := a.refusal(method); err != nil {
 				return err
 			}
-			return ownError(handOut(&st.rows, fn))
+			return ownError(emitRows(&st.rows, fn))
 		},
 	}
 }
 
-// handOut calls fn with the rows gathered so far and forgets them.
-func handOut(b *rowBuilder, fn func(Row) error) error {
+// emitRows calls fn with the rows gathered so far and forgets them.
+func emitRows(b *rowBuilder, fn func(Row) error) error {
 	for _, row := range b.rowsOut().All() {
 		if err := fn(row); err != nil {
 			return callbackError{err}

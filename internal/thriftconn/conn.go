@@ -16,7 +16,7 @@ type Option func(*connOptions)
 type connOptions struct{ maxMessage int }
 
 // WithMaxMessage bounds a message in either direction, in bytes; the default is
-// DefaultMaxMessage, 0 or less asks for it, and more than 2 GiB is cut to that.
+// DefaultMaxMessage, 0 or less stands for it, and more than 2 GiB is cut to that.
 func WithMaxMessage(bytes int) Option {
 	return func(o *connOptions) { o.maxMessage = bytes }
 }
@@ -150,7 +150,7 @@ func (c *Conn) call(ctx context.Context, method string, ex exchange) error {
 	return ownError(err)
 }
 
-func (c *Conn) takeState() *callState {
+func (c *Conn) getState() *callState {
 	st, ok := c.pooled.Get().(*callState)
 	if !ok {
 		st = &callState{}
@@ -282,7 +282,7 @@ func (c *Conn) exchange(ctx context.Context, method string, ex exchange) (phase,
 	if err := ctx.Err(); err != nil {
 		return phaseIdle, fmt.Errorf("%s: %w", method, err)
 	}
-	st := c.takeState()
+	st := c.getState()
 	defer c.putState(st)
 	ph, cut, err := c.guarded(ctx, st, method, ex)
 	if err == nil || ph.clean() {
@@ -291,7 +291,7 @@ func (c *Conn) exchange(ctx context.Context, method string, ex exchange) (phase,
 	return ph, c.explain(ctx, method, err, cut)
 }
 
-// guarded runs the exchange so that the end of ctx interrupts it; cut tells
+// guarded runs the exchange so that the end of ctx interrupts it; cut reports
 // whether it did.
 func (c *Conn) guarded(ctx context.Context, st *callState, method string, ex exchange) (ph phase, cut bool, err error) {
 	if ctx.Done() == nil {
@@ -310,12 +310,12 @@ func (c *Conn) guarded(ctx context.Context, st *callState, method string, ex exc
 	return ph, false, err
 }
 
-// explain returns the error that tells most about why an exchange failed.
+// explain returns the most specific error of a failed exchange.
 func (c *Conn) explain(ctx context.Context, method string, err error, cut bool) error {
 	var own callbackError
 	switch {
 	case errors.As(err, &own):
-		return own // whoever called takes it out, knowing then that it tells nothing about the connection
+		return own // ownError unwraps it: it is not the connection's
 	case c.state.Load() == stateClosed:
 		return fmt.Errorf("%s: %w", method, ErrClosed)
 	case cut && isTimeout(err):
@@ -400,11 +400,11 @@ func (r *reader) result(st *callState, method string, ex exchange) error {
 	return nil
 }
 
-// discardAnswer reads the answer to a request whose caller gave up, and throws
-// it away. It reports whether the connection is clean then. The caller has the
-// turn.
+// discardAnswer reads and drops the answer to a request whose caller has
+// returned. It reports whether the connection is clean then. The caller of this
+// has the turn.
 func (c *Conn) discardAnswer(within time.Duration) bool {
-	st := c.takeState()
+	st := c.getState()
 	defer c.putState(st)
 	if c.nc.SetReadDeadline(time.Now().Add(within)) != nil {
 		return false

@@ -49,7 +49,7 @@ func TestCancelledCallReturnsAtOnceAndBreaksTheConnection(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if err := c.Ping(within(t)); !errors.Is(err, ErrBroken) {
+	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
 		t.Errorf("a later call got %v", err)
 	}
 }
@@ -59,10 +59,10 @@ func TestContextThatEndedBeforeTheCallBreaksNothing(t *testing.T) {
 	c := dialFake(t, &fakeManager{})
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := c.Ping(ctx); !errors.Is(err, context.Canceled) {
+	if err := ping(ctx, c); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); err != nil {
+	if err := ping(within(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -72,7 +72,7 @@ func TestContextThatEndsAfterTheCallBreaksNothing(t *testing.T) {
 	c := dialFake(t, &fakeManager{})
 	for range 200 {
 		ctx, cancel := context.WithCancel(context.Background())
-		if err := c.Ping(ctx); err != nil {
+		if err := ping(ctx, c); err != nil {
 			t.Fatal(err)
 		}
 		cancel()
@@ -91,14 +91,14 @@ func TestWaitingForTheTurnEndsWithTheContext(t *testing.T) {
 	wait(t, "the query", started)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
-	if err := c.Ping(ctx); !errors.Is(err, context.DeadlineExceeded) {
+	if err := ping(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
 		t.Fatalf("got %v", err)
 	}
 	close(release)
 	if err := <-result; err != nil {
 		t.Fatalf("a caller that gave up waiting broke the query in flight: %v", err)
 	}
-	if err := c.Ping(within(t)); err != nil {
+	if err := ping(within(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -119,7 +119,7 @@ func TestCloseEndsTheCallInFlight(t *testing.T) {
 	if err := <-result; !errors.Is(err, ErrClosed) {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); !errors.Is(err, ErrClosed) {
+	if err := ping(within(t), c); !errors.Is(err, ErrClosed) {
 		t.Fatalf("a later call got %v", err)
 	}
 }
@@ -131,12 +131,12 @@ func TestPeerThatGoesAwayIsATransportError(t *testing.T) {
 		_, _ = theirs.Read(make([]byte, 1000))
 		_ = theirs.Close()
 	}()
-	err := c.Ping(within(t))
+	err := ping(within(t), c)
 	var transport *TransportError
 	if !errors.As(err, &transport) || !errors.Is(err, io.EOF) || transport.Method != methodPing {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); !errors.Is(err, ErrBroken) {
+	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("a later call got %v", err)
 	}
 }
@@ -148,7 +148,7 @@ func TestRequestThatIsTooLargeBreaksNothing(t *testing.T) {
 	if !errors.Is(err, ErrTooLarge) {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); err != nil {
+	if err := ping(within(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -159,7 +159,7 @@ func TestAnswerThatIsTooLarge(t *testing.T) {
 	if _, err := c.Query(within(t), ""); !errors.Is(err, ErrTooLarge) {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); !errors.Is(err, ErrBroken) {
+	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("a later call got %v", err)
 	}
 }
@@ -180,7 +180,7 @@ func TestDialUntilConnectsAsSoonAsTheSocketAnswers(t *testing.T) {
 	go func() {
 		c, err := DialUntil(within(t), path, nil)
 		if err == nil {
-			err = c.Ping(within(t))
+			err = ping(within(t), c)
 			_ = c.Close()
 		}
 		result <- err
@@ -238,7 +238,7 @@ func TestDeadlineDuringAnAnswer(t *testing.T) {
 		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 		defer cancel()
 		start := time.Now()
-		err := c.Ping(ctx)
+		err := ping(ctx, c)
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(start) != time.Minute {
 			t.Fatalf("after %v: %v", time.Since(start), err)
 		}

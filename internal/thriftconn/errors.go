@@ -25,9 +25,9 @@ var (
 	// the query was in flight. Whether it ran is unknown; try again if running
 	// it twice does no harm.
 	ErrConnectionLost = errors.New("connection to osqueryd lost while the query was in flight")
-	// ErrWaiting means that a query of a QueryQueue was given up before it was sent.
+	// ErrWaiting means that the context of a query of a QueryQueue ended before it was sent.
 	ErrWaiting = errors.New("the query was still waiting for its turn")
-	// ErrInFlight means that a query of a QueryQueue was given up while osqueryd ran it;
+	// ErrInFlight means that the context of a query of a QueryQueue ended while osqueryd ran it;
 	// osqueryd goes on with it.
 	ErrInFlight = errors.New("osqueryd was still running the query")
 	// ErrUnavailable means that no connection to osqueryd could be had for as

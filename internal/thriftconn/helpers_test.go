@@ -232,3 +232,37 @@ func dialFake(t testing.TB, f *fakeManager, opts ...Option) *Conn {
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
+
+// ping is the shortest call there is.
+func ping(ctx context.Context, c *Conn) error {
+	_, err := c.statusCall(ctx, methodPing, noArgs)
+	return err
+}
+
+// queryEach is QueryQueue.QueryEach on a connection.
+func queryEach(ctx context.Context, c *Conn, sql string, fn func(Row) error) error {
+	return c.call(ctx, methodQuery, eachExchange(methodQuery, sql, fn))
+}
+
+// mapsOf returns all rows as maps, without their absent cells.
+func mapsOf(r Rows) []map[string]string {
+	out := make([]map[string]string, r.Len())
+	for i, row := range r.All() {
+		out[i] = row.Map()
+	}
+	return out
+}
+
+// cell returns the one cell of an answer; empty when there is none.
+func cell(r Rows) string {
+	for _, value := range r.View(0).All() {
+		return value
+	}
+	return ""
+}
+
+func serverMaxMessage(n int) ServerOption { return func(o *serverOptions) { o.maxMessage = n } }
+
+func serverWriteTimeout(d time.Duration) ServerOption {
+	return func(o *serverOptions) { o.writeTimeout = d }
+}

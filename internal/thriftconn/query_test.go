@@ -69,15 +69,15 @@ func checkRows(t *testing.T, got Rows, want []map[string]string) {
 	if got.Len() != len(want) {
 		t.Fatalf("%d rows instead of %d", got.Len(), len(want))
 	}
-	if d := cmp.Diff(want, got.Maps()); d != "" {
+	if d := cmp.Diff(want, mapsOf(got)); d != "" {
 		t.Fatal(d)
 	}
 	for i, view := range got.All() {
 		seen := 0
-		for column, name := range got.Columns() {
-			v, ok := got.Value(i, name)
+		for _, name := range got.Columns() {
+			v, ok := got.View(i).Value(name)
 			wantV, wantOK := want[i][name]
-			if v != wantV || ok != wantOK || got.At(i, column) != wantV || view.At(column) != wantV {
+			if sameV, sameOK := view.Value(name); v != wantV || ok != wantOK || sameV != v || sameOK != ok {
 				t.Fatalf("row %d column %q: %q %t instead of %q %t", i, name, v, ok, wantV, wantOK)
 			}
 			if ok {
@@ -97,19 +97,17 @@ func TestRowsOutOfRange(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, r := range []Rows{{}, rows} {
-		for _, at := range [][2]int{{-1, 0}, {1, 0}, {0, -1}, {0, 1}} {
-			if s := r.At(at[0], at[1]); s != "" {
-				t.Errorf("cell %v of %d rows is %q", at, r.Len(), s)
-			}
-		}
-		if _, ok := r.Value(0, "nosuch"); ok {
+		if _, ok := r.View(0).Value("nosuch"); ok {
 			t.Error("a column that does not exist has a value")
 		}
-		if r.Row(7) != nil || r.Row(-1) != nil {
-			t.Error("a row that does not exist is a map")
+		for _, i := range []int{-1, r.Len()} {
+			row := r.View(i)
+			if _, ok := row.Value("a"); ok || row.Map() != nil || row.Columns() != nil {
+				t.Errorf("row %d of %d has content", i, r.Len())
+			}
 		}
 	}
-	if (Rows{}).Columns() != nil || len((Rows{}).Maps()) != 0 {
+	if (Rows{}).Columns() != nil || (Rows{}).Len() != 0 {
 		t.Error("the zero Rows has content")
 	}
 }
@@ -124,10 +122,10 @@ func TestQueryRefusal(t *testing.T) {
 	if !errors.As(err, &status) || status.Code != 1 || status.Message != "no such table: x" {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.QueryEach(within(t), "", nil); !errors.As(err, &status) {
+	if err := queryEach(within(t), c, "", nil); !errors.As(err, &status) {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); err != nil {
+	if err := ping(within(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -139,7 +137,7 @@ func TestQueryEach(t *testing.T) {
 	c := dialFake(t, answering(want...))
 	var got []map[string]string
 	var kept []Row
-	err := c.QueryEach(within(t), "", func(r Row) error {
+	err := queryEach(within(t), c, "", func(r Row) error {
 		got = append(got, r.Map())
 		kept = append(kept, r)
 		return nil
@@ -152,7 +150,7 @@ func TestQueryEach(t *testing.T) {
 			t.Fatalf("row %d changed after its callback", i)
 		}
 	}
-	if err := c.Ping(within(t)); err != nil {
+	if err := ping(within(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -160,18 +158,18 @@ func TestQueryEach(t *testing.T) {
 func TestQueryEachEndsWithTheCallersError(t *testing.T) {
 	checkLeaks(t)
 	c := dialFake(t, answering(sampleRows(20000)...))
-	err := c.QueryEach(within(t), "", func(Row) error { return errFake })
+	err := queryEach(within(t), c, "", func(Row) error { return errFake })
 	if !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); !errors.Is(err, ErrBroken) {
+	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("the rest of the answer is unread, yet the next call got %v", err)
 	}
 	small := dialFake(t, answering(sampleRows(2)...))
-	if err := small.QueryEach(within(t), "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
+	if err := queryEach(within(t), small, "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
-	if err := small.Ping(within(t)); err != nil {
+	if err := ping(within(t), small); err != nil {
 		t.Fatalf("the answer was read, yet the next call got %v", err)
 	}
 }
@@ -185,9 +183,9 @@ func TestQueryEachPanicBreaksTheConnection(t *testing.T) {
 				t.Errorf("the panic became %v", v)
 			}
 		}()
-		_ = c.QueryEach(within(t), "", func(Row) error { panic("mine") })
+		_ = queryEach(within(t), c, "", func(Row) error { panic("mine") })
 	}()
-	if err := c.Ping(within(t)); !errors.Is(err, ErrBroken) {
+	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("got %v", err)
 	}
 }

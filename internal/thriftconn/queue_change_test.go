@@ -40,7 +40,7 @@ func TestQueueResetBeforeTheQueryIsSent(t *testing.T) {
 	} {
 		q, path := startQueue(t, answering())
 		ctx := within(t)
-		if err := q.takeTurn(ctx); err != nil {
+		if err := q.acquireTurn(ctx); err != nil {
 			t.Fatal(err)
 		}
 		l, err := q.connect(ctx)
@@ -53,7 +53,7 @@ func TestQueueResetBeforeTheQueryIsSent(t *testing.T) {
 		if closed := name == "close"; again == closed || errors.Is(err, ErrClosed) != closed {
 			t.Errorf("%s: again %v, %v", name, again, err)
 		}
-		q.passTurn()
+		q.releaseTurn()
 	}
 }
 

@@ -49,8 +49,8 @@ func TestQueueRunsOneQueryAtATime(t *testing.T) {
 			for i := range 50 {
 				sql := fmt.Sprint(g, i)
 				rows, err := q.Query(within(t), sql)
-				if err != nil || rows.At(0, 0) != sql {
-					t.Errorf("query %s got %q, %v", sql, rows.At(0, 0), err)
+				if err != nil || cell(rows) != sql {
+					t.Errorf("query %s got %q, %v", sql, cell(rows), err)
 				}
 			}
 		})
@@ -108,8 +108,8 @@ func TestQueueCancellationIsPromptAndPoisonsNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	rows, err := q.Query(within(t), "after")
-	if err != nil || rows.At(0, 0) != "after" {
-		t.Fatalf("got %q, %v: a late answer was taken for this one's", rows.At(0, 0), err)
+	if err != nil || cell(rows) != "after" {
+		t.Fatalf("got %q, %v: a late answer was taken for this one's", cell(rows), err)
 	}
 	if s := q.Stats(); s != (QueueStats{Run: 2, Abandoned: 1}) {
 		t.Errorf("stats %+v", s)

@@ -10,13 +10,13 @@ import (
 // cells in one string. It never changes, so that any number of goroutines may
 // read it, and copying it is cheap. The zero value has no rows.
 //
-// osqueryd does not tell NULL from the empty string. A row may lack a column
+// osqueryd sends NULL as the empty string. A row may lack a column
 // that other rows have; such a cell is absent, which is not the same as empty.
 type Rows struct{ t *table }
 
 // table is what Rows points to. While all rows have the same columns in the
 // same order, cell c of row r is at r*len(columns)+c. As soon as one differs,
-// cellColumn and rowStart say where the cells belong.
+// cellColumn and rowStart hold where the cells belong.
 type table struct {
 	columns []string
 	data    string
@@ -46,20 +46,6 @@ func (r Rows) Columns() []string {
 	return r.t.columns
 }
 
-// Value returns a cell by the name of its column, and whether it is there: false
-// for an unknown column, for a row that lacks it and for a row out of range.
-func (r Rows) Value(row int, column string) (string, bool) {
-	return r.View(row).Value(column)
-}
-
-// At returns a cell by the index of its column in Columns; an absent cell, or an
-// index out of range, is the empty string.
-func (r Rows) At(row, column int) string { return r.View(row).At(column) }
-
-// Row returns row i as a new map, without its absent cells; nil when i is out of
-// range.
-func (r Rows) Row(i int) map[string]string { return r.View(i).Map() }
-
 // View returns row i without copying anything; the zero Row when i is out of
 // range.
 func (r Rows) View(i int) Row {
@@ -67,15 +53,6 @@ func (r Rows) View(i int) Row {
 		return Row{}
 	}
 	return Row{t: r.t, i: i}
-}
-
-// Maps returns all rows as new maps, without their absent cells.
-func (r Rows) Maps() []map[string]string {
-	maps := make([]map[string]string, r.Len())
-	for i := range maps {
-		maps[i] = r.Row(i)
-	}
-	return maps
 }
 
 // All ranges over the rows with their index.
@@ -113,16 +90,6 @@ func (r Row) Value(column string) (string, bool) {
 		}
 	}
 	return "", false
-}
-
-// At returns a cell by the index of its column; an absent cell, or an index out
-// of range, is the empty string.
-func (r Row) At(column int) string {
-	if column < 0 || column >= len(r.Columns()) {
-		return ""
-	}
-	s, _ := r.t.cell(r.i, column)
-	return s
 }
 
 // All ranges over the cells that the row has: the column and the value.
@@ -209,7 +176,7 @@ type rowBuilder struct {
 	names    []byte // the column names, one after the other
 	nameEnds []uint32
 	index    map[string]int // of the columns, once there are many
-	columns  []string       // as handed out last
+	columns  []string       // as returned last
 
 	data []byte
 	ends []uint32
@@ -228,7 +195,7 @@ type rowBuilder struct {
 	defining bool     // the current row defines the columns
 }
 
-// reset empties the builder and lets go of memory that is too big for a pool.
+// reset empties the builder and drops memory that is too big for a pool.
 func (b *rowBuilder) reset() {
 	b.names, b.nameEnds, b.stamp = keep(b.names), keep(b.nameEnds), keep(b.stamp)
 	b.index, b.columns = nil, nil
@@ -399,7 +366,7 @@ func (b *rowBuilder) columnNames() []string {
 }
 
 const (
-	// chunkBytes and chunkRows are after how much a streamed answer is handed on.
+	// chunkBytes and chunkRows are after how much of a streamed answer its rows are emitted.
 	chunkBytes = 64 << 10
 	chunkRows  = 1024
 )
@@ -457,7 +424,7 @@ func (r *reader) row(b *rowBuilder) {
 	b.rows++
 }
 
-// quickCell takes a cell that is entirely buffered and has the column that is
+// quickCell reads a cell that is entirely buffered and has the column that is
 // expected. It is what nearly every cell of an answer goes through.
 func (r *reader) quickCell(b *rowBuilder) bool {
 	buf := r.buf[r.r:r.w]
@@ -483,7 +450,7 @@ func (r *reader) quickCell(b *rowBuilder) bool {
 	return true
 }
 
-// cell takes any cell.
+// cell reads any cell.
 func (r *reader) cell(b *rowBuilder) {
 	name := r.view()
 	if r.err != nil {

@@ -2,13 +2,11 @@ package thriftconn
 
 import (
 	"context"
-	"errors"
-	"io"
 	"net"
 	"sync"
 )
 
-// Sentinel is an idle connection to osqueryd's manager socket. Its end says,
+// Sentinel is an idle connection to osqueryd's manager socket. Its end shows,
 // without any polling, that the process which accepted it went away. It has one
 // goroutine.
 type Sentinel struct {
@@ -17,11 +15,7 @@ type Sentinel struct {
 	joined  chan struct{}
 	closing chan struct{}
 	once    sync.Once
-	err     error // set before lost is closed
 }
-
-// errUnasked is the end of a sentinel whose peer speaks without being asked.
-var errUnasked = errors.New("the peer sent something without being asked: it is not osqueryd")
 
 // Watch connects to the socket at path, in one try that ends with ctx and after
 // 5 s; a failure is a *DialError. ctx does not bound the watch that follows:
@@ -49,17 +43,6 @@ func watch(nc net.Conn) *Sentinel {
 // connection. Close does not close it.
 func (s *Sentinel) Lost() <-chan struct{} { return s.lost }
 
-// Err reports how the connection ended: io.EOF when its peer closed it; nil as
-// long as Lost is open.
-func (s *Sentinel) Err() error {
-	select {
-	case <-s.lost:
-		return s.err
-	default:
-		return nil
-	}
-}
-
 // Close ends the watch and joins its goroutine. It may be called more than
 // once, and always returns nil.
 func (s *Sentinel) Close() error {
@@ -74,19 +57,12 @@ func (s *Sentinel) Close() error {
 func (s *Sentinel) wait() {
 	defer close(s.joined)
 	var one [1]byte
-	n, err := s.nc.Read(one[:])
+	_, _ = s.nc.Read(one[:]) // a peer that sends something on its own is not osqueryd
 	select {
 	case <-s.closing:
 		return // the owner ended it
 	default:
 	}
-	switch {
-	case n > 0:
-		err = errUnasked
-	case err == nil:
-		err = io.ErrNoProgress
-	}
-	s.err = err
 	close(s.lost)
 	_ = s.nc.Close()
 }

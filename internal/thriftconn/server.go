@@ -15,9 +15,9 @@ import (
 
 // Defaults and bounds of a Server.
 const (
-	// DefaultWriteTimeout is how long osqueryd may take to accept a part of an
-	// answer.
-	DefaultWriteTimeout = 30 * time.Second
+	// writeTimeout is how long osqueryd may take to accept a part of an answer, of
+	// 64 KiB or so. The bound is kept roughly: it takes effect within twice the time.
+	writeTimeout = 30 * time.Second
 
 	// hangupDelay is between one and two of how long a call runs before its
 	// connection is watched for its end; shorter calls do without.
@@ -37,7 +37,7 @@ type Handler interface {
 	// after it returned. An answer without a status is a failure. A panic is
 	// answered with status 1.
 	Call(ctx context.Context, registry, item string, request map[string]string) osquery.ExtensionResponse
-	// Shutdown is called when osqueryd asks the extension to end; it has been
+	// Shutdown is called when osqueryd orders the extension to end; it has been
 	// answered. It must not wait for Server.Close, which waits for it.
 	Shutdown()
 }
@@ -46,24 +46,10 @@ type Handler interface {
 type ServerOption func(*serverOptions)
 
 type serverOptions struct {
-	maxMessage   int
+	maxMessage   int // in either direction: a larger request ends its connection, a larger answer is replaced by a failure
 	writeTimeout time.Duration
 	onPanic      func(value any, stack []byte)
 	log          *slog.Logger
-}
-
-// WithServerMaxMessage bounds a message in either direction, in bytes; see
-// WithMaxMessage. A larger request ends its connection; a larger answer is
-// replaced by a failure.
-func WithServerMaxMessage(bytes int) ServerOption {
-	return func(o *serverOptions) { o.maxMessage = bytes }
-}
-
-// WithWriteTimeout bounds how long osqueryd may take to accept a part of an
-// answer, of 64 KiB or so; 0 or less stands for DefaultWriteTimeout. The bound
-// is kept roughly: it takes effect within twice the time.
-func WithWriteTimeout(d time.Duration) ServerOption {
-	return func(o *serverOptions) { o.writeTimeout = d }
 }
 
 // OnPanic sets a function that is called with every panic in the handler, with the
@@ -104,15 +90,12 @@ type Server struct {
 func NewServer(h Handler, opts ...ServerOption) *Server {
 	s := &Server{
 		handler: h,
+		opt:     serverOptions{maxMessage: DefaultMaxMessage, writeTimeout: writeTimeout},
 		lists:   map[net.Listener]struct{}{},
 		conns:   map[*serverConn]struct{}{},
 	}
 	for _, opt := range opts {
 		opt(&s.opt)
-	}
-	s.opt.maxMessage = clampMessage(s.opt.maxMessage)
-	if s.opt.writeTimeout <= 0 {
-		s.opt.writeTimeout = DefaultWriteTimeout
 	}
 	if s.opt.log == nil {
 		s.opt.log = slog.New(slog.DiscardHandler)

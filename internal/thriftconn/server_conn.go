@@ -37,7 +37,7 @@ type connState struct {
 // serve answers requests until the connection ends.
 func (c *serverConn) serve() {
 	defer c.s.done(c)
-	c.st = c.s.takeState(c.nc)
+	c.st = c.s.getState(c.nc)
 	defer c.s.putState(c.st)
 	defer func() {
 		if c.cancel != nil {
@@ -159,7 +159,7 @@ func (c *serverConn) respond(h header, response *osquery.ExtensionResponse) erro
 		return nil
 	}
 	if response.Status == nil {
-		*response = failed("the plugin gave no status")
+		*response = failed("the plugin returned no status")
 	}
 	if size := responseSize(response); size > c.s.opt.maxMessage {
 		*response = failed(fmt.Sprintf("the plugin's answer of %d bytes exceeds the limit of %d", size, c.s.opt.maxMessage))
@@ -215,7 +215,7 @@ func (c *serverConn) flush() error {
 	return nil
 }
 
-// boundWrites sees to it that a write has between one and two timeouts left. It
+// boundWrites makes sure that a write has between one and two timeouts left. It
 // seldom has to set the deadline for that.
 func (c *serverConn) boundWrites() error {
 	now := time.Now()
@@ -230,7 +230,7 @@ func (c *serverConn) boundWrites() error {
 	return nil
 }
 
-func (s *Server) takeState(nc net.Conn) *connState {
+func (s *Server) getState(nc net.Conn) *connState {
 	st, ok := s.pooled.Get().(*connState)
 	if !ok {
 		st = &connState{out: make([]byte, 0, minBuffer)}

@@ -106,7 +106,7 @@ func TestServerAgainstOurClient(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if err := c.Ping(within(t)); err != nil {
+	if err := ping(within(t), c); err != nil {
 		t.Fatal(err)
 	}
 	request := map[string]string{"action": "genConfig"}
@@ -115,14 +115,14 @@ func TestServerAgainstOurClient(t *testing.T) {
 	if err != nil || status != *want.Status || !cmp.Equal(rows, []map[string]string(want.Response)) {
 		t.Fatalf("%v %v %v", status, rows, err)
 	}
-	if err := c.Shutdown(within(t)); err != nil {
+	if err := generatedClient(t, path).Shutdown(within(t)); err != nil {
 		t.Fatal(err)
 	}
 	var app *ApplicationError
-	if _, err := c.Options(within(t)); !errors.As(err, &app) || app.Type != exceptionUnknownMethod {
+	if _, err := c.Extensions(within(t)); !errors.As(err, &app) || app.Type != exceptionUnknownMethod {
 		t.Fatalf("got %v", err)
 	}
-	if err := c.Ping(within(t)); err != nil {
+	if err := ping(within(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -143,7 +143,7 @@ func TestServerReplacesAnAnswerThatIsTooLarge(t *testing.T) {
 	checkLeaks(t)
 	_, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		return *rowsResponse(sampleRows(100)...)
-	}), WithServerMaxMessage(2000))
+	}), serverMaxMessage(2000))
 	got, err := generatedClient(t, path).Call(within(t), "table", "t", nil)
 	if err != nil || got.Status.Code != codeFailed || !strings.Contains(got.Status.Message, "exceeds the limit") {
 		t.Fatalf("got %v, %v", got, err)
@@ -171,7 +171,7 @@ func TestServerGivesUpOnAPeerThatDoesNotRead(t *testing.T) {
 	log := told{slog.DiscardHandler, make(chan string, 9)}
 	_, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		return *rowsResponse(map[string]string{"large": strings.Repeat("x", 8<<20)})
-	}), WithWriteTimeout(10*time.Millisecond), WithServerLogger(slog.New(log)))
+	}), serverWriteTimeout(10*time.Millisecond), WithServerLogger(slog.New(log)))
 	nc, err := dial(within(t), path)
 	if err != nil {
 		t.Fatal(err)
@@ -228,7 +228,7 @@ func TestServerAnswersWithoutStatusAreFailures(t *testing.T) {
 
 func TestServerClosesOnRubbish(t *testing.T) {
 	checkLeaks(t)
-	_, path := startServer(t, handlerFunc(echo), WithServerMaxMessage(1000))
+	_, path := startServer(t, handlerFunc(echo), serverMaxMessage(1000))
 	huge := appendHeader(nil, messageCall, methodCall, 1)
 	huge = appendI32(appendField(huge, typeString, 1), 1<<30)
 	for name, sent := range map[string][]byte{

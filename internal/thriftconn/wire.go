@@ -55,21 +55,20 @@ const (
 	methodCall       = "call"
 	methodShutdown   = "shutdown"
 	methodExtensions = "extensions"
-	methodOptions    = "options"
 	methodRegister   = "registerExtension"
 	methodDeregister = "deregisterExtension"
 	methodQuery      = "query"
 	methodColumns    = "getQueryColumns"
 )
 
-// DefaultMaxMessage is how many bytes a message may have unless an option says
-// otherwise: 100 MiB, what osqueryd itself accepts.
+// DefaultMaxMessage is how many bytes a message may have unless an option sets
+// another bound: 100 MiB, what osqueryd itself accepts.
 const DefaultMaxMessage = 100 << 20
 
 // maxMessageCeiling keeps offsets within 32 bits.
 const maxMessageCeiling = math.MaxInt32
 
-// clampMessage returns the limit that an option asked for, or the default.
+// clampMessage returns the limit that an option set, or the default.
 func clampMessage(n int) int {
 	if n <= 0 {
 		return DefaultMaxMessage
