@@ -7,7 +7,7 @@
 //     call at a time. Every call ends with its context.
 //   - [QueryQueue] runs queries one at a time, first come first served, because
 //     osqueryd collapses when queries run side by side.
-//   - [Sentinel] is an idle connection whose end tells, without polling, that
+//   - [Sentinel] is an idle connection whose end shows, without polling, that
 //     the process behind the socket went away.
 //   - [Server] answers osqueryd's calls to this extension.
 //

@@ -14,7 +14,7 @@ var (
 	ErrBroken = errors.New("connection is broken by an earlier call: dial again")
 	// ErrClosed means that Close was called.
 	ErrClosed = errors.New("closed")
-	// ErrStopped means that the stop channel given to DialUntil was closed.
+	// ErrStopped means that the stop channel of DialUntil was closed.
 	ErrStopped = errors.New("stopped before the socket answered")
 	// ErrMalformed means that the peer sent something that is not the protocol.
 	ErrMalformed = errors.New("malformed message")

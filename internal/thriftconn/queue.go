@@ -19,8 +19,8 @@ type DialFunc func(ctx context.Context, path string) (*Conn, error)
 type QueueStats struct {
 	Run       uint64 // queries that osqueryd answered, with rows or with a refusal
 	Failed    uint64 // queries that osqueryd refused, or that were lost in flight
-	Abandoned uint64 // queries that were given up in flight
-	Withdrawn uint64 // queries that were given up, or failed, before they were sent
+	Abandoned uint64 // queries whose context ended in flight
+	Withdrawn uint64 // queries that failed, or whose context ended, before they were sent
 	Waiting   int    // queries that wait for their turn now
 	Draining  int    // abandoned queries whose answer is still awaited now
 }
