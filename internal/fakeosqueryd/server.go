@@ -84,7 +84,7 @@ func (s *server) add(c *faultConn) bool {
 func (s *server) serve(c *faultConn) {
 	defer s.forget(c)
 	trans := thrift.NewTBufferedTransport(rawTransport{c}, 4096)
-	proto := thrift.NewTBinaryProtocolConf(trans, nil)
+	proto := newProtocol(trans)
 	processor := osquery.NewExtensionManagerProcessor(&handler{w: s.w, conn: c})
 	for {
 		ok, err := processor.Process(noContext(), proto, proto)
