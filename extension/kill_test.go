@@ -37,8 +37,11 @@ func TestPromise08KillLosesNothing(t *testing.T) {
 	checkDelivered(t, dir, last)
 }
 
-// killRound runs a child for a while and gives the last line that it says was
-// acknowledged, or before if there is none.
+// batchAgain is what a child prints when a batch came again whose answer was lost.
+const batchAgain = "again"
+
+// killRound runs a child until lines were acknowledged and a batch came again, and returns
+// the last line that it says was acknowledged, or before if there is none.
 func killRound(t *testing.T, dir string, before int) int {
 	t.Helper()
 	cmd := exec.Command(os.Args[0], "-test.run=^TestPromise08KillLosesNothing$")
@@ -50,9 +53,11 @@ func killRound(t *testing.T, dir string, before int) int {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	scan, last, want := bufio.NewScanner(out), before, before+1000+rand.IntN(2000)
+	scan, last, want, again := bufio.NewScanner(out), before, before+1000+rand.IntN(2000), false
 	for scan.Scan() {
-		if _, err := fmt.Sscanf(scan.Text(), "ack %d", &last); err == nil && last >= want {
+		_, _ = fmt.Sscanf(scan.Text(), "ack %d", &last) // fails on the other lines
+		again = again || scan.Text() == batchAgain
+		if last >= want && again {
 			_ = cmd.Process.Kill()
 		}
 	}
@@ -83,6 +88,7 @@ func killChild(t *testing.T, dir string) {
 // fileServer appends what it takes to a file, and when it is flaky fails a third of
 // the time, half of those after it took the batch.
 func fileServer(dir string, s *sink, flaky bool) Transport {
+	var lost string // the newest batch that was taken without an answer
 	return Funcs{LogsFunc: func(ctx context.Context, n Node, b Batch) error {
 		dice := 2
 		if flaky {
@@ -104,8 +110,15 @@ func fileServer(dir string, s *sink, flaky bool) Transport {
 			return err
 		}
 		_, err = f.Write(append(text, '\n'))
-		if err = errors.Join(err, f.Close()); err != nil || dice == 1 {
-			return errors.Join(err, errDown)
+		if err = errors.Join(err, f.Close()); err != nil {
+			return err
+		}
+		if flaky && b.ID == lost {
+			fmt.Println(batchAgain)
+		}
+		if dice == 1 {
+			lost = b.ID
+			return errDown
 		}
 		return s.publish(ctx, n, b)
 	}}
