@@ -78,18 +78,15 @@ func (f fingerprint) is(info fs.FileInfo) bool {
 		f.info.Size() == info.Size() && f.info.ModTime().Equal(info.ModTime())
 }
 
-// CheckBinary looks at the osqueryd at path and runs it, for its version and its
-// flags. Of the options, WithTimeouts, WithEnv and WithBinaryChecks count. Each execution is bounded by ctx,
-// by Timeouts.Binary and by 4 MiB of output, and ends together with all that it started.
+// CheckBinary checks the osqueryd at path and runs it for its version and flags. Of the options
+// WithTimeouts and WithEnv count. Each execution is bounded by ctx, by Timeouts.Binary and by
+// 4 MiB of output, and leaves no process behind.
 //
-// It refuses what osqueryd itself or good sense would refuse: a file that is not there, a
-// directory, one that cannot be executed, is made for another system or processor, or is older
-// than MinVersion; and, but for Windows, one that somebody other than root and this user can
-// change or replace: the file, or a directory on the way to it (through links too), belongs to
-// another user or can be written by others or by a group. A directory that others cannot reach, a
-// sticky one such as /tmp in which the next part of the path is root's or this user's, and a group
-// of the same number as the owner, as root's and user-private groups are, are no objection. osqueryd
-// itself wants its file not to lie directly in a sticky directory.
+// It refuses a file that is missing, cannot be executed, is made for another system or
+// processor, or is older than MinVersion; and, except on Windows, one that anybody but root and
+// this user could change or replace: the file, or a directory on the way to it, links included,
+// belongs to another user, or is writable by others or by a group that has other members. Nor
+// may it lie directly in a sticky directory such as /tmp, which osqueryd refuses.
 func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, error) {
 	o := defaults("")
 	for _, opt := range opts {

@@ -303,46 +303,35 @@ func WithPredecessor(old *Instance) Option { return func(o *options) { o.predece
 // WithGate bounds how many instances start at once. A Runner sets its own.
 func WithGate(g Gate) Option { return func(o *options) { o.gate = g } }
 
-// Timeouts bound the waits of an instance. A field that is zero has its default. All but
-// Stop must be from 1 ms to 1 h; Start and Replace may be up to 24 h.
+// Timeouts bound the waits of an instance. A field that is zero has its default; the others must
+// be from 1 ms to 1 h, Start and Replace up to 24 h.
 type Timeouts struct {
-	// Start bounds a start, from spawn to ready. Default 60 s. Three workers in a row that
-	// die before they are ready end it at once, with stats.CauseCrashLoop. An osqueryd that
-	// registered our extension but does not activate its logger, because the config is still
-	// missing, counts as ready after half of the time that is left, 30 s at most.
+	// Start bounds a start, from spawn to ready. Default 60 s.
 	Start time.Duration
-	// Replace bounds the wait for osqueryd to start a new worker. Default 90 s. It must
-	// cover osqueryd's own pause before a respawn, which grows to some 20 s.
+	// Replace bounds the wait for a new worker. Default 90 s; osqueryd itself pauses up to 20 s
+	// before it starts one.
 	Replace time.Duration
 	// Register bounds one attempt to register the extension. Default 10 s.
 	Register time.Duration
-	// Extensions is how long osqueryd waits, at its start and after a new worker, for our
-	// extension. Default 20 s; whole seconds.
+	// Extensions is how long osqueryd waits for our extension. Default 20 s; whole seconds.
 	Extensions time.Duration
-	// Stop bounds a whole stop, from the end of Run's context to its return. Default 25 s,
-	// which fits into the 30 s of container platforms. Of it osqueryd has 64 % to exit after
-	// SIGTERM, 16 s by default, since it takes up to 15 s itself, before it is killed. The
-	// rest is for the kill, the host's code, the delivery of queued logs (8 %, 2 s), the
-	// files and the observers; what one part leaves is the next one's. What is not
-	// delivered stays queued on disk. Anything that does not return although its context
-	// ended is left behind, at any time, after 20 %.
-	//
-	// A negative value kills osqueryd at once and delivers nothing more; the other parts
-	// have their share of the default.
+	// Stop bounds a whole stop. Default 25 s, which fits into the 30 s of container platforms.
+	// Of it osqueryd has 64 % until it is killed, since it may take 15 s to exit; the delivery of
+	// queued logs has 8 %, and more if osqueryd left some; the host's code, the files and the
+	// observers have the rest. What is not delivered stays queued on disk. A negative value kills
+	// osqueryd at once and delivers nothing more.
 	Stop time.Duration
 	// Binary bounds each execution of the binary that checks it. Default 10 s.
 	Binary time.Duration
-	// Disk bounds each wait, in New and at the start of a run, for the file system of the
-	// instance's directory. Default 60 s. It must cover the recovery of full queues on a slow
-	// disk.
+	// Disk bounds each wait for the file system, in New and at a start. Default 60 s: the
+	// recovery of full queues on a slow disk takes long.
 	Disk time.Duration
-	// Observers bounds, at the end of a run and in Close, the wait for slow observers. Then
-	// their context ends, and they have as long again to return. Default 5 s, and at the end
-	// of a run no more than what is left of Stop.
+	// Observers bounds the wait for slow observers in a stop and in Close; they have as long
+	// again after their context ended. Default 5 s.
 	Observers time.Duration
 }
 
-// WithTimeouts sets the bounds of all waits. A later one replaces an earlier one as a whole.
+// WithTimeouts sets the bounds of all waits.
 func WithTimeouts(t Timeouts) Option {
 	return func(o *options) { o.timeouts = t.withDefaults() }
 }
@@ -386,15 +375,13 @@ type Health struct {
 	// Delay is the time from ready to the first check, 24 h at most. Default: the interval. A
 	// negative value checks at once.
 	Delay time.Duration
-	// Check is a host's own check. It is called after the instance's own checks passed, one
-	// call at a time, and must return when its context ends, which is after Timeout. An error
-	// counts as a failed check. It may call Query; PushConfig and SetTables would deadlock
-	// until they time out. One that does not return delays the run's end by a fifth of
-	// Timeouts.Stop at most.
+	// Check is a host's own check, called after the instance's own passed, one call at a time. An
+	// error counts as a failed check. It must return when its context ends, after Timeout. It may
+	// call Query; PushConfig and SetTables would deadlock until they time out.
 	Check func(ctx context.Context, in *Instance) error
 }
 
-// WithHealth sets the health checks. A later one replaces an earlier one as a whole.
+// WithHealth sets the health checks.
 func WithHealth(h Health) Option { return func(o *options) { o.health = h.withDefaults() } }
 
 func (h Health) withDefaults() Health {
@@ -442,7 +429,7 @@ type Queries struct {
 	AbandonedWait time.Duration
 }
 
-// WithQueries sets the bounds of queries. A later one replaces an earlier one as a whole.
+// WithQueries sets the bounds of queries.
 func WithQueries(q Queries) Option { return func(o *options) { o.queries = q.withDefaults() } }
 
 func (q Queries) withDefaults() Queries {
@@ -463,7 +450,7 @@ type Diagnostics struct {
 	StderrLines int
 }
 
-// WithDiagnostics sets how much is remembered. A later one replaces an earlier one as a whole.
+// WithDiagnostics sets how much is remembered.
 func WithDiagnostics(d Diagnostics) Option {
 	return func(o *options) { o.diagnostics = d.withDefaults() }
 }

@@ -240,7 +240,8 @@ func TestTrial33HistoryOfASuccessor(t *testing.T) {
 	if h := third.Snapshot().History; len(h) != 1 || h[0].ID != newest {
 		t.Errorf("History: 1 keeps %+v", h)
 	}
-	bad := append(base, instance.WithDiagnostics(instance.Diagnostics{History: 7}), instance.WithPredecessor(third), instance.WithFlag("S", ""))
+	bad := append(base, instance.WithDiagnostics(instance.Diagnostics{History: 7}), instance.WithPredecessor(third),
+		instance.WithFlag("S", ""))
 	if _, err := instance.New("a", bad...); err == nil {
 		t.Fatal("New took it")
 	}

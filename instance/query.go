@@ -8,27 +8,23 @@ import (
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 )
 
-// Query runs SQL in the instance's osqueryd and returns all rows. Queries run one at a
-// time, first come first served, because osqueryd collapses when they run side by side;
-// each waits under its own context, or for Queries.Timeout when that has no
-// deadline. A query that is given up returns at once and disturbs none that follows.
-// While osqueryd is starting, or is replacing its worker, a query waits. A table must not
-// query its own instance: its query would wait for the one that reads the table.
+// Query runs SQL in the instance's osqueryd and returns all rows. Queries run one at a time,
+// first come, first served, because osqueryd does not survive several at once; each waits under
+// ctx, or for Queries.Timeout when ctx has no deadline, also while osqueryd starts or replaces
+// its worker. A query that is given up returns at once and disturbs none that follows.
 //
-// When ctx ends, the error is ctx's with ErrQueryWaiting or ErrQueryRunning, which tell
-// whether osqueryd ever had the query. It is a *QueryError when osqueryd refused the query,
-// *ParkedError, ErrNotRunning or ErrClosed when there is no osqueryd to run it,
-// ErrConnectionLost when osqueryd went away meanwhile, and ErrAnswerTooLarge for an answer
-// above Queries.MaxBytes.
+// When ctx ends, the error is ctx's with ErrQueryWaiting or ErrQueryRunning. It is a
+// *QueryError when osqueryd refused the query; a *ParkedError, ErrNotRunning or ErrClosed when
+// there is no osqueryd; ErrConnectionLost when osqueryd ended meanwhile; ErrAnswerTooLarge for an
+// answer above Queries.MaxBytes.
 func (in *Instance) Query(ctx context.Context, sql string) (Rows, error) {
 	return in.rowsOf(ctx, sql, in.queries.Query)
 }
 
-// QueryEach runs SQL and calls fn with each row as it arrives, for answers that are too
-// large to hold. An error from fn ends the query and is returned as it is. The instance's
-// other queries wait until fn has seen the last row, and fn's time counts against ctx, or
-// Queries.Timeout, so that a slow reader holds them up no longer than that. fn must not
-// query the same instance. It fails as Query does; rows may have arrived before an error.
+// QueryEach runs SQL and calls fn with each row as it arrives, for answers that are too large to
+// hold. An error from fn ends the query and is returned unchanged. The instance's other queries
+// wait until fn has seen the last row; fn's time counts against ctx, or Queries.Timeout. fn must
+// not query the same instance. It fails as Query does; rows may have arrived before.
 func (in *Instance) QueryEach(ctx context.Context, sql string, fn func(Row) error) error {
 	ctx, cancel := in.queryContext(ctx)
 	defer cancel()

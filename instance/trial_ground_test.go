@@ -352,7 +352,8 @@ func TestTrial31CheckReadsABoundedOutput(t *testing.T) {
 	for name, script := range map[string]string{"lines": "exec yes", "one line": "exec cat /dev/zero"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			_, err := instance.CheckBinary(patient(t), program(t, "#!/bin/sh\n"+script+"\n"), instance.WithTimeouts(instance.Timeouts{Binary: 10 * time.Minute}))
+			_, err := instance.CheckBinary(patient(t), program(t, "#!/bin/sh\n"+script+"\n"),
+				instance.WithTimeouts(instance.Timeouts{Binary: 10 * time.Minute}))
 			if !errors.Is(err, instance.ErrBinaryUnusable) {
 				t.Fatalf("%v, want ErrBinaryUnusable", err)
 			}

@@ -25,7 +25,8 @@ func TestTrial19GateThatIgnoresItsContext(t *testing.T) {
 		<-proceed
 		return func() { close(back) }, nil
 	}
-	r := startUnready(t, osquerydtest.Start(t).Path(), instance.WithGate(gate), instance.WithTimeouts(instance.Timeouts{Stop: 500 * time.Millisecond}))
+	r := startUnready(t, osquerydtest.Start(t).Path(), instance.WithGate(gate),
+		instance.WithTimeouts(instance.Timeouts{Stop: 500 * time.Millisecond}))
 	<-asked
 	r.stop()
 	if err := r.wait(t); err != nil {
@@ -173,7 +174,8 @@ func TestTrial19DiskThatHangsAtOneStep(t *testing.T) {
 				}
 			}
 			in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(), instance.WithDiskHook(hook),
-				instance.WithTimeouts(instance.Timeouts{Stop: 1500 * time.Millisecond, Disk: time.Minute}), instance.WithHealth(instance.Health{
+				instance.WithTimeouts(instance.Timeouts{Stop: 1500 * time.Millisecond, Disk: time.Minute}),
+				instance.WithHealth(instance.Health{
 					Interval: 20 * time.Millisecond, Timeout: time.Minute,
 				}))
 			ctx, cancel := context.WithCancel(t.Context())

@@ -17,7 +17,8 @@ func TestPromise12EveryDurationIsBounded(t *testing.T) {
 	o := defaults("a")
 	fields := 0
 	for _, of := range []reflect.Type{
-		reflect.TypeFor[options](), reflect.TypeFor[Timeouts](), reflect.TypeFor[Health](), reflect.TypeFor[Queries](), reflect.TypeFor[Diagnostics](),
+		reflect.TypeFor[options](), reflect.TypeFor[Timeouts](), reflect.TypeFor[Health](), reflect.TypeFor[Queries](),
+		reflect.TypeFor[Diagnostics](),
 	} {
 		for i := range of.NumField() {
 			if of.Field(i).Type == reflect.TypeFor[time.Duration]() {

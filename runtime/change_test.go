@@ -150,7 +150,8 @@ func TestOneChangeAtATime(t *testing.T) {
 		var wg sync.WaitGroup
 		for range 10 {
 			wg.Go(func() {
-				if err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 1})); err != nil && !errors.Is(err, ErrNotFound) {
+				err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 1}))
+				if err != nil && !errors.Is(err, ErrNotFound) {
 					t.Error(err)
 				}
 			})

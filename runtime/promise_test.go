@@ -48,7 +48,8 @@ func TestPromise03Isolation(t *testing.T) {
 			Interval: 100 * time.Millisecond, Timeout: 200 * time.Millisecond, Failures: 2,
 		})),
 		runtime.WithInstance("fails"),
-		runtime.WithInstance("blocked", instance.WithObserver(blocked), instance.WithTimeouts(instance.Timeouts{Observers: 100 * time.Millisecond})),
+		runtime.WithInstance("blocked", instance.WithObserver(blocked),
+			instance.WithTimeouts(instance.Timeouts{Observers: 100 * time.Millisecond})),
 		runtime.WithInstance("good-a"), runtime.WithInstance("good-b"))
 	h.run(t)
 	defer close(release)                            // before Run is joined
