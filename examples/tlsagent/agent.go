@@ -66,12 +66,13 @@ type agent struct {
 
 func newAgent(o tlstrial.Orders, out *tlstrial.Sender, log *slog.Logger) (*agent, error) {
 	a := &agent{out: out}
-	options := []remoteapi.Option{remoteapi.WithEnrollSecretFile(o.SecretPath), remoteapi.WithGzip()}
-	if o.CA != "" {
-		options = append(options, remoteapi.WithRootCAFile(o.CA))
+	trust, err := remoteapi.TLSConfig{RootCAFile: o.CA}.Build()
+	if err != nil {
+		return nil, err
 	}
-	var err error
-	if a.client, err = remoteapi.New(o.Server, options...); err != nil {
+	a.client, err = remoteapi.New(o.Server, remoteapi.WithTLS(trust), remoteapi.WithGzip(),
+		remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{File: o.SecretPath}))
+	if err != nil {
 		return nil, err
 	}
 	runnerOptions := []runtime.Option{

@@ -61,7 +61,7 @@ func TestBadAnswersAreTypedErrors(t *testing.T) {
 			if bad.reason == remoteapi.ReasonTimeout {
 				timeout = 200 * time.Millisecond
 			}
-			server, client := serve(t, remoteapi.WithMaxConfig(1<<20), remoteapi.WithMaxAnswer(64<<10), remoteapi.WithTimeout(timeout))
+			server, client := serve(t, remoteapi.WithLimits(remoteapi.Limits{Config: 1 << 20, Answer: 64 << 10, Timeout: timeout}))
 			for _, c := range apiCalls() {
 				server.FailNext(c.name, 1, bad.fault)
 				err := c.do(within(t, 30*time.Second), client, extension.Node{Key: "key", Instance: "a"})
@@ -146,7 +146,7 @@ func TestNodeInvalidUnderAnyStatus(t *testing.T) {
 }
 
 func TestStatusPolicy(t *testing.T) {
-	server, client := serve(t, remoteapi.WithMaxRetryAfter(time.Minute))
+	server, client := serve(t, remoteapi.WithLimits(remoteapi.Limits{RetryAfter: time.Minute}))
 	in40s := time.Now().Add(40 * time.Second).UTC().Format(http.TimeFormat)
 	past := time.Now().Add(-time.Hour).UTC().Format(http.TimeFormat)
 	for _, c := range []struct {
@@ -181,7 +181,7 @@ func TestStatusPolicy(t *testing.T) {
 }
 
 func TestPermanentStatusOption(t *testing.T) {
-	server, client := serve(t, remoteapi.WithPermanentStatus(400))
+	server, client := serve(t, remoteapi.WithQuirks(remoteapi.Quirks{PermanentStatuses: []int{400}}))
 	for status, want := range map[int]bool{400: true, 413: false} {
 		server.FailNext(remoteapitest.CallLog, 1, remoteapitest.Answer(status, ``))
 		err := client.PublishLogs(within(t, 10*time.Second), extension.Node{Key: "key"}, batch(`{}`))
@@ -211,8 +211,8 @@ func TestCallerGivingUpIsNotTheServersFault(t *testing.T) {
 func TestSecretsAppearInNoError(t *testing.T) {
 	const key, secret, header = "very-secret-node-key", "very-secret-enroll", "very-secret-header"
 	server := start(t)
-	client := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(secret),
-		remoteapi.WithHeader("X-Gateway", header), remoteapi.WithTimeout(300*time.Millisecond))
+	client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: secret}),
+		remoteapi.WithHeader("X-Gateway", header), remoteapi.WithLimits(remoteapi.Limits{Timeout: 300 * time.Millisecond}))
 	echo := "could not find " + key + " nor " + secret + " nor " + header
 	faults := []remoteapitest.Fault{
 		remoteapitest.Answer(500, fmt.Sprintf(`{"error":%q}`, echo)), remoteapitest.Answer(200, fmt.Sprintf(`{"error":%q}`, echo)),

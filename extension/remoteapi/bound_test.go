@@ -21,7 +21,7 @@ func (silent) RoundTrip(req *http.Request) (*http.Response, error) {
 	return nil, req.Context().Err()
 }
 
-// TestBound: a call ends when WithTimeout says, else when its caller says. The
+// TestBound: a call ends after Limits.Timeout, else when its caller's context ends. The
 // extension gives a batch more and more time on a slow link, and must not be cut off.
 func TestBound(t *testing.T) {
 	for _, c := range []struct {
@@ -38,9 +38,9 @@ func TestBound(t *testing.T) {
 		{"caller before option", time.Minute, 2 * time.Second, 2 * time.Second, true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			opts := []Option{WithRoundTripper(silent{})}
+			opts := []Option{WithHTTPClient(&http.Client{Transport: silent{}})}
 			if c.option > 0 {
-				opts = append(opts, WithTimeout(c.option))
+				opts = append(opts, WithLimits(Limits{Timeout: c.option}))
 			}
 			client, err := New("https://fleet.example", opts...)
 			if err != nil {
@@ -91,7 +91,7 @@ func answered(body string) *http.Response {
 func TestBatchOnASlowLinkArrives(t *testing.T) {
 	dir := t.TempDir()
 	synctest.Test(t, func(t *testing.T) {
-		client, err := New("https://fleet.example", WithRoundTripper(slow(5*time.Minute)))
+		client, err := New("https://fleet.example", WithHTTPClient(&http.Client{Transport: slow(5 * time.Minute)}))
 		if err != nil {
 			t.Fatal(err)
 		}

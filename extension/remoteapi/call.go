@@ -11,7 +11,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 )
 
-// call names one call of the API, in errors too.
+// call is the name of one call of the API, also in errors.
 type call string
 
 const (
@@ -22,11 +22,11 @@ const (
 	callWrite  call = "distributed write"
 )
 
-// reads says that the call changes nothing at the server that a second one would not: it
-// may be repeated when nobody can know whether it arrived.
+// reads reports whether the call only reads: it may be repeated when it is unknown whether
+// it arrived.
 func (c call) reads() bool { return c == callConfig || c == callRead }
 
-// acknowledges says that all the answer tells is whether data was taken.
+// acknowledges reports whether the answer says no more than whether data was accepted.
 func (c call) acknowledges() bool { return c == callLog || c == callWrite }
 
 const maxFailureBody = 64 << 10 // bytes read of an answer that is not 2xx
@@ -46,8 +46,8 @@ type answer struct {
 	raw    []byte
 }
 
-// post sends a request and judges the answer. It returns within its bound, and by
-// then nothing reads the body's parts any more.
+// post sends a request and judges the answer. It returns within its bound; after that,
+// nothing reads the body's parts any more.
 func (c *Client) post(parent context.Context, req request) (answer, error) {
 	defer req.body.release()
 	endpoint := c.paths[req.call]
@@ -77,9 +77,9 @@ func (c *Client) post(parent context.Context, req request) (answer, error) {
 	return c.judge(resp, data, req)
 }
 
-// bound gives a call the time that WithTimeout says, else what its caller says.
+// bound applies Limits.Timeout, or else the default if the caller has set no deadline.
 func (c *Client) bound(parent context.Context) (context.Context, context.CancelFunc) {
-	timeout := c.timeout
+	timeout := c.limits.Timeout
 	if timeout == 0 {
 		if _, bounded := parent.Deadline(); bounded {
 			return context.WithCancel(parent)
@@ -108,8 +108,8 @@ func (c *Client) newRequest(ctx context.Context, endpoint string, req request) (
 func (c *Client) setHeader(h http.Header, req request) {
 	h.Set("Content-Type", "application/json")
 	h.Set("Accept", "application/json")
-	h.Set("User-Agent", c.agent(req.node))
-	if c.nodeKeyHeader && req.node.Key != "" {
+	h.Set("User-Agent", userAgent(req.node))
+	if !c.quirks.NoNodeKeyHeader && req.node.Key != "" {
 		h.Set("Authorization", "NodeKey "+req.node.Key)
 	}
 	for name, values := range req.header {
@@ -120,17 +120,14 @@ func (c *Client) setHeader(h http.Header, req request) {
 	}
 }
 
-func (c *Client) agent(node extension.Node) string {
-	switch {
-	case c.userAgent != "":
-		return c.userAgent
-	case node.OsqueryVersion != "":
+func userAgent(node extension.Node) string {
+	if node.OsqueryVersion != "" {
 		return "osquery/" + node.OsqueryVersion
 	}
 	return "osquery"
 }
 
-// read takes the whole answer or, of a failure, the part that may hold JSON.
+// read reads the whole answer or, of a failure, as much as may hold JSON.
 func (c *Client) read(resp *http.Response, name call) ([]byte, error) {
 	if !success(resp.StatusCode) {
 		data, err := io.ReadAll(io.LimitReader(resp.Body, maxFailureBody+1))
@@ -139,9 +136,9 @@ func (c *Client) read(resp *http.Response, name call) ([]byte, error) {
 		}
 		return data, nil
 	}
-	limit := c.maxAnswer
+	limit := c.limits.Answer
 	if name == callConfig {
-		limit = c.maxConfig
+		limit = c.limits.Config
 	}
 	if resp.ContentLength > limit {
 		return nil, tooLarge(name, limit)
@@ -155,10 +152,10 @@ func (c *Client) read(resp *http.Response, name call) ([]byte, error) {
 
 func tooLarge(name call, limit int64) error {
 	return &AnswerError{Call: string(name), Reason: ReasonTooLarge,
-		Detail: fmt.Sprintf("more than %d bytes; see WithMaxAnswer and WithMaxConfig", limit)}
+		Detail: fmt.Sprintf("more than %d bytes; see WithLimits", limit)}
 }
 
-// transportError is for a call that got no answer. The URL is left out: a path
+// transportError returns the error of a call without an answer. The URL is left out: a path
 // may hold what its owner would not want in a log.
 func (c *Client) transportError(parent, ctx context.Context, req request, err error) error {
 	if ended := ended(parent, ctx, req.call); ended != nil {
@@ -182,13 +179,13 @@ func (c *Client) readError(parent, ctx context.Context, req request, err error) 
 	return &AnswerError{Call: string(req.call), Reason: ReasonBroken, Err: private(err)}
 }
 
-// ended tells the caller's giving up from our own timeout.
+// ended distinguishes the end of the caller's context from our own timeout.
 func ended(parent, ctx context.Context, name call) error {
 	if err := parent.Err(); err != nil {
 		return fmt.Errorf("remoteapi: %s: %w", name, err)
 	}
 	if ctx.Err() != nil {
-		return &AnswerError{Call: string(name), Reason: ReasonTimeout, Detail: "see WithTimeout", Err: errTooSlow}
+		return &AnswerError{Call: string(name), Reason: ReasonTimeout, Detail: "see Limits.Timeout", Err: errTooSlow}
 	}
 	return nil
 }

@@ -7,20 +7,18 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
 )
 
-// Client is a connection to one server. It is an [extension.Transport] and an
-// [extension.Enroller], holds no state of any instance,
-// and may be used by many instances and goroutines at once.
+// Client calls one server. It is an [extension.Transport] and an [extension.Enroller],
+// holds no state of any instance, and may be used by many instances and goroutines at once.
 type Client struct {
 	settings
 	server *url.URL
@@ -33,9 +31,9 @@ var (
 	_ extension.Enroller  = (*Client)(nil)
 )
 
-// New makes a Client for a server, "https://host[:port][/prefix]" or osquery's
-// own "host[:port]". It connects to nothing yet. All mistakes in server and
-// options are reported at once, each with the option's name.
+// New returns a Client for a server, "https://host[:port][/prefix]" or osquery's own
+// "host[:port]". It does not connect yet. It reports all mistakes in server and options at
+// once, each with the option's name.
 func New(server string, opts ...Option) (*Client, error) {
 	s := defaults()
 	var errs []error
@@ -46,7 +44,7 @@ func New(server string, opts ...Option) (*Client, error) {
 			errs = append(errs, err)
 		}
 	}
-	u, err := parseServer(server, s.insecure)
+	u, err := parseServer(server, s.quirks.InsecureHTTP)
 	errs = append(errs, err, s.endpoints.check(), s.conflicts(u))
 	if err := errors.Join(errs...); err != nil {
 		return nil, fmt.Errorf("remoteapi: %w", err)
@@ -60,18 +58,14 @@ func New(server string, opts ...Option) (*Client, error) {
 	return c, nil
 }
 
-// CloseIdleConnections closes connections that no call uses, with their
-// goroutines. The Client stays usable.
+// CloseIdleConnections closes the connections that no call uses. The Client stays usable.
 func (c *Client) CloseIdleConnections() { c.http.CloseIdleConnections() }
 
 func (s *settings) httpClient() *http.Client {
 	client := &http.Client{}
 	if s.client != nil {
 		*client = *s.client
-	}
-	if s.roundTripper != nil {
-		client.Transport = s.roundTripper
-	} else if s.client == nil {
+	} else {
 		client.Transport = s.transport()
 	}
 	client.CheckRedirect = sameHostOnly
@@ -79,18 +73,22 @@ func (s *settings) httpClient() *http.Client {
 }
 
 func (s *settings) transport() *http.Transport {
+	config := s.tls
+	if config == nil {
+		config = &tls.Config{MinVersion: tls.VersionTLS12}
+	}
 	dialer := &net.Dialer{Timeout: 10 * time.Second, KeepAlive: 30 * time.Second}
 	t := &http.Transport{
 		Proxy:                  s.proxy,
 		DialContext:            dialer.DialContext,
 		TLSHandshakeTimeout:    10 * time.Second,
-		TLSClientConfig:        s.tlsConfig(),
+		TLSClientConfig:        config,
 		MaxIdleConns:           128,
 		MaxIdleConnsPerHost:    64, // a few for each of many instances
 		IdleConnTimeout:        90 * time.Second,
 		MaxResponseHeaderBytes: 256 << 10,
 	}
-	if s.http2 {
+	if slices.Contains(config.NextProtos, "h2") {
 		t.ForceAttemptHTTP2 = true
 		// Without pings a connection that died while the host slept is used until
 		// the timeout, by every instance.
@@ -101,17 +99,16 @@ func (s *settings) transport() *http.Transport {
 	return t
 }
 
-// Config fetches the config; the answer's bytes are its one source. Errors are
-// those of the package's page.
+// Config returns the config: the answer's bytes under the name of its one source.
 func (c *Client) Config(ctx context.Context, node extension.Node) (map[string]string, error) {
 	got, err := c.post(ctx, request{call: callConfig, node: node, body: keyBody(node.Key)})
 	if err != nil {
 		return nil, err
 	}
-	return map[string]string{c.configSource: string(got.raw)}, nil
+	return map[string]string{c.quirks.ConfigSource: string(got.raw)}, nil
 }
 
-// Queries fetches the distributed queries to run now.
+// Queries returns the distributed queries to run now.
 func (c *Client) Queries(ctx context.Context, node extension.Node) (extension.QuerySet, error) {
 	got, err := c.post(ctx, request{call: callRead, node: node, body: keyBody(node.Key)})
 	if err != nil {
@@ -120,12 +117,12 @@ func (c *Client) Queries(ctx context.Context, node extension.Node) (extension.Qu
 	return parseQueries(got.fields)
 }
 
-// WriteResults delivers results; none at all is a success without a call.
+// WriteResults delivers results. With none, it succeeds without a call.
 func (c *Client) WriteResults(ctx context.Context, node extension.Node, results []extension.Result) error {
 	if len(results) == 0 {
 		return nil
 	}
-	b, err := resultsBody(node.Key, results, c.stringStatuses)
+	b, err := resultsBody(node.Key, results, c.quirks.StringStatuses)
 	if err != nil {
 		return fmt.Errorf("remoteapi: %s: encode: %w", callWrite, err)
 	}
@@ -133,10 +130,8 @@ func (c *Client) WriteResults(ctx context.Context, node extension.Node, results 
 	return err
 }
 
-const maxSecretFile = 64 << 10 // bytes
-
-// Enroll asks for a node key. A refusal is an [*AnswerError] or [*StatusError],
-// never extension.ErrNodeInvalid: there is no key yet that could be invalid.
+// Enroll returns a new node key. A refusal is an [*AnswerError] or [*StatusError], never
+// extension.ErrNodeInvalid: there is no key yet that could be invalid.
 func (c *Client) Enroll(ctx context.Context, req extension.EnrollRequest) (string, error) {
 	secret, err := c.enrollSecret(ctx, req.Node)
 	if err != nil {
@@ -165,49 +160,29 @@ func (c *Client) enrollSecret(ctx context.Context, node extension.Node) (string,
 	return c.secret(ctx, node)
 }
 
-// identify says what to enrol as: what osqueryd logs under. It is never a guess: nodes of
-// one name take each other's node keys away, and enrol again and again.
+// identify returns the name to enrol with: the one that osqueryd logs under. It is never a
+// guess: two nodes of one name invalidate each other's keys, and enrol again and again.
 func identify(req extension.EnrollRequest) (string, error) {
 	if name := cmp.Or(req.Node.HostIdentifier, req.HostDetails["osquery_info"]["instance_id"]); name != "" {
 		return name, nil
 	}
-	return "", fmt.Errorf("no host identifier for instance %q: osqueryd could not be asked for its instance_id; "+
+	return "", fmt.Errorf("no host identifier for instance %q: osqueryd has not reported its instance_id; "+
 		"set instance.WithHostIdentifier, or try again when osqueryd runs", req.Node.Instance)
 }
 
-// secretFile reads the file anew each time: secrets are rotated.
-func secretFile(path string) secretFunc {
-	return func(context.Context, extension.Node) (string, error) {
-		f, err := os.Open(path)
-		if err != nil {
-			return "", fmt.Errorf("enroll secret: %w", err)
-		}
-		defer f.Close()
-		data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
-		if err != nil {
-			return "", fmt.Errorf("enroll secret: %w", err)
-		}
-		secret := strings.TrimSpace(string(data))
-		if secret == "" || len(data) > maxSecretFile {
-			return "", fmt.Errorf("enroll secret: %s is empty or larger than %d bytes", path, maxSecretFile)
-		}
-		return secret, nil
-	}
-}
-
-// The headers that carry what the API's body has no field for.
+// The headers of a log call.
 const (
-	// HeaderBatchID holds the batch's ID; bytes other than visible ASCII, and the
-	// percent sign, are percent-encoded.
+	// HeaderBatchID is the header of the batch's ID, unique over all nodes and time; the
+	// percent sign and bytes other than visible ASCII are percent-encoded.
 	HeaderBatchID = "Idempotency-Key"
-	// HeaderBatch holds "queue=results; first=1; last=20; epoch=0123456789abcdef0123456789abcdef".
+	// HeaderBatch is the header of, for example, "queue=results; first=1; last=20; epoch=0123456789abcdef0123456789abcdef".
 	HeaderBatch = "Osqvisor-Batch"
-	// HeaderSignature holds the batch's signature in base64.
+	// HeaderSignature is the header of the batch's signature in base64.
 	HeaderSignature = "Osqvisor-Signature"
 )
 
-// PublishLogs delivers a batch: results and snapshots as log_type "result", status
-// lines as "status". A batch without lines is a success without a call.
+// PublishLogs delivers a batch: results and snapshots as log_type "result", status lines as
+// "status". For a batch without lines, it succeeds without a call.
 func (c *Client) PublishLogs(ctx context.Context, node extension.Node, batch extension.Batch) error {
 	if len(batch.Lines) == 0 {
 		return nil
@@ -215,7 +190,7 @@ func (c *Client) PublishLogs(ctx context.Context, node extension.Node, batch ext
 	req := request{
 		call: callLog, node: node, body: logBody(node.Key, batch), header: http.Header{}, lines: len(batch.Lines),
 	}
-	if c.batchHeaders {
+	if !c.quirks.NoBatchHeaders {
 		setBatchHeader(req.header, batch)
 	}
 	if c.gzip {

@@ -3,6 +3,7 @@ package remoteapi_test
 import (
 	"crypto/sha256"
 	"crypto/tls"
+	"crypto/x509"
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
@@ -10,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -28,27 +30,33 @@ func TestTrust(t *testing.T) {
 	if err := os.WriteFile(file, data, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	roots := remoteapi.WithRootCAs(server.RootCAs())
+	of := func(c remoteapi.TLSConfig) []remoteapi.Option {
+		config, err := c.Build()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return []remoteapi.Option{remoteapi.WithTLS(config)}
+	}
 	base := base64.StdEncoding.EncodeToString(sum[:])
 	for name, c := range map[string]struct {
 		opts []remoteapi.Option
 		ok   bool
 		is   error
 	}{
-		"roots":           {[]remoteapi.Option{roots}, true, nil},
-		"root file":       {[]remoteapi.Option{remoteapi.WithRootCAFile(file)}, true, nil},
+		"roots":           {[]remoteapi.Option{remoteapi.WithTLS(server.ClientTLS())}, true, nil},
+		"root file":       {of(remoteapi.TLSConfig{RootCAFile: file}), true, nil},
 		"system roots":    {nil, false, nil},
-		"other roots":     {[]remoteapi.Option{remoteapi.WithRootCAs(stranger.RootCAs())}, false, nil},
-		"pin hex":         {[]remoteapi.Option{roots, remoteapi.WithPin(hex.EncodeToString(sum[:]))}, true, nil},
-		"pin base64":      {[]remoteapi.Option{roots, remoteapi.WithPin("sha256/" + base)}, true, nil},
-		"pin curl":        {[]remoteapi.Option{roots, remoteapi.WithPin("sha256//" + base)}, true, nil},
-		"one of two pins": {[]remoteapi.Option{roots, remoteapi.WithPin(hex.EncodeToString(other[:]), base)}, true, nil},
-		"other pin":       {[]remoteapi.Option{roots, remoteapi.WithPin(hex.EncodeToString(other[:]))}, false, remoteapi.ErrPin},
-		"pin is no trust": {[]remoteapi.Option{remoteapi.WithPin(base)}, false, nil},
-		"server name":     {[]remoteapi.Option{roots, remoteapi.WithServerName("localhost")}, true, nil},
-		"other name":      {[]remoteapi.Option{roots, remoteapi.WithServerName("fleet.example")}, false, nil},
+		"other roots":     {[]remoteapi.Option{remoteapi.WithTLS(stranger.ClientTLS())}, false, nil},
+		"pin hex":         {of(remoteapi.TLSConfig{RootCAFile: file, Pins: []string{hex.EncodeToString(sum[:])}}), true, nil},
+		"pin base64":      {of(remoteapi.TLSConfig{RootCAFile: file, Pins: []string{"sha256/" + base}}), true, nil},
+		"pin curl":        {of(remoteapi.TLSConfig{RootCAFile: file, Pins: []string{"sha256//" + base}}), true, nil},
+		"one of two pins": {of(remoteapi.TLSConfig{RootCAFile: file, Pins: []string{hex.EncodeToString(other[:]), base}}), true, nil},
+		"other pin":       {of(remoteapi.TLSConfig{RootCAFile: file, Pins: []string{hex.EncodeToString(other[:])}}), false, remoteapi.ErrPin},
+		"pin is no trust": {of(remoteapi.TLSConfig{Pins: []string{base}}), false, nil},
+		"server name":     {of(remoteapi.TLSConfig{RootCAFile: file, ServerName: "localhost"}), true, nil},
+		"other name":      {of(remoteapi.TLSConfig{RootCAFile: file, ServerName: "fleet.example"}), false, nil},
 	} {
-		client := dial(t, server.URL(), append(c.opts, remoteapi.WithEnrollSecret(server.EnrollSecret()))...)
+		client := dial(t, server.URL(), append(c.opts, remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))...)
 		_, err := client.Enroll(within(t, 10*time.Second), ofHost("a"))
 		if (err == nil) != c.ok || c.is != nil && !errors.Is(err, c.is) {
 			t.Errorf("%s: %v", name, err)
@@ -58,7 +66,7 @@ func TestTrust(t *testing.T) {
 
 func TestOldTLSIsRefused(t *testing.T) {
 	server := start(t, remoteapitest.WithTLSConfig(func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS10, tls.VersionTLS11 }))
-	client := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()))
+	client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()))
 	_, err := client.Config(within(t, 10*time.Second), extension.Node{Key: "key"})
 	if err == nil || len(server.Requests()) != 0 {
 		t.Errorf("TLS 1.1 was accepted: %v", err)
@@ -71,19 +79,55 @@ func TestClientCertificate(t *testing.T) {
 		c.ClientAuth = tls.RequireAnyClientCert
 		own = c.Certificates[0]
 	}))
-	roots, secret := remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret())
-	enrolled(t, dial(t, server.URL(), roots, secret, remoteapi.WithClientCertificate(own)), "a")
-	without := dial(t, server.URL(), roots, secret)
+	secret := remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()})
+	with := server.ClientTLS()
+	with.Certificates = []tls.Certificate{own}
+	enrolled(t, dial(t, server.URL(), remoteapi.WithTLS(with), secret), "a")
+	certFile, keyFile := writePair(t, own)
+	config, err := remoteapi.TLSConfig{RootCAFile: certFile, CertFile: certFile, KeyFile: keyFile}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	byFile := dial(t, server.URL(), remoteapi.WithTLS(config), secret)
+	enrolled(t, byFile, "a")
+	if err := os.Remove(keyFile); err != nil { // read again at the next handshake
+		t.Fatal(err)
+	}
+	byFile.CloseIdleConnections()
+	if _, err := byFile.Enroll(within(t, 10*time.Second), ofHost("a")); err == nil || !strings.Contains(err.Error(), "client certificate") {
+		t.Errorf("without its key file: %v", err)
+	}
+	without := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), secret)
 	if _, err := without.Enroll(within(t, 10*time.Second), ofHost("a")); err == nil {
 		t.Error("enrolled without a client certificate")
 	}
 }
 
+// writePair writes a certificate and its key as PEM files.
+func writePair(t *testing.T, pair tls.Certificate) (certFile, keyFile string) {
+	t.Helper()
+	der, err := x509.MarshalPKCS8PrivateKey(pair.PrivateKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	certFile, keyFile = filepath.Join(dir, "cert.pem"), filepath.Join(dir, "key.pem")
+	for file, block := range map[string]*pem.Block{
+		certFile: {Type: "CERTIFICATE", Bytes: pair.Certificate[0]}, keyFile: {Type: "PRIVATE KEY", Bytes: der},
+	} {
+		if err := os.WriteFile(file, pem.EncodeToMemory(block), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return certFile, keyFile
+}
+
 func TestHTTP2(t *testing.T) {
 	server := start(t, remoteapitest.WithTLSConfig(func(c *tls.Config) { c.NextProtos = []string{"h2", "http/1.1"} }))
-	for want, opts := range map[int32][]remoteapi.Option{1: nil, 2: {remoteapi.WithHTTP2()}} {
-		opts = append(opts, remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret()))
-		client := dial(t, server.URL(), opts...)
+	for want, protos := range map[int32][]string{1: nil, 2: {"h2", "http/1.1"}} {
+		config := server.ClientTLS()
+		config.NextProtos = protos
+		client := dial(t, server.URL(), remoteapi.WithTLS(config), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
 		var got atomic.Int32
 		server.SetFault(func(_ remoteapitest.Call, r *http.Request) remoteapitest.Fault {
 			got.Store(int32(r.ProtoMajor))
@@ -100,7 +144,7 @@ func TestRedirects(t *testing.T) {
 	server, elsewhere := start(t), start(t)
 	both := server.RootCAs()
 	both.AddCert(elsewhere.Certificate())
-	client := dial(t, server.URL(), remoteapi.WithRootCAs(both), remoteapi.WithEnrollSecret(server.EnrollSecret()))
+	client := dial(t, server.URL(), remoteapi.WithTLS(&tls.Config{RootCAs: both}), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
 	node := enrolled(t, client, "a")
 	to := func(status int, url string) remoteapitest.Fault {
 		return remoteapitest.Answer(status, "", "Location", url)

@@ -10,8 +10,8 @@ import (
 )
 
 // Endpoints are the paths of the API, each beginning with a slash and appended to
-// the server's URL. An empty one is not offered by the server: its call returns
-// extension.ErrUnsupported without asking. Only Enroll must be there.
+// the server's URL. The call of an empty one returns extension.ErrUnsupported. Only Enroll is
+// required.
 type Endpoints struct {
 	Enroll string
 	Config string
@@ -20,8 +20,7 @@ type Endpoints struct {
 	Write  string // their results
 }
 
-// FleetEndpoints gives the paths that Fleet serves, and many others after it.
-// They are the default.
+// FleetEndpoints returns Fleet's paths, which many other servers use too.
 func FleetEndpoints() Endpoints {
 	return Endpoints{
 		Enroll: "/api/osquery/enroll",
@@ -32,9 +31,7 @@ func FleetEndpoints() Endpoints {
 	}
 }
 
-// OsctrlEndpoints gives osctrl's paths for an environment: its UUID, or its name
-// where the server accepts that.
-func OsctrlEndpoints(environment string) Endpoints {
+func osctrlEndpoints(environment string) Endpoints {
 	prefix := "/" + url.PathEscape(environment)
 	return Endpoints{
 		Enroll: prefix + "/enroll",
@@ -45,9 +42,8 @@ func OsctrlEndpoints(environment string) Endpoints {
 	}
 }
 
-// SGTEndpoints gives the paths of SGT. It has none for logs: they reach it by
-// other ways than this API, so PublishLogs is unsupported.
-func SGTEndpoints() Endpoints {
+// sgtEndpoints has no path for logs: SGT receives them by other ways than this API.
+func sgtEndpoints() Endpoints {
 	return Endpoints{
 		Enroll: "/node/enroll",
 		Config: "/node/configure",
@@ -67,7 +63,7 @@ func (e Endpoints) byCall() map[call]string {
 func (e Endpoints) check() error {
 	var errs []error
 	if e.Enroll == "" {
-		errs = append(errs, errors.New("endpoint enroll is missing: servers of this API know a node by the key that it gives"))
+		errs = append(errs, errors.New("endpoint enroll is missing: servers of this API identify a node by the key that it returns"))
 	}
 	paths := e.byCall()
 	for _, name := range slices.Sorted(maps.Keys(paths)) {
@@ -98,7 +94,7 @@ func parseServer(server string, insecure bool) (*url.URL, error) {
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("server %q: a query or fragment has no meaning here", u.Host)
 	case u.Scheme == "http" && !insecure:
-		return nil, fmt.Errorf("server %q: http sends node keys in the clear; use https, or WithInsecureHTTP in a test", u.Host)
+		return nil, fmt.Errorf("server %q: http sends node keys in the clear; use https, or Quirks.InsecureHTTP in a test", u.Host)
 	case u.Scheme != "https" && u.Scheme != "http":
 		return nil, fmt.Errorf("server %q: scheme %q is not https", u.Host, u.Scheme)
 	}

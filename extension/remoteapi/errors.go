@@ -13,7 +13,8 @@ import (
 	"syscall"
 )
 
-// ErrPin says that no certificate of the server's chain has a pinned public key.
+// ErrPin is the error if no certificate of the server's chain has a pinned public key
+// in TLSConfig.Pins.
 var ErrPin = errors.New("no certificate of the server has a pinned public key")
 
 // errTooSlow is the cause with which a call's own timeout ends it.
@@ -21,20 +22,19 @@ var errTooSlow = errors.New("no whole answer within the timeout")
 
 // StatusError is an answer whose HTTP status is not 2xx.
 type StatusError struct {
-	// Call is the call that was answered, such as "log".
+	// Call is the name of the call, such as "log".
 	Call string
 	// Status is the HTTP status code.
 	Status int
-	// ContentType is the answer's media type: application/json, text/html, text/plain,
-	// "other" or, when there is none, empty. An HTML page usually comes from a proxy on
-	// the way.
+	// ContentType is application/json, text/html (usually from a proxy), text/plain, "other",
+	// or empty without a media type.
 	ContentType string
-	// Message says, in words of this package, what the answer's "error" or "message" key
-	// is about, or why a redirect was refused; it may be empty. It quotes nothing.
+	// Message describes the subject of the answer's "error" or "message" key, or why a
+	// redirect was refused, without quoting the server. It may be empty.
 	Message string
 }
 
-// Error says which call was answered with what.
+// Error implements error.
 func (e *StatusError) Error() string {
 	text := fmt.Sprintf("remoteapi: %s: the server answered %d", e.Call, e.Status)
 	if e.Message != "" {
@@ -46,42 +46,32 @@ func (e *StatusError) Error() string {
 	return text
 }
 
-// Reason says why an answer could not be used.
+// Reason is why an answer could not be used.
 type Reason string
 
 // The reasons of an [AnswerError].
 const (
-	// ReasonEmpty: a 2xx status without a body, 204 among them.
-	ReasonEmpty Reason = "empty"
-	// ReasonNotJSON: the body is not a JSON document, such as an HTML page.
-	ReasonNotJSON Reason = "not JSON"
-	// ReasonWrongType: JSON, but not of the shape that the call answers with.
-	ReasonWrongType Reason = "wrong type"
-	// ReasonTooLarge: more bytes than WithMaxAnswer or WithMaxConfig allow.
-	ReasonTooLarge Reason = "too large"
-	// ReasonTimeout: not there as a whole within WithTimeout.
-	ReasonTimeout Reason = "too slow"
-	// ReasonBroken: the connection ended within the answer.
-	ReasonBroken Reason = "cut short"
-	// ReasonRefused: the server says no, by an "error" key or, when enrolling, by
-	// "node_invalid" without a key.
-	ReasonRefused Reason = "refused"
+	ReasonEmpty     Reason = "empty"      // a 2xx status without a body, such as 204
+	ReasonNotJSON   Reason = "not JSON"   // such as an HTML page
+	ReasonWrongType Reason = "wrong type" // JSON, but not of the type that the call returns
+	ReasonTooLarge  Reason = "too large"  // larger than Limits.Answer or Limits.Config
+	ReasonTimeout   Reason = "too slow"   // not complete within Limits.Timeout
+	ReasonBroken    Reason = "cut short"  // the connection ended within the answer
+	ReasonRefused   Reason = "refused"    // an "error" key, or node_invalid when enrolling
 )
 
-// AnswerError is an answer, or the lack of one, that cannot be used although
-// nothing is known against repeating the call.
+// AnswerError is an answer that cannot be used, or the lack of one. The call may be retried.
 type AnswerError struct {
-	// Call is the call that was answered, such as "config".
-	Call string
-	// Reason says what was wrong.
+	// Call is the name of the call, such as "config".
+	Call   string
 	Reason Reason
-	// Detail adds what is known, and quotes nothing that the server sent; it may be empty.
+	// Detail adds to Reason, without quoting the server. It may be empty.
 	Detail string
 	// Err is the underlying error, or nil.
 	Err error
 }
 
-// Error says which call was answered with what.
+// Error implements error.
 func (e *AnswerError) Error() string {
 	text := fmt.Sprintf("remoteapi: %s: unusable answer: %s", e.Call, e.Reason)
 	if e.Detail != "" {
@@ -93,14 +83,13 @@ func (e *AnswerError) Error() string {
 	return text
 }
 
-// Unwrap gives the underlying error.
+// Unwrap returns Err.
 func (e *AnswerError) Unwrap() error { return e.Err }
 
-// subjects are what a server's message may be about, most telling first. An error names
-// the subject in these words, and never quotes the message: a server may have put a secret
-// into it, in a form that no search would find.
+// subjects are what a server's message may be about, the most specific first. An error names
+// the subject and never quotes the message, which may contain a secret in some encoding.
 var subjects = []struct {
-	says  string
+	name  string
 	signs []string // in lower case
 }{
 	{"the enroll secret", []string{"secret"}},
@@ -115,20 +104,20 @@ var subjects = []struct {
 	{"something that it did not find", []string{"not found", "unknown", "no such"}},
 }
 
-// mentions says what a server's message is about; "" when it is about nothing known.
+// mentions returns what a server's message is about, or "" if that is unknown.
 func mentions(message string) string {
 	message = strings.ToLower(message)
 	for _, subject := range subjects {
 		for _, sign := range subject.signs {
 			if strings.Contains(message, sign) {
-				return "its message mentions " + subject.says
+				return "its message mentions " + subject.name
 			}
 		}
 	}
 	return ""
 }
 
-// knownType reduces a media type, which a server may write anything into, to one of four.
+// knownType reduces a media type, which may be any text, to one of four.
 func knownType(contentType string) string {
 	media, _, _ := strings.Cut(contentType, ";")
 	switch media = strings.ToLower(strings.TrimSpace(media)); media {
@@ -138,8 +127,7 @@ func knownType(contentType string) string {
 	return "other"
 }
 
-// private hides the text of an error that may quote what a server sent, and still is what
-// the error was by errors.Is.
+// private hides the text of an error that may quote what a server sent; errors.Is still works.
 func private(err error) error {
 	if err == nil {
 		return nil
@@ -155,8 +143,8 @@ type privateError struct {
 func (e *privateError) Error() string        { return e.text }
 func (e *privateError) Is(target error) bool { return e.is(target) }
 
-// describe says in our own words what went wrong on the way; of the error's it takes only
-// what comes from this side: addresses, the system's own errors, what TLS has numbers for.
+// describe returns a text for an error. It quotes only what comes from this side: addresses,
+// the system's own errors, and TLS alerts, which are numbers.
 func describe(err error) string {
 	if text := describeTLS(err); text != "" {
 		return text

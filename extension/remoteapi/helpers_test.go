@@ -15,7 +15,7 @@ func serve(t *testing.T, opts ...remoteapi.Option) (*remoteapitest.Server, *remo
 	t.Helper()
 	server := start(t)
 	opts = append([]remoteapi.Option{
-		remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret()),
+		remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}),
 	}, opts...)
 	return server, dial(t, server.URL(), opts...)
 }

@@ -54,7 +54,7 @@ func (l lateReader) RoundTrip(req *http.Request) (*http.Response, error) {
 // TestLinesAreNotReadAfterTheCall: once a call is over, the lines are the caller's.
 func TestLinesAreNotReadAfterTheCall(t *testing.T) {
 	late := lateReader{make(chan io.ReadCloser, 1)}
-	client, err := New("https://fleet.example", WithRoundTripper(late))
+	client, err := New("https://fleet.example", WithHTTPClient(&http.Client{Transport: late}))
 	if err != nil {
 		t.Fatal(err)
 	}

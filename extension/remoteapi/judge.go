@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -20,7 +21,7 @@ func (c *Client) judge(resp *http.Response, data []byte, req request) (answer, e
 		return answer{}, c.failure(resp, f, req)
 	}
 	if err != nil {
-		if c.emptyAck[req.call] && len(bytes.TrimSpace(data)) == 0 {
+		if c.quirks.EmptyAck && req.call.acknowledges() && len(bytes.TrimSpace(data)) == 0 {
 			return answer{}, nil
 		}
 		return answer{}, err
@@ -68,13 +69,13 @@ func (c *Client) failure(resp *http.Response, f fields, req request) error {
 		return fmt.Errorf("%w: %w", extension.ErrNodeInvalid, no)
 	}
 	if wait := retryAfter(resp.Header); wait > 0 {
-		return extension.RetryAfter(min(wait, c.maxRetryAfter), no)
+		return extension.RetryAfter(min(wait, c.limits.RetryAfter), no)
 	}
 	// Half of it may pass; of a single line there is no half.
 	if no.Status == http.StatusRequestEntityTooLarge && req.lines > 1 {
 		return fmt.Errorf("%w: %w", extension.ErrTooLarge, no)
 	}
-	if c.permanent[no.Status] && req.call.acknowledges() {
+	if slices.Contains(c.quirks.PermanentStatuses, no.Status) && req.call.acknowledges() {
 		return fmt.Errorf("%w: %w", extension.ErrPermanent, no)
 	}
 	return no

@@ -1,93 +1,69 @@
 package remoteapi
 
 import (
+	"cmp"
 	"context"
-	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/textproto"
 	"net/url"
+	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
 )
 
-// Option changes a [Client] under construction. Options are applied in order; a
-// wrong one is reported by [New] with its name.
+// Option configures a [Client]. Options are applied in order.
 type Option func(*settings) error
 
-type secretFunc func(context.Context, extension.Node) (string, error)
-
 type settings struct {
-	endpoints      Endpoints
-	header         http.Header
-	userAgent      string
-	nodeKeyHeader  bool
-	batchHeaders   bool
-	gzip           bool
-	emptyAck       map[call]bool
-	stringStatuses bool
-	configSource   string
-	secret         secretFunc
-	secretOption   string
-
-	timeout       time.Duration // 0: the caller's deadline, else defaultTimeout
-	maxRetryAfter time.Duration
-	maxAnswer     int64 // bytes
-	maxConfig     int64 // bytes
-	permanent     map[int]bool
-
-	insecure     bool
-	http2        bool
-	proxy        func(*http.Request) (*url.URL, error)
-	roots        *x509.CertPool
-	clientCert   func(*tls.CertificateRequestInfo) (*tls.Certificate, error)
-	serverName   string
-	pins         map[[sha256.Size]byte]bool
-	connOptions  []string // names of options that shape our own connections
-	tlsOptions   []string // those among them that only TLS gives a meaning
-	client       *http.Client
-	roundTripper http.RoundTripper
+	endpoints Endpoints
+	header    http.Header
+	gzip      bool
+	secret    secretFunc
+	limits    Limits
+	quirks    Quirks
+	tls       *tls.Config
+	proxy     func(*http.Request) (*url.URL, error)
+	proxySet  bool
+	client    *http.Client
 }
 
 func defaults() settings {
 	return settings{
-		endpoints:     FleetEndpoints(),
-		header:        http.Header{},
-		nodeKeyHeader: true,
-		batchHeaders:  true,
-		configSource:  "tls_plugin",
-		maxRetryAfter: time.Hour,
-		maxAnswer:     8 << 20,
-		maxConfig:     16 << 20,
-		permanent:     map[int]bool{http.StatusRequestEntityTooLarge: true, http.StatusUnprocessableEntity: true},
-		proxy:         http.ProxyFromEnvironment,
-		pins:          map[[sha256.Size]byte]bool{},
-		emptyAck:      map[call]bool{},
+		endpoints: FleetEndpoints(),
+		header:    http.Header{},
+		limits:    Limits{Answer: 8 << 20, Config: 16 << 20, RetryAfter: time.Hour},
+		quirks: Quirks{
+			ConfigSource:      "tls_plugin",
+			PermanentStatuses: []int{http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity},
+		},
+		proxy: http.ProxyFromEnvironment,
 	}
 }
 
-// conflicts finds options that would be without effect, which is worse than an error.
+// conflicts reports options that would have no effect, which is worse than an error.
 func (s *settings) conflicts(server *url.URL) error {
 	var errs []error
-	if s.client != nil && s.roundTripper != nil {
-		errs = append(errs, errors.New("WithHTTPClient and WithRoundTripper: set the client's Transport instead"))
+	if s.client != nil && s.tls != nil {
+		errs = append(errs, errors.New("WithTLS: no effect with WithHTTPClient; configure the client's Transport"))
 	}
-	if (s.client != nil || s.roundTripper != nil) && len(s.connOptions) > 0 {
-		errs = append(errs, fmt.Errorf("%s: without effect with WithHTTPClient or WithRoundTripper; configure the injected one",
-			strings.Join(s.connOptions, ", ")))
+	if s.client != nil && s.proxySet {
+		errs = append(errs, errors.New("WithProxy: no effect with WithHTTPClient; configure the client's Transport"))
 	}
-	if server != nil && server.Scheme == "http" && len(s.tlsOptions) > 0 {
-		errs = append(errs, fmt.Errorf("%s: without effect on an http server", strings.Join(s.tlsOptions, ", ")))
+	if server != nil && server.Scheme == "http" && s.tls != nil {
+		errs = append(errs, errors.New("WithTLS: no effect on an http server"))
 	}
 	return errors.Join(errs...)
 }
 
-// WithEndpoints replaces all paths. Start from [FleetEndpoints] to change one.
+// WithEndpoints replaces all paths of the API. Start from [FleetEndpoints], the default,
+// to change one.
 func WithEndpoints(e Endpoints) Option {
 	return func(s *settings) error {
 		if e == (Endpoints{}) {
@@ -98,36 +74,37 @@ func WithEndpoints(e Endpoints) Option {
 	}
 }
 
-// ForOsctrl is for an osctrl server: [OsctrlEndpoints] of an environment.
+// ForOsctrl uses osctrl's paths for an environment: its UUID, or its name where the server
+// accepts names.
 func ForOsctrl(environment string) Option {
 	return func(s *settings) error {
 		if strings.Trim(environment, ". ") == "" || strings.Contains(environment, "/") {
 			return fmt.Errorf("ForOsctrl: %q is not the UUID or name of an environment", environment)
 		}
-		s.endpoints = OsctrlEndpoints(environment)
+		s.endpoints = osctrlEndpoints(environment)
 		return nil
 	}
 }
 
-// ForSGT is for an SGT server: [SGTEndpoints], statuses of results as strings, and
-// what [WithEmptyAck] does for results alone: it has no other words for having taken
-// them, but answers nothing to a carve block that it could not store.
+// ForSGT uses SGT's paths and sets Quirks.EmptyAck and Quirks.StringStatuses. SGT has no
+// path for logs: PublishLogs returns extension.ErrUnsupported.
 func ForSGT() Option {
 	return func(s *settings) error {
-		s.endpoints, s.stringStatuses, s.emptyAck[callWrite] = SGTEndpoints(), true, true
-		return nil
+		s.endpoints = sgtEndpoints()
+		return s.quirks.add(Quirks{EmptyAck: true, StringStatuses: true})
 	}
 }
 
-// WithHeader sends a header with every request, for a gateway in front of the
-// server for example. Values are kept out of errors. "Authorization" replaces the
-// node key's; headers that belong to the protocol are refused. May be repeated.
+// WithHeader adds a header to every request, for a gateway in front of the server or to
+// replace User-Agent ("osquery/" and osqueryd's version) or Authorization (the node key).
+// Other headers of the protocol are refused. Values never appear in errors. It may be
+// repeated.
 func WithHeader(name, value string) Option {
 	return func(s *settings) error {
 		name := textproto.CanonicalMIMEHeaderKey(name)
 		switch name {
 		case "", "Host", "Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding", "Accept",
-			"Accept-Encoding", "User-Agent", "Connection", HeaderBatchID, HeaderBatch, HeaderSignature:
+			"Accept-Encoding", "Connection", HeaderBatchID, HeaderBatch, HeaderSignature:
 			return fmt.Errorf("WithHeader: %q cannot be set this way", name)
 		}
 		if strings.ContainsAny(name, " \t\r\n:") || strings.ContainsAny(value, "\r\n\x00") {
@@ -138,174 +115,221 @@ func WithHeader(name, value string) Option {
 	}
 }
 
-// WithUserAgent replaces the User-Agent, by default "osquery/" and the version of
-// the instance's osqueryd.
-func WithUserAgent(agent string) Option {
-	return func(s *settings) error {
-		if agent == "" || strings.ContainsAny(agent, "\r\n\x00") {
-			return errors.New("WithUserAgent: empty, or not valid in a header")
-		}
-		s.userAgent = agent
-		return nil
-	}
-}
-
-// WithoutNodeKeyHeader leaves out "Authorization: NodeKey …", for gateways that
-// stumble over it; the node key then travels in bodies alone, as before osquery 5.23.
-func WithoutNodeKeyHeader() Option {
-	return func(s *settings) error { s.nodeKeyHeader = false; return nil }
-}
-
-// WithoutBatchHeaders leaves out [HeaderBatchID], [HeaderBatch] and
-// [HeaderSignature].
-func WithoutBatchHeaders() Option {
-	return func(s *settings) error { s.batchHeaders = false; return nil }
-}
-
-// WithGzip compresses the bodies of log calls, like osquery's logger_tls_compress.
-// The server must understand it; Fleet and osctrl do.
+// WithGzip compresses the bodies of log calls, like osquery's logger_tls_compress. The
+// server must support it, as Fleet and osctrl do.
 func WithGzip() Option {
 	return func(s *settings) error { s.gzip = true; return nil }
 }
 
-// WithEmptyAck takes an empty 2xx answer to logs, results and carve blocks for a
-// success, for servers that answer nothing. Without it such an answer, which a
-// proxy may give as well, is an [*AnswerError].
-func WithEmptyAck() Option {
+// WithTLS sets the TLS configuration, which is copied; default: the system's roots.
+// [TLSConfig] builds one from files and pins. TLS 1.2 is the least version, and
+// InsecureSkipVerify is refused without VerifyConnection. HTTP/2 is used only if NextProtos
+// contains "h2"; without it each call has a connection of its own, so that one instance's
+// slow upload does not delay another's calls.
+func WithTLS(config *tls.Config) Option {
 	return func(s *settings) error {
-		s.emptyAck[callLog], s.emptyAck[callWrite] = true, true
+		switch {
+		case config == nil:
+			return errors.New("WithTLS: nil config")
+		case config.MinVersion != 0 && config.MinVersion < tls.VersionTLS12,
+			config.MaxVersion != 0 && config.MaxVersion < tls.VersionTLS12:
+			return errors.New("WithTLS: versions before TLS 1.2 are not supported")
+		case config.InsecureSkipVerify && config.VerifyConnection == nil:
+			return errors.New("WithTLS: InsecureSkipVerify without VerifyConnection accepts any server")
+		}
+		s.tls = config.Clone()
 		return nil
 	}
 }
 
-// WithConfigSource names the one source that a config comes as; default
-// "tls_plugin", as osquery calls it.
-func WithConfigSource(name string) Option {
+// WithProxy sets the function that chooses each request's proxy; nil means no proxy.
+// Default: http.ProxyFromEnvironment. http.ProxyURL returns one for a fixed URL.
+func WithProxy(f func(*http.Request) (*url.URL, error)) Option {
 	return func(s *settings) error {
-		if name == "" {
-			return errors.New("WithConfigSource: empty name")
-		}
-		s.configSource = name
-		return nil
-	}
-}
-
-func (s *settings) setSecret(option string, f secretFunc) error {
-	if s.secretOption != "" {
-		return fmt.Errorf("%s: the enroll secret is set already by %s", option, s.secretOption)
-	}
-	s.secret, s.secretOption = f, option
-	return nil
-}
-
-// WithEnrollSecret enrols with this secret. Without any of the three secret
-// options an empty one is sent, for servers that go by client certificates.
-func WithEnrollSecret(secret string) Option {
-	return func(s *settings) error {
-		if secret == "" {
-			return errors.New("WithEnrollSecret: empty secret")
-		}
-		return s.setSecret("WithEnrollSecret", func(context.Context, extension.Node) (string, error) { return secret, nil })
-	}
-}
-
-// WithEnrollSecretFile reads the secret from a file at each enrolment, without
-// white space around it. The file may appear later; until then enrolling fails.
-func WithEnrollSecretFile(path string) Option {
-	return func(s *settings) error {
-		if path == "" {
-			return errors.New("WithEnrollSecretFile: empty path")
-		}
-		return s.setSecret("WithEnrollSecretFile", secretFile(path))
-	}
-}
-
-// WithEnrollSecretFunc asks for the secret at each enrolment, so that each
-// instance may have its own. The function may be called from several goroutines
-// at once and must return when its context ends.
-func WithEnrollSecretFunc(f func(context.Context, extension.Node) (string, error)) Option {
-	return func(s *settings) error {
+		s.proxy, s.proxySet = nil, true
 		if f == nil {
-			return errors.New("WithEnrollSecretFunc: nil function")
+			return nil
 		}
-		return s.setSecret("WithEnrollSecretFunc", f)
-	}
-}
-
-// defaultTimeout is for calls whose context has no deadline.
-const defaultTimeout = time.Minute
-
-// WithTimeout bounds a whole call, from dialling to the answer's last byte; from
-// 1 ms to 1 hour. By default a call has the time that its context gives it, as each
-// call of the extension has, and 1 minute when its context has no deadline.
-//
-// The extension gives a batch of logs that ran into extension.WithTransportTimeout
-// up to eight times as much at its next tries, because what was sent once is not cut
-// smaller. A timeout from here takes that time away: on a link that is too slow for
-// it, a batch is sent again and again and never arrives.
-func WithTimeout(d time.Duration) Option {
-	return func(s *settings) error {
-		if d < time.Millisecond || d > time.Hour {
-			return fmt.Errorf("WithTimeout: %v is not between 1ms and 1h", d)
-		}
-		s.timeout = d
-		return nil
-	}
-}
-
-// WithMaxRetryAfter bounds what a server's Retry-After can demand; default 1 hour,
-// from 1 second to 24 hours.
-func WithMaxRetryAfter(d time.Duration) Option {
-	return func(s *settings) error {
-		if d < time.Second || d > 24*time.Hour {
-			return fmt.Errorf("WithMaxRetryAfter: %v is not between 1s and 24h", d)
-		}
-		s.maxRetryAfter = d
-		return nil
-	}
-}
-
-const maxAnyAnswer = 1 << 30 // bytes; it is held in memory
-
-// WithMaxAnswer bounds the answers to all calls but config, in bytes after
-// decompression; default 8 MiB, from 1 to 1 GiB.
-func WithMaxAnswer(bytes int64) Option {
-	return func(s *settings) error {
-		if bytes < 1 || bytes > maxAnyAnswer {
-			return fmt.Errorf("WithMaxAnswer: %d is not between 1 and %d bytes", bytes, maxAnyAnswer)
-		}
-		s.maxAnswer = bytes
-		return nil
-	}
-}
-
-// WithMaxConfig bounds the answer to the config call, in bytes after
-// decompression; default 16 MiB, from 1 to 1 GiB.
-func WithMaxConfig(bytes int64) Option {
-	return func(s *settings) error {
-		if bytes < 1 || bytes > maxAnyAnswer {
-			return fmt.Errorf("WithMaxConfig: %d is not between 1 and %d bytes", bytes, maxAnyAnswer)
-		}
-		s.maxConfig = bytes
-		return nil
-	}
-}
-
-// WithPermanentStatus replaces the list of statuses, 413 and 422 by default, that
-// mean extension.ErrPermanent when they answer logs, results or carve blocks
-// without Retry-After. With none, nothing is permanent. Only 4xx can be: every
-// other status says nothing about the data. Whatever the list says, 413 to several
-// log lines is extension.ErrTooLarge, and they are sent again in smaller batches.
-func WithPermanentStatus(statuses ...int) Option {
-	return func(s *settings) error {
-		list := map[int]bool{}
-		for _, status := range statuses {
-			if status < 400 || status > 499 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
-				return fmt.Errorf("WithPermanentStatus: %d is not a permanent client error (4xx, not 408 or 429)", status)
+		s.proxy = func(r *http.Request) (*url.URL, error) {
+			u, err := f(r)
+			if err != nil {
+				err = localError{err}
 			}
-			list[status] = true
+			return u, err
 		}
-		s.permanent = list
 		return nil
 	}
+}
+
+// WithHTTPClient sends requests with this client, which is copied. TLS, proxies,
+// connections and timeouts are then up to its Transport; redirects are handled as
+// described for the package.
+func WithHTTPClient(client *http.Client) Option {
+	return func(s *settings) error {
+		if client == nil {
+			return errors.New("WithHTTPClient: nil client")
+		}
+		s.client = client
+		return nil
+	}
+}
+
+// EnrollSecret is where the enroll secret comes from; exactly one field is set.
+type EnrollSecret struct {
+	// Value is the secret.
+	Value string
+	// File is the path of a file with the secret, read at each enrolment; white space
+	// around it is ignored. Until the file exists, enrolling fails.
+	File string
+	// Func returns the secret of an instance, at each enrolment. It may be called from
+	// several goroutines at once and must return when its context ends.
+	Func func(context.Context, extension.Node) (string, error)
+}
+
+type secretFunc func(context.Context, extension.Node) (string, error)
+
+// WithEnrollSecret sets the enroll secret. Default: an empty secret, for servers that
+// authenticate client certificates instead.
+func WithEnrollSecret(secret EnrollSecret) Option {
+	return func(s *settings) error {
+		if s.secret != nil {
+			return errors.New("WithEnrollSecret: set twice")
+		}
+		n := 0
+		if secret.Value != "" {
+			n++
+			s.secret = func(context.Context, extension.Node) (string, error) { return secret.Value, nil }
+		}
+		if secret.File != "" {
+			n++
+			s.secret = secretFile(secret.File)
+		}
+		if secret.Func != nil {
+			n++
+			s.secret = secret.Func
+		}
+		if n != 1 {
+			return fmt.Errorf("WithEnrollSecret: %d of Value, File and Func are set; set exactly one", n)
+		}
+		return nil
+	}
+}
+
+const maxSecretFile = 64 << 10 // bytes
+
+// secretFile reads the file anew each time: secrets are rotated.
+func secretFile(path string) secretFunc {
+	return func(context.Context, extension.Node) (string, error) {
+		f, err := os.Open(path)
+		if err != nil {
+			return "", fmt.Errorf("enroll secret: %w", err)
+		}
+		defer f.Close()
+		data, err := io.ReadAll(io.LimitReader(f, maxSecretFile+1))
+		if err != nil {
+			return "", fmt.Errorf("enroll secret: %w", err)
+		}
+		secret := strings.TrimSpace(string(data))
+		if secret == "" || len(data) > maxSecretFile {
+			return "", fmt.Errorf("enroll secret: %s is empty or larger than %d bytes", path, maxSecretFile)
+		}
+		return secret, nil
+	}
+}
+
+// Limits bounds what a server can make a Client do. A zero field means its default.
+type Limits struct {
+	// Answer is the maximum size of an answer, except to config calls, in bytes after
+	// decompression: 1 byte to 1 GiB, default 8 MiB.
+	Answer int64
+	// Config is the maximum size of a config: 1 byte to 1 GiB, default 16 MiB.
+	Config int64
+	// RetryAfter is the longest Retry-After that is respected: 1 s to 24 h, default 1 h.
+	RetryAfter time.Duration
+	// Timeout bounds a whole call: 1 ms to 1 h. The default is the deadline of the call's
+	// context, and 1 minute without one. The extension allows a batch that timed out up to
+	// eight times as long at its next tries; on a slow link, a timeout set here can keep a
+	// large batch from ever being delivered.
+	Timeout time.Duration
+}
+
+const (
+	defaultTimeout = time.Minute // for calls whose context has no deadline
+	maxAnyAnswer   = 1 << 30     // bytes; an answer is held in memory
+)
+
+// WithLimits sets the limits.
+func WithLimits(l Limits) Option {
+	return func(s *settings) error {
+		var errs []error
+		if l.Answer < 0 || l.Answer > maxAnyAnswer {
+			errs = append(errs, fmt.Errorf("WithLimits: Answer %d is not between 1 and %d bytes", l.Answer, maxAnyAnswer))
+		}
+		if l.Config < 0 || l.Config > maxAnyAnswer {
+			errs = append(errs, fmt.Errorf("WithLimits: Config %d is not between 1 and %d bytes", l.Config, maxAnyAnswer))
+		}
+		if l.RetryAfter != 0 && (l.RetryAfter < time.Second || l.RetryAfter > 24*time.Hour) {
+			errs = append(errs, fmt.Errorf("WithLimits: RetryAfter %v is not between 1s and 24h", l.RetryAfter))
+		}
+		if l.Timeout != 0 && (l.Timeout < time.Millisecond || l.Timeout > time.Hour) {
+			errs = append(errs, fmt.Errorf("WithLimits: Timeout %v is not between 1ms and 1h", l.Timeout))
+		}
+		s.limits = l.or(defaults().limits)
+		return errors.Join(errs...)
+	}
+}
+
+func (l Limits) or(other Limits) Limits {
+	return Limits{
+		Answer: cmp.Or(l.Answer, other.Answer), Config: cmp.Or(l.Config, other.Config),
+		RetryAfter: cmp.Or(l.RetryAfter, other.RetryAfter), Timeout: cmp.Or(l.Timeout, other.Timeout),
+	}
+}
+
+// Quirks adapts a Client to servers and gateways that differ from Fleet. The zero value
+// changes nothing.
+type Quirks struct {
+	// EmptyAck accepts an empty 2xx answer to logs and results as success. Without it, such
+	// an answer, which may come from a proxy, is an AnswerError.
+	EmptyAck bool
+	// StringStatuses sends the statuses of results as strings, as old versions of osquery did.
+	StringStatuses bool
+	// NoNodeKeyHeader omits "Authorization: NodeKey …"; the node key is then sent in bodies
+	// alone, as before osquery 5.23.
+	NoNodeKeyHeader bool
+	// NoBatchHeaders omits HeaderBatchID, HeaderBatch and HeaderSignature.
+	NoBatchHeaders bool
+	// PermanentStatuses are the statuses that, in answer to logs or results without
+	// Retry-After, mean extension.ErrPermanent: any 4xx except 408 and 429. Default: 413 and
+	// 422; an empty slice that is not nil means none. 413 in answer to several lines or
+	// results is always extension.ErrTooLarge.
+	PermanentStatuses []int
+	// ConfigSource is the name of a config's one source; default "tls_plugin".
+	ConfigSource string
+	// InsecureHTTP allows a server URL of http, which sends node keys and enroll secrets
+	// unencrypted: for tests, or behind a local TLS proxy.
+	InsecureHTTP bool
+}
+
+// WithQuirks adds quirks to those set before, such as by [ForSGT].
+func WithQuirks(q Quirks) Option {
+	return func(s *settings) error { return s.quirks.add(q) }
+}
+
+func (q *Quirks) add(other Quirks) error {
+	for _, status := range other.PermanentStatuses {
+		if status < 400 || status > 499 || status == http.StatusTooManyRequests || status == http.StatusRequestTimeout {
+			return fmt.Errorf("WithQuirks: PermanentStatuses: %d is not a permanent client error (4xx, not 408 or 429)", status)
+		}
+	}
+	if other.PermanentStatuses != nil {
+		q.PermanentStatuses = slices.Clone(other.PermanentStatuses)
+	}
+	q.ConfigSource = cmp.Or(other.ConfigSource, q.ConfigSource)
+	q.EmptyAck = q.EmptyAck || other.EmptyAck
+	q.StringStatuses = q.StringStatuses || other.StringStatuses
+	q.NoNodeKeyHeader = q.NoNodeKeyHeader || other.NoNodeKeyHeader
+	q.NoBatchHeaders = q.NoBatchHeaders || other.NoBatchHeaders
+	q.InsecureHTTP = q.InsecureHTTP || other.InsecureHTTP
+	return nil
 }

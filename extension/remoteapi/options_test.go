@@ -18,41 +18,52 @@ import (
 )
 
 func TestMisuseIsRefusedByName(t *testing.T) {
-	missing := filepath.Join(t.TempDir(), "missing")
 	for name, opt := range map[string]remoteapi.Option{
-		"WithEndpoints":              remoteapi.WithEndpoints(remoteapi.Endpoints{}),
-		"endpoint log":               remoteapi.WithEndpoints(remoteapi.Endpoints{Log: "//evil.example/log"}),
-		"endpoint config":            remoteapi.WithEndpoints(remoteapi.Endpoints{Config: "api/config"}),
-		"endpoint enroll is missing": remoteapi.WithEndpoints(remoteapi.Endpoints{Config: "/config", Log: "/log"}),
-		"ForOsctrl":                  remoteapi.ForOsctrl("a/../b"),
-		"WithHeader":                 remoteapi.WithHeader("Content-Length", "5"),
-		"\"Idempotency-Key\" cannot": remoteapi.WithHeader("idempotency-key", "x"),
-		"\"Osqvisor-Batch\" cannot":  remoteapi.WithHeader(remoteapi.HeaderBatch, "x"),
-		"WithHeader: \"X-A\"":        remoteapi.WithHeader("X-A", "b\r\nX-C: d"),
-		"WithUserAgent":              remoteapi.WithUserAgent(""),
-		"WithConfigSource":           remoteapi.WithConfigSource(""),
-		"WithEnrollSecret":           remoteapi.WithEnrollSecret(""),
-		"WithEnrollSecretFile":       remoteapi.WithEnrollSecretFile(""),
-		"WithEnrollSecretFunc":       remoteapi.WithEnrollSecretFunc(nil),
-		"WithTimeout":                remoteapi.WithTimeout(0),
-		"WithMaxRetryAfter":          remoteapi.WithMaxRetryAfter(-1),
-		"WithMaxAnswer":              remoteapi.WithMaxAnswer(0),
-		"WithMaxConfig":              remoteapi.WithMaxConfig(1 << 40),
-		"WithPermanentStatus":        remoteapi.WithPermanentStatus(500),
-		"WithRootCAs":                remoteapi.WithRootCAs(nil),
-		"WithRootCAFile":             remoteapi.WithRootCAFile(missing),
-		"WithClientCertificate":      remoteapi.WithClientCertificate(tls.Certificate{}),
-		"WithClientCertificateFiles": remoteapi.WithClientCertificateFiles(missing, missing),
-		"WithPin":                    remoteapi.WithPin("abc"),
-		"WithServerName":             remoteapi.WithServerName(""),
-		"WithHTTPClient":             remoteapi.WithHTTPClient(nil),
-		"WithRoundTripper":           remoteapi.WithRoundTripper(nil),
-		"option 2 is nil":            nil,
+		"WithEndpoints":                 remoteapi.WithEndpoints(remoteapi.Endpoints{}),
+		"endpoint log":                  remoteapi.WithEndpoints(remoteapi.Endpoints{Log: "//evil.example/log"}),
+		"endpoint config":               remoteapi.WithEndpoints(remoteapi.Endpoints{Config: "api/config"}),
+		"endpoint enroll is missing":    remoteapi.WithEndpoints(remoteapi.Endpoints{Config: "/config", Log: "/log"}),
+		"ForOsctrl":                     remoteapi.ForOsctrl("a/../b"),
+		"WithHeader":                    remoteapi.WithHeader("Content-Length", "5"),
+		"\"Idempotency-Key\" cannot":    remoteapi.WithHeader("idempotency-key", "x"),
+		"\"Osqvisor-Batch\" cannot":     remoteapi.WithHeader(remoteapi.HeaderBatch, "x"),
+		"WithHeader: \"X-A\"":           remoteapi.WithHeader("X-A", "b\r\nX-C: d"),
+		"\"User-Agent\" is not a valid": remoteapi.WithHeader("User-Agent", "a\x00"),
+		"WithEnrollSecret: 0 of":        remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{}),
+		"WithEnrollSecret: 2 of":        remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: "a", File: "/b"}),
+		"WithLimits: Timeout":           remoteapi.WithLimits(remoteapi.Limits{Timeout: 2 * time.Hour}),
+		"WithLimits: RetryAfter":        remoteapi.WithLimits(remoteapi.Limits{RetryAfter: -1}),
+		"WithLimits: Answer":            remoteapi.WithLimits(remoteapi.Limits{Answer: -1}),
+		"WithLimits: Config":            remoteapi.WithLimits(remoteapi.Limits{Config: 1 << 40}),
+		"WithQuirks: PermanentSt":       remoteapi.WithQuirks(remoteapi.Quirks{PermanentStatuses: []int{500}}),
+		"WithTLS: nil":                  remoteapi.WithTLS(nil),
+		"WithTLS: versions":             remoteapi.WithTLS(&tls.Config{MinVersion: tls.VersionTLS11}),
+		"WithTLS: versions before":      remoteapi.WithTLS(&tls.Config{MaxVersion: tls.VersionTLS11}),
+		"WithTLS: Insecure":             remoteapi.WithTLS(&tls.Config{InsecureSkipVerify: true}),
+		"WithHTTPClient":                remoteapi.WithHTTPClient(nil),
+		"option 2 is nil":               nil,
 	} {
 		// The other mistake must be reported as well.
 		_, err := remoteapi.New("https://", remoteapi.WithGzip(), opt)
 		if err == nil || !strings.Contains(err.Error(), name) || !strings.Contains(err.Error(), "has no host") {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestTLSConfigReportsAllMistakes names each wrong field.
+func TestTLSConfigReportsAllMistakes(t *testing.T) {
+	dir := t.TempDir()
+	missing, empty := filepath.Join(dir, "missing"), filepath.Join(dir, "empty")
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, roots := range []string{missing, empty} {
+		_, err := remoteapi.TLSConfig{RootCAFile: roots, CertFile: missing, KeyFile: missing, Pins: []string{"abc"}}.Build()
+		for _, field := range []string{"RootCAFile", "CertFile, KeyFile", "Pins"} {
+			if err == nil || !strings.Contains(err.Error(), field) {
+				t.Errorf("%s: %v", field, err)
+			}
 		}
 	}
 }
@@ -70,14 +81,14 @@ func TestServersAndConflicts(t *testing.T) {
 		{"", "no host", nil},
 		{"https://:8080", "no host", nil},
 		{"ftp://fleet.example", "not https", nil},
-		{"http://fleet.example", "WithInsecureHTTP", nil},
-		{"http://fleet.example", "", []remoteapi.Option{remoteapi.WithInsecureHTTP()}},
-		{"http://fleet.example", "WithServerName", []remoteapi.Option{remoteapi.WithInsecureHTTP(), remoteapi.WithServerName("x")}},
+		{"http://fleet.example", "InsecureHTTP", nil},
+		{"http://fleet.example", "", []remoteapi.Option{remoteapi.WithQuirks(remoteapi.Quirks{InsecureHTTP: true})}},
+		{"http://fleet.example", "WithTLS", []remoteapi.Option{remoteapi.WithQuirks(remoteapi.Quirks{InsecureHTTP: true}), remoteapi.WithTLS(&tls.Config{})}},
 		{"https://user:geheim@fleet.example", "password", nil},
 		{"https://fleet.example/?a=b", "query", nil},
 		{"https://fleet.example", "WithProxy", []remoteapi.Option{remoteapi.WithHTTPClient(client), remoteapi.WithProxy(nil)}},
-		{"https://fleet.example", "WithRoundTripper", []remoteapi.Option{remoteapi.WithHTTPClient(client), remoteapi.WithRoundTripper(http.DefaultTransport)}},
-		{"https://fleet.example", "set already by WithEnrollSecret", []remoteapi.Option{remoteapi.WithEnrollSecret("a"), remoteapi.WithEnrollSecretFile("b")}},
+		{"https://fleet.example", "WithTLS", []remoteapi.Option{remoteapi.WithHTTPClient(client), remoteapi.WithTLS(&tls.Config{})}},
+		{"https://fleet.example", "set twice", []remoteapi.Option{remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: "a"}), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{File: "b"})}},
 	} {
 		_, err := remoteapi.New(c.server, c.opts...)
 		if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
@@ -143,8 +154,8 @@ func TestWhatIsSent(t *testing.T) {
 }
 
 func TestHeaderOptions(t *testing.T) {
-	server, client := serve(t, remoteapi.WithHeader("x-gateway", "g"), remoteapi.WithUserAgent("agent/1"),
-		remoteapi.WithoutNodeKeyHeader(), remoteapi.WithoutBatchHeaders(), remoteapi.WithConfigSource("remote"),
+	server, client := serve(t, remoteapi.WithHeader("x-gateway", "g"), remoteapi.WithHeader("User-Agent", "agent/1"),
+		remoteapi.WithQuirks(remoteapi.Quirks{NoNodeKeyHeader: true, NoBatchHeaders: true}), remoteapi.WithQuirks(remoteapi.Quirks{ConfigSource: "remote"}),
 		remoteapi.WithGzip())
 	node := enrolled(t, client, "a")
 	if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); err != nil {
@@ -170,7 +181,7 @@ func TestHeaderOptions(t *testing.T) {
 func TestSecrets(t *testing.T) {
 	server := start(t)
 	path := filepath.Join(t.TempDir(), "secret")
-	byFile := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecretFile(path))
+	byFile := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{File: path}))
 	req := ofHost("a")
 	for _, step := range []struct {
 		content string
@@ -186,13 +197,13 @@ func TestSecrets(t *testing.T) {
 			t.Errorf("file %q: %q, %v", step.content, key, err)
 		}
 	}
-	byFunc := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()),
-		remoteapi.WithEnrollSecretFunc(func(_ context.Context, n extension.Node) (string, error) {
+	byFunc := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()),
+		remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Func: func(_ context.Context, n extension.Node) (string, error) {
 			if n.Instance != "a" {
 				return "", errors.New("no secret for this one")
 			}
 			return server.EnrollSecret(), nil
-		}))
+		}}))
 	if _, err := byFunc.Enroll(within(t, 10*time.Second), req); err != nil {
 		t.Error(err)
 	}
@@ -208,12 +219,12 @@ func TestPresets(t *testing.T) {
 		opt       remoteapi.Option
 		logs      bool
 	}{
-		"osctrl": {remoteapi.OsctrlEndpoints("dev"), remoteapi.ForOsctrl("dev"), true},
-		"SGT":    {remoteapi.SGTEndpoints(), remoteapi.ForSGT(), false},
+		"osctrl": {remoteapi.Endpoints{Enroll: "/dev/enroll", Config: "/dev/config", Log: "/dev/log", Read: "/dev/read", Write: "/dev/write"}, remoteapi.ForOsctrl("dev"), true},
+		"SGT":    {sgtPaths(), remoteapi.ForSGT(), false},
 		"own":    {remoteapi.Endpoints{Enroll: "/e", Config: "/c", Log: "/l", Read: "/r", Write: "/w"}, remoteapi.WithEndpoints(remoteapi.Endpoints{Enroll: "/e", Config: "/c", Log: "/l", Read: "/r", Write: "/w"}), true},
 	} {
 		server := start(t, remoteapitest.WithEndpoints(c.endpoints))
-		client := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(server.EnrollSecret()), c.opt)
+		client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}), c.opt)
 		node := enrolled(t, client, "a")
 		if _, err := client.Config(within(t, 10*time.Second), node); err != nil {
 			t.Errorf("%s: config: %v", name, err)
@@ -232,7 +243,7 @@ func TestPresets(t *testing.T) {
 }
 
 func TestEmptyAck(t *testing.T) {
-	server, client := serve(t, remoteapi.WithEmptyAck())
+	server, client := serve(t, remoteapi.WithQuirks(remoteapi.Quirks{EmptyAck: true}))
 	for _, c := range apiCalls() {
 		server.FailNext(c.name, 1, remoteapitest.Answer(200, ""))
 		err := c.do(within(t, 10*time.Second), client, extension.Node{Key: "key", Instance: "a"})
@@ -252,13 +263,11 @@ func TestInjection(t *testing.T) {
 	base := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: server.RootCAs()}}
 	t.Cleanup(base.CloseIdleConnections)
 	own := &http.Client{Transport: base}
-	for _, opt := range []remoteapi.Option{remoteapi.WithHTTPClient(own), remoteapi.WithRoundTripper(base)} {
-		enrolled(t, dial(t, server.URL(), opt, remoteapi.WithEnrollSecret(server.EnrollSecret())), "a")
-	}
+	enrolled(t, dial(t, server.URL(), remoteapi.WithHTTPClient(own), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()})), "a")
 	if own.CheckRedirect != nil {
 		t.Error("the host's client was changed")
 	}
-	proxied := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()),
+	proxied := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()),
 		remoteapi.WithProxy(func(*http.Request) (*url.URL, error) { return nil, errors.New("asked the proxy function") }))
 	_, err := proxied.Config(within(t, 10*time.Second), extension.Node{Key: "key"})
 	if err == nil || !strings.Contains(err.Error(), "asked the proxy function") {

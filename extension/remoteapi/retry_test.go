@@ -81,7 +81,7 @@ func TestBadAnswersAreRetried(t *testing.T) {
 			if bad.reason == remoteapi.ReasonTimeout {
 				timeout = 600 * time.Millisecond // good answers must be within it, on a busy machine too
 			}
-			server, client := serve(t, remoteapi.WithMaxConfig(1<<20), remoteapi.WithMaxAnswer(64<<10), remoteapi.WithTimeout(timeout))
+			server, client := serve(t, remoteapi.WithLimits(remoteapi.Limits{Config: 1 << 20, Answer: 64 << 10, Timeout: timeout}))
 			server.SetConfig("a", `{"schedule":{"q":{"query":"select 1","interval":60}}}`)
 			h := newHost(t, client)
 			if _, _, err := h.FetchConfig(within(t, 20*time.Second)); err != nil { // enrols

@@ -9,10 +9,15 @@ import (
 	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
+// sgtPaths are those that SGT serves.
+func sgtPaths() remoteapi.Endpoints {
+	return remoteapi.Endpoints{Enroll: "/node/enroll", Config: "/node/configure", Read: "/distributed/read", Write: "/distributed/write"}
+}
+
 // TestSGTAnswers are those of its handlers.
 func TestSGTAnswers(t *testing.T) {
-	server := start(t, remoteapitest.WithEndpoints(remoteapi.SGTEndpoints()))
-	client := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.ForSGT())
+	server := start(t, remoteapitest.WithEndpoints(sgtPaths()))
+	client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.ForSGT())
 	node := extension.Node{Key: "key"}
 	server.FailNext(remoteapitest.CallRead, 1, remoteapitest.Answer(200, `{"node_invalid":"false","queries":{"id1":"select 1"}}`))
 	if got, err := client.Queries(within(t, 10*time.Second), node); err != nil || got.Queries["id1"] != "select 1" {

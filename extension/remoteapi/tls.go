@@ -8,122 +8,96 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/url"
 	"os"
 	"strings"
 )
 
-func (s *settings) tlsConfig() *tls.Config {
-	cfg := &tls.Config{
-		MinVersion:           tls.VersionTLS12,
-		RootCAs:              s.roots,
-		ServerName:           s.serverName,
-		GetClientCertificate: s.clientCert,
-	}
-	if len(s.pins) > 0 {
-		// Not VerifyPeerCertificate: that one is skipped for resumed sessions.
-		cfg.VerifyConnection = s.verifyPin
-	}
-	return cfg
+// TLSConfig describes a *tls.Config by files and pins, for [WithTLS]. All fields are
+// optional.
+type TLSConfig struct {
+	// RootCAFile is a PEM file of the roots to trust instead of the system's, read once,
+	// like osquery's tls_server_certs.
+	RootCAFile string
+	// CertFile and KeyFile are PEM files of the client's certificate and key. They are read
+	// at each handshake, so that renewed ones are used.
+	CertFile, KeyFile string
+	// ServerName is the name that the server's certificate must have, instead of the URL's
+	// host.
+	ServerName string
+	// Pins are public keys of which one, in addition to a valid chain, must belong to a
+	// certificate of that chain: SHA-256 digests of the SubjectPublicKeyInfo in hex or
+	// base64, optionally after "sha256/" or "sha256//".
+	Pins []string
 }
 
-func (s *settings) verifyPin(state tls.ConnectionState) error {
+// Build returns the *tls.Config, or every mistake at once.
+func (c TLSConfig) Build() (*tls.Config, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12, ServerName: c.ServerName}
+	err := errors.Join(c.addRoots(config), c.addCertificate(config), c.addPins(config))
+	if err != nil {
+		return nil, fmt.Errorf("remoteapi: TLSConfig: %w", err)
+	}
+	return config, nil
+}
+
+func (c TLSConfig) addRoots(config *tls.Config) error {
+	if c.RootCAFile == "" {
+		return nil
+	}
+	data, err := os.ReadFile(c.RootCAFile)
+	if err != nil {
+		return fmt.Errorf("RootCAFile: %w", err)
+	}
+	config.RootCAs = x509.NewCertPool()
+	if !config.RootCAs.AppendCertsFromPEM(data) {
+		return fmt.Errorf("RootCAFile: no PEM certificate in %s", c.RootCAFile)
+	}
+	return nil
+}
+
+func (c TLSConfig) addCertificate(config *tls.Config) error {
+	if c.CertFile == "" && c.KeyFile == "" {
+		return nil
+	}
+	config.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+		cert, err := tls.LoadX509KeyPair(c.CertFile, c.KeyFile)
+		if err != nil {
+			return nil, localError{fmt.Errorf("client certificate: %w", err)}
+		}
+		return &cert, nil
+	}
+	if _, err := config.GetClientCertificate(nil); err != nil {
+		return fmt.Errorf("CertFile, KeyFile: %w", err)
+	}
+	return nil
+}
+
+func (c TLSConfig) addPins(config *tls.Config) error {
+	if len(c.Pins) == 0 {
+		return nil
+	}
+	pins := map[[sha256.Size]byte]bool{}
+	for _, pin := range c.Pins {
+		sum, err := parsePin(pin)
+		if err != nil {
+			return fmt.Errorf("Pins: %w", err)
+		}
+		pins[sum] = true
+	}
+	// Not VerifyPeerCertificate: it is skipped for resumed sessions.
+	config.VerifyConnection = func(state tls.ConnectionState) error { return verifyPin(pins, state) }
+	return nil
+}
+
+func verifyPin(pins map[[sha256.Size]byte]bool, state tls.ConnectionState) error {
 	for _, chain := range state.VerifiedChains {
 		for _, cert := range chain {
-			if s.pins[sha256.Sum256(cert.RawSubjectPublicKeyInfo)] {
+			if pins[sha256.Sum256(cert.RawSubjectPublicKeyInfo)] {
 				return nil
 			}
 		}
 	}
 	return ErrPin
-}
-
-func (s *settings) usesTLS(option string) {
-	s.connOptions = append(s.connOptions, option)
-	s.tlsOptions = append(s.tlsOptions, option)
-}
-
-// WithRootCAs trusts these roots in place of the system's.
-func WithRootCAs(pool *x509.CertPool) Option {
-	return func(s *settings) error {
-		if pool == nil {
-			return errors.New("WithRootCAs: nil pool")
-		}
-		s.usesTLS("WithRootCAs")
-		s.roots = pool
-		return nil
-	}
-}
-
-// WithRootCAFile trusts the PEM certificates of a file, read once by [New], in
-// place of the system's roots, like osquery's tls_server_certs.
-func WithRootCAFile(path string) Option {
-	return func(s *settings) error {
-		data, err := os.ReadFile(path)
-		if err != nil {
-			return fmt.Errorf("WithRootCAFile: %w", err)
-		}
-		pool := x509.NewCertPool()
-		if !pool.AppendCertsFromPEM(data) {
-			return fmt.Errorf("WithRootCAFile: no PEM certificate in %s", path)
-		}
-		s.usesTLS("WithRootCAFile")
-		s.roots = pool
-		return nil
-	}
-}
-
-// WithClientCertificate shows this certificate to servers that ask for one.
-func WithClientCertificate(cert tls.Certificate) Option {
-	return func(s *settings) error {
-		if len(cert.Certificate) == 0 || cert.PrivateKey == nil {
-			return errors.New("WithClientCertificate: certificate or private key missing")
-		}
-		s.usesTLS("WithClientCertificate")
-		s.clientCert = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil }
-		return nil
-	}
-}
-
-// WithClientCertificateFiles shows the certificate of two PEM files, read at each
-// handshake, so that renewed ones are taken up. They must be readable at once.
-func WithClientCertificateFiles(certFile, keyFile string) Option {
-	return func(s *settings) error {
-		load := func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
-			cert, err := tls.LoadX509KeyPair(certFile, keyFile)
-			if err != nil {
-				return nil, localError{fmt.Errorf("client certificate: %w", err)}
-			}
-			return &cert, nil
-		}
-		if _, err := load(nil); err != nil {
-			return fmt.Errorf("WithClientCertificateFiles: %w", err)
-		}
-		s.usesTLS("WithClientCertificateFiles")
-		s.clientCert = load
-		return nil
-	}
-}
-
-// WithPin demands, besides a valid chain, that a certificate of the chain has this
-// public key: the SHA-256 of its SubjectPublicKeyInfo, in hex or in base64, with or
-// without "sha256/" or "sha256//" before it. Several pins mean any of them.
-func WithPin(pins ...string) Option {
-	return func(s *settings) error {
-		if len(pins) == 0 {
-			return errors.New("WithPin: no pin")
-		}
-		for _, pin := range pins {
-			sum, err := parsePin(pin)
-			if err != nil {
-				return fmt.Errorf("WithPin: %w", err)
-			}
-			s.pins[sum] = true
-		}
-		s.usesTLS("WithPin")
-		return nil
-	}
 }
 
 func parsePin(pin string) (sum [sha256.Size]byte, err error) {
@@ -142,76 +116,4 @@ func parsePin(pin string) (sum [sha256.Size]byte, err error) {
 		}
 	}
 	return sum, fmt.Errorf("%q is not a SHA-256 in hex or base64", pin)
-}
-
-// WithServerName expects this name in the server's certificate, in place of the
-// host of the URL.
-func WithServerName(name string) Option {
-	return func(s *settings) error {
-		if name == "" {
-			return errors.New("WithServerName: empty name")
-		}
-		s.usesTLS("WithServerName")
-		s.serverName = name
-		return nil
-	}
-}
-
-// WithProxy chooses the proxy of each request; nil means none. The default is the
-// environment: HTTPS_PROXY, NO_PROXY. http.ProxyURL makes one of a fixed URL.
-func WithProxy(f func(*http.Request) (*url.URL, error)) Option {
-	return func(s *settings) error {
-		s.connOptions = append(s.connOptions, "WithProxy")
-		s.proxy = f
-		if f != nil {
-			s.proxy = func(r *http.Request) (*url.URL, error) {
-				u, err := f(r)
-				if err != nil {
-					err = localError{err}
-				}
-				return u, err
-			}
-		}
-		return nil
-	}
-}
-
-// WithHTTP2 allows HTTP/2. Without it each call under way has a connection of its
-// own, so that one instance's slow upload cannot hold up another's.
-func WithHTTP2() Option {
-	return func(s *settings) error {
-		s.connOptions = append(s.connOptions, "WithHTTP2")
-		s.http2 = true
-		return nil
-	}
-}
-
-// WithInsecureHTTP allows a server URL of http. Node keys and enroll secrets then
-// travel in the clear: for tests, or behind a local TLS proxy.
-func WithInsecureHTTP() Option {
-	return func(s *settings) error { s.insecure = true; return nil }
-}
-
-// WithHTTPClient sends by this client, copied, with redirects as the package's
-// page says. TLS, proxies and connections are then the host's own business.
-func WithHTTPClient(client *http.Client) Option {
-	return func(s *settings) error {
-		if client == nil {
-			return errors.New("WithHTTPClient: nil client")
-		}
-		s.client = client
-		return nil
-	}
-}
-
-// WithRoundTripper sends by this round tripper, which may be called from several
-// goroutines at once. TLS, proxies and connections are then its own business.
-func WithRoundTripper(rt http.RoundTripper) Option {
-	return func(s *settings) error {
-		if rt == nil {
-			return errors.New("WithRoundTripper: nil round tripper")
-		}
-		s.roundTripper = rt
-		return nil
-	}
 }

@@ -20,7 +20,7 @@ func TestTooLarge(t *testing.T) {
 	for _, permanent := range []bool{true, false} {
 		var opts []remoteapi.Option
 		if !permanent {
-			opts = append(opts, remoteapi.WithPermanentStatus())
+			opts = append(opts, remoteapi.WithQuirks(remoteapi.Quirks{PermanentStatuses: []int{}}))
 		}
 		server, client := serve(t, opts...)
 		server.FailNext(remoteapitest.CallAny, 100, remoteapitest.Answer(http.StatusRequestEntityTooLarge, `{}`))

@@ -55,7 +55,7 @@ func TestTrial24RetryAfterByTheServersClock(t *testing.T) {
 // the kept-alive connection that it was asked on; what changes something at the server is not.
 func TestTrial25ClosedConnectionIsRepeated(t *testing.T) {
 	for _, c := range apiCalls() {
-		server, client := serve(t, remoteapi.WithoutBatchHeaders())
+		server, client := serve(t, remoteapi.WithQuirks(remoteapi.Quirks{NoBatchHeaders: true}))
 		node := enrolled(t, client, "a")
 		if _, err := client.Config(within(t, 10*time.Second), node); err != nil { // the connection is kept alive
 			t.Fatal(err)
@@ -132,7 +132,7 @@ func TestTrial32ErrorsDoNotDependOnWhatIsEchoed(t *testing.T) {
 	const one, two = "Kq7-first/much value+a=1b", "Zx3-other/many letter+c=2d"
 	server := start(t)
 	texts := func(call apiCall, secret, echo string) (out []string) {
-		client := dial(t, server.URL(), remoteapi.WithRootCAs(server.RootCAs()), remoteapi.WithEnrollSecret(secret),
+		client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: secret}),
 			remoteapi.WithHeader("X-Gateway", "Bearer "+secret))
 		for i, fault := range quoted(echo) {
 			server.FailNext(call.name, 1, fault)

@@ -154,8 +154,12 @@ func TestOsctrl(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
-	client, err := remoteapi.New(server, remoteapi.ForOsctrl(environment), remoteapi.WithRootCAFile(ca),
-		remoteapi.WithEnrollSecret(os.Getenv("OSCTRL_SECRET")), remoteapi.WithGzip())
+	trust, err := remoteapi.TLSConfig{RootCAFile: ca}.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	client, err := remoteapi.New(server, remoteapi.ForOsctrl(environment), remoteapi.WithTLS(trust),
+		remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: os.Getenv("OSCTRL_SECRET")}), remoteapi.WithGzip())
 	if err != nil {
 		t.Fatal(err)
 	}

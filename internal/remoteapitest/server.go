@@ -7,8 +7,8 @@
 //	…
 //	defer server.Close()
 //	client, err := remoteapi.New(server.URL(),
-//		remoteapi.WithRootCAs(server.RootCAs()),
-//		remoteapi.WithEnrollSecret(server.EnrollSecret()))
+//		remoteapi.WithTLS(server.ClientTLS()),
+//		remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
 //
 // Hosts are known by their host_identifier. It is no server for production: what
 // it is sent stays in memory until [Server.Forget].
@@ -171,7 +171,10 @@ func (s *Server) EnrollSecret() string { return s.secret }
 // Certificate gives the server's own certificate, which is its own root.
 func (s *Server) Certificate() *x509.Certificate { return s.cert.Leaf }
 
-// RootCAs gives a pool with the server's certificate.
+// ClientTLS returns a configuration for clients that trust this server alone.
+func (s *Server) ClientTLS() *tls.Config { return &tls.Config{RootCAs: s.RootCAs()} }
+
+// RootCAs returns a pool with the server's certificate.
 func (s *Server) RootCAs() *x509.CertPool {
 	pool := x509.NewCertPool()
 	pool.AddCert(s.cert.Leaf)

@@ -33,8 +33,12 @@ func runHost(stdin io.Reader) error {
 	if err := dec.Decode(&cfg); err != nil {
 		return fmt.Errorf("its config: %w", err)
 	}
-	client, err := remoteapi.New(cfg.Server, remoteapi.WithRootCAFile(cfg.CA), remoteapi.WithEnrollSecret(cfg.Secret),
-		remoteapi.WithTimeout(10*time.Second))
+	trust, err := remoteapi.TLSConfig{RootCAFile: cfg.CA}.Build()
+	if err != nil {
+		return err
+	}
+	client, err := remoteapi.New(cfg.Server, remoteapi.WithTLS(trust), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: cfg.Secret}),
+		remoteapi.WithLimits(remoteapi.Limits{Timeout: 10 * time.Second}))
 	if err != nil {
 		return err
 	}
