@@ -10,6 +10,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // startHost starts a host process, not by this package, and returns it with its watcher and worker.
@@ -83,7 +85,7 @@ func killHost(t *testing.T, host *exec.Cmd) {
 
 // TestPromiseNoOrphansAfterKilledHost: nobody is alive 2 s after kill -9 of the host, the worker included.
 func TestPromiseNoOrphansAfterKilledHost(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	host, watcher, worker := startHost(t, "")
 	killHost(t, host)
 	mustGo(t, 2*time.Second, watcher, worker)
@@ -91,14 +93,14 @@ func TestPromiseNoOrphansAfterKilledHost(t *testing.T) {
 
 // Each of the two means works alone; without either the children stay, so these tests can fail.
 func TestTetherAloneKillsTheWholeGroup(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	host, watcher, worker := startHost(t, "nosignal")
 	killHost(t, host)
 	mustGo(t, 2*time.Second, watcher, worker)
 }
 
 func TestParentDeathSignalAloneKillsTheLeader(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	host, watcher, worker := startHost(t, "notether")
 	killHost(t, host)
 	mustGo(t, 2*time.Second, watcher)
@@ -108,7 +110,7 @@ func TestParentDeathSignalAloneKillsTheLeader(t *testing.T) {
 }
 
 func TestWithoutEitherTheGroupStays(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	host, watcher, worker := startHost(t, "nosignal,notether")
 	killHost(t, host)
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
@@ -128,7 +130,7 @@ func TestReclaimAfterKilledHost(t *testing.T) {
 		"nobody":             {"", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
-			checkLeaks(t)
+			testhelp.CheckLeaks(t)
 			path := filepath.Join(t.TempDir(), "lease")
 			host, watcher, worker := startHost(t, tt.flags+"="+path)
 			assertHeld(t, path)
@@ -144,7 +146,7 @@ func TestReclaimAfterKilledHost(t *testing.T) {
 
 // Whoever inherited the write end would keep the tether from ending when the host dies.
 func TestTetherIsNotInheritedByOtherChildren(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	first := mustStart(t, roleSpec("sleep", heard.hear))
 	second := mustStart(t, roleSpec("sleep", heard.hear))

@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// Identity tells one process from every other, also from a later one with the same pid. The zero value is nobody.
+// Identity distinguishes a process from every other one, even from a later one with the same pid. The zero value is no process.
 // It is comparable, and safe for concurrent use because it never changes.
 type Identity struct {
 	// PID is the process id.

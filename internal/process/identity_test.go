@@ -6,6 +6,8 @@ import (
 	"errors"
 	"os"
 	"testing"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func TestIdentityOfSelfIsStable(t *testing.T) {
@@ -22,7 +24,7 @@ func TestIdentityOfSelfIsStable(t *testing.T) {
 }
 
 func TestSignalNeverMeetsAStranger(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	p := mustStart(t, roleSpec("sleep", heard.hear))
 	heard.ready(t, 1)

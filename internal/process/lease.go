@@ -17,7 +17,7 @@ import (
 // maxLease is how much of a lease file is read, in bytes; a real one has less than 1 KiB.
 const maxLease = 64 << 10
 
-// ErrLeaseCorrupt means that a lease file is truncated, damaged or makes no sense. Nobody can be found by it.
+// ErrLeaseCorrupt means that a lease file is truncated, damaged or makes no sense. No process can be found by it.
 var ErrLeaseCorrupt = errors.New("lease file is corrupt")
 
 // Lease is the note about a running child by which a later host finds what a killed one left behind.
@@ -34,7 +34,7 @@ type Lease struct {
 	Socket string `json:"socket"`
 	// Started is when the child was started.
 	Started time.Time `json:"started"`
-	// Host is the process that owns the child. While it lives, Reclaim touches nothing. The zero value is nobody.
+	// Host is the process that owns the child. While it lives, Reclaim touches nothing. The zero value is no process.
 	Host Identity `json:"host,omitzero"`
 }
 
@@ -114,7 +114,7 @@ func removeIfThere(path string) error {
 // defaultReclaimWait bounds how long Reclaim waits for what it killed to be gone.
 const defaultReclaimWait = 5 * time.Second
 
-// ErrLeaseHeld means that the host that wrote the lease is alive, so the child is not ours to end.
+// ErrLeaseHeld means that the host that wrote the lease is alive, so this host must not end the child.
 var ErrLeaseHeld = errors.New("lease is held by a living host")
 
 // ReclaimOptions tune Reclaim. The zero value is usable.
@@ -126,12 +126,12 @@ type ReclaimOptions struct {
 }
 
 // Reclaim ends what a killed host left behind, before its files are used again: the leased child, and every member of its
-// process group, also when the child itself is gone. Nobody is signalled by pid, group or name alone: the child is
+// process group, also when the child itself is gone. No process is signalled by pid, group or name alone: the child is
 // proven by its start time; the members by the child that still holds their group number, or else by a start time not
 // before the child's together with RunEnv or the leased binary.
 //
 // It waits until the killed, and those that were ending already, are gone, and removes the lease when nothing is left.
-// A missing or corrupt lease is no error; nobody is signalled then. It returns whom it killed, the leader first. Errors
+// A missing or corrupt lease is no error; no process is signalled then. It returns the processes that it killed, the leader first. Errors
 // wrap ErrLeaseHeld (another living host owns the child), ErrStillAlive (ctx or Wait ended first), ErrNotProven (a
 // member could not be proven; the lease stays), or are the operating system's. It must not be called while this process
 // itself runs the leased child.
@@ -145,7 +145,7 @@ func Reclaim(ctx context.Context, path string, opts ReclaimOptions) (killed []Id
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, nil
 	case errors.Is(err, ErrLeaseCorrupt):
-		log.Warn("lease is corrupt, nobody can be found by it", "error", err)
+		log.Warn("lease is corrupt: no process can be found by it", "error", err)
 		return nil, nil
 	case err != nil:
 		return nil, err
@@ -170,18 +170,18 @@ func (l Lease) heldByAnother() bool {
 	return l.Host.PID != os.Getpid() && l.Host != (Identity{}) && l.Host.Alive()
 }
 
-// hunt is one Reclaim under way.
-type hunt struct {
+// reclaiming is one Reclaim under way.
+type reclaiming struct {
 	claim  claim
 	log    *slog.Logger
 	killed []Identity
 	seen   map[Identity]bool
-	doubts int   // rounds that found nobody but the unproven
+	doubts int   // rounds that found only unproven processes
 	err    error // of the last round; a kill that failed may work, or be needless, in the next
 }
 
 func reclaim(ctx context.Context, lease Lease, log *slog.Logger) ([]Identity, error) {
-	h := &hunt{
+	h := &reclaiming{
 		claim: claim{leader: lease.Identity, binary: lease.Binary, runID: lease.RunID},
 		log:   log,
 		seen:  make(map[Identity]bool),
@@ -201,9 +201,9 @@ func reclaim(ctx context.Context, lease Lease, log *slog.Logger) ([]Identity, er
 	return h.killed, err
 }
 
-// round kills whoever is there and reports whether nobody was. Every round looks anew, because a member may have
+// round kills the processes that are there and reports whether there were none. Every round looks anew, because a member may have
 // started another one just before it was killed.
-func (h *hunt) round() (done bool) {
+func (h *reclaiming) round() (done bool) {
 	found, err := h.claim.survey()
 	h.err = err
 	if err != nil {
@@ -221,17 +221,17 @@ func (h *hunt) round() (done bool) {
 	return len(found.ours) == 0 && !dying
 }
 
-// maxDoubts is how many rounds nothing proves a process before it is believed to be a stranger: one that is just
-// ending has lost its environment and its binary, and not every system tells that it ends.
+// maxDoubts is how many rounds nothing proves a process before it counts as a stranger: one that is just
+// ending has lost its environment and its binary, and not every system reports that it is ending.
 const maxDoubts = 6
 
 // dying reports that one of these was proven, and killed, in an earlier round.
-func (h *hunt) dying(unproven []Identity) bool {
+func (h *reclaiming) dying(unproven []Identity) bool {
 	return slices.ContainsFunc(unproven, func(id Identity) bool { return h.seen[id] })
 }
 
 // leaderFirst keeps the watcher from replacing a worker that is killed before it.
-func (h *hunt) leaderFirst(ids []Identity) []Identity {
+func (h *reclaiming) leaderFirst(ids []Identity) []Identity {
 	for i, id := range ids {
 		if id == h.claim.leader {
 			ids[0], ids[i] = ids[i], ids[0]
@@ -240,7 +240,7 @@ func (h *hunt) leaderFirst(ids []Identity) []Identity {
 	return ids
 }
 
-func (h *hunt) kill(id Identity) {
+func (h *reclaiming) kill(id Identity) {
 	if err := id.Kill(); err != nil {
 		h.err = err
 		return

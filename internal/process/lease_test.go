@@ -15,6 +15,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func leaseOf(p *Process) Lease {
@@ -114,7 +116,7 @@ func TestReclaimWithoutLease(t *testing.T) {
 
 // The pid is somebody else's by now: right pid, right group, right binary, even the right mark, wrong start time.
 func TestReclaimNeverSignalsAReusedPid(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	p := mustStart(t, roleSpec("watcher", heard.hear))
 	both := heard.ready(t, 2)
@@ -152,11 +154,11 @@ func TestReclaimSparesOrphansOfOtherRuns(t *testing.T) {
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
-			checkLeaks(t)
+			testhelp.CheckLeaks(t)
 			heard := newListener()
 			spec := roleSpec("leaver", heard.hear)
 			spec.spareGroup = true
-			spec.DrainGrace = 5 * time.Second
+			spec.drainGrace = 5 * time.Second
 			p := mustStart(t, spec)
 			orphan := heard.ready(t, 1)
 			lease := leaseOf(p)
@@ -178,11 +180,11 @@ func TestReclaimSparesOrphansOfOtherRuns(t *testing.T) {
 // A member is on its way out, killed by the tether a moment ago: it has lost its environment and its binary, and still has
 // its files, and their locks. That is no stranger, however long the kernel takes.
 func TestReclaimWaitsForWhoIsEnding(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	spec := roleSpec("leaver:big", heard.hear)
 	spec.spareGroup = true
-	spec.DrainGrace = 5 * time.Second
+	spec.drainGrace = 5 * time.Second
 	p := mustStart(t, spec)
 	orphan := heard.ready(t, 1)
 	lease := leaseOf(p)
@@ -211,7 +213,7 @@ func mustBeReaped(t *testing.T, p *Process) {
 }
 
 func TestReclaimStopsWithItsContext(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	p := mustStart(t, roleSpec("sleep", heard.hear))
 	heard.ready(t, 1)

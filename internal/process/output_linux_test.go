@@ -4,10 +4,12 @@ import (
 	"context"
 	"runtime"
 	"testing"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func TestOutputSavesAGoroutineAndAPipe(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	base := runtime.NumGoroutine()
 	cost := func(change func(*Spec, func([]byte))) (goroutines, files int) {
 		heard := newListener()

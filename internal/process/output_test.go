@@ -10,14 +10,16 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // Whoever escapes the group and holds the pipes does not keep Exited open for longer than the grace.
 func TestEscapedPipeHolderDoesNotHangExited(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	spec := roleSpec("leaver:escape", heard.hear)
-	spec.DrainGrace = time.Second
+	spec.drainGrace = time.Second
 	p := mustStart(t, spec)
 	escaped := heard.ready(t, 1)
 	if exit := mustExit(t, p); exit.Code != 7 {
@@ -32,7 +34,7 @@ func TestEscapedPipeHolderDoesNotHangExited(t *testing.T) {
 }
 
 func TestFlood(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	const size = 20_000_000
 	heard := newListener()
 	spec := roleSpec("flood:20000000", heard.hear)
@@ -51,7 +53,7 @@ func TestFlood(t *testing.T) {
 
 // With Output there is one pipe and one goroutine less, and both streams come in the order of writing.
 func TestOutputTakesBothStreams(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	var got []string
 	spec := roleSpec("both", nil)
 	spec.Output = func(line []byte) { got = append(got, string(line)) }
@@ -68,7 +70,7 @@ func TestOutputTakesBothStreams(t *testing.T) {
 }
 
 func TestLines(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	big, full := strings.Repeat("b", MaxLine), strings.Repeat("f", MaxLine)
 	tests := map[string]struct {
 		text string
@@ -91,7 +93,7 @@ func TestLines(t *testing.T) {
 }
 
 func TestEnvironmentIsExactAndStdinEmpty(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	t.Setenv("OSQUERY_WORKER", "1")
 	var got []string
 	spec := roleSpec("env", func(line []byte) { got = append(got, string(line)) })
@@ -114,7 +116,7 @@ func TestCleanEnv(t *testing.T) {
 
 // A child that writes more than it may is killed with all its group, and no line of the rest is passed on.
 func TestTooMuchOutput(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	lines := 0
 	spec := roleSpec("flood:20000000", nil)
 	spec.Stderr, spec.MaxOutput = func([]byte) { lines++ }, 1_000_000

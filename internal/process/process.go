@@ -11,7 +11,7 @@ import (
 )
 
 // Process is a started child together with its process group (on Windows: its job object). All methods are safe for
-// concurrent use, may be called from anywhere, at any time and any number of times, and do not block unless they say so.
+// concurrent use, may be called from anywhere, at any time and any number of times, and do not block unless documented.
 type Process struct {
 	spec    Spec
 	claim   claim
@@ -38,7 +38,7 @@ func (p *Process) Identity() Identity { return p.claim.leader }
 func (p *Process) RunID() string { return p.claim.runID }
 
 // Exited is closed once: after the child has ended and was reaped, what it left in its group was killed (unless
-// spareGroup), and its output was read to the end or for DrainGrace, whichever came first.
+// spareGroup), and its output was read to the end or for a second, whichever came first.
 func (p *Process) Exited() <-chan struct{} { return p.exited }
 
 // Exit reports how the child ended. It is the zero Exit until Exited is closed.
@@ -95,7 +95,7 @@ const (
 )
 
 // Start starts a child in a process group of its own. Its standard input is empty. It returns when the child runs; from
-// then on ctx means nothing to the child, and the caller must see it to its end (Terminate, KillGroup, Exited).
+// then on ctx has no effect on the child, and the caller must end it and wait for that (Terminate, KillGroup, Exited).
 // When ctx ends while Start is under way, the child is killed and reaped before Start returns the cause of ctx.
 // Every other error is a *StartError. After an error nothing is left: no process, goroutine or file.
 // It is safe for concurrent use.
@@ -106,8 +106,8 @@ func Start(ctx context.Context, spec Spec) (*Process, error) {
 	if spec.RunID == "" {
 		spec.RunID = rand.Text()
 	}
-	if spec.DrainGrace == 0 {
-		spec.DrainGrace = defaultDrainGrace
+	if spec.drainGrace == 0 {
+		spec.drainGrace = defaultDrainGrace
 	}
 	p := &Process{spec: spec, exited: make(chan struct{})}
 	started := make(chan error, 1)
@@ -140,7 +140,7 @@ func (p *Process) own(ctx context.Context, started chan<- error) {
 		go r.run()
 	}
 	started <- nil
-	p.seeOut()
+	p.awaitAndReap()
 	p.drain()
 	for _, r := range p.readers() {
 		p.exit.TooMuchOutput = p.exit.TooMuchOutput || r.stopped
@@ -148,9 +148,9 @@ func (p *Process) own(ctx context.Context, started chan<- error) {
 	close(p.exited)
 }
 
-// seeOut waits for the end, and reaps. Between the two the child is a zombie that keeps its group number: the only
+// awaitAndReap waits for the end of the child, and reaps it. Between the two the child is a zombie that keeps its group number: the only
 // moment at which what it left behind can be killed with certainty.
-func (p *Process) seeOut() {
+func (p *Process) awaitAndReap() {
 	err := awaitEnd(p.child, p.claim.leader)
 	p.exit = Exit{Code: -1, Started: p.started, Ended: time.Now()}
 	if err == nil && !p.spec.spareGroup {
@@ -171,7 +171,7 @@ func (p *Process) seeOut() {
 }
 
 func (p *Process) drain() {
-	ctx, cancel := context.WithTimeout(context.Background(), p.spec.DrainGrace)
+	ctx, cancel := context.WithTimeout(context.Background(), p.spec.drainGrace)
 	defer cancel()
 	for _, r := range p.readers() {
 		r.finish(ctx)

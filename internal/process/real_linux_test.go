@@ -9,6 +9,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // A real osqueryd inherits the tether through both of its processes: the watcher's own fork and exec closes nothing.
@@ -29,7 +31,7 @@ func TestRealOsquerydDiesWithItsHost(t *testing.T) {
 		{"neither", "nosignal,notether", time.Second, true},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			checkLeaks(t)
+			testhelp.CheckLeaks(t)
 			host, watcher, worker := startRealHost(t, bin, tt.flags)
 			killHost(t, host)
 			if tt.stay {

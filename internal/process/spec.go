@@ -30,18 +30,17 @@ type Spec struct {
 	Dir string
 	// RunID marks the child and its descendants through RunEnv. Empty means a random one.
 	RunID string
-	// Stdout and Stderr get each line without its end, from one goroutine each, in order, and never after Exited is
+	// Stdout and Stderr are called with each line without its end, from one goroutine each, in order, and never after Exited is
 	// closed. The slice is valid during the call only. They must return soon: the child blocks on a full pipe
 	// meanwhile, and Exited waits for them. They must not wait for Exited. Nil drops the output, which is read anyhow.
 	Stdout, Stderr func(line []byte)
-	// Output, if not nil, gets the lines of both streams, as Stdout and Stderr would, which must be nil then. One pipe and
+	// Output, if not nil, is called with the lines of both streams, as Stdout and Stderr would, which must be nil then. One pipe and
 	// one goroutine serve both, and the order in which the child wrote is kept between them.
 	Output func(line []byte)
 	// MaxOutput bounds what the child may write to one stream, in bytes. One that writes more is killed with its group, and
 	// no further line is passed on. 0 means no bound.
-	MaxOutput uint64
-	// DrainGrace bounds the reading after the child ended; 0 means defaultDrainGrace.
-	DrainGrace time.Duration
+	MaxOutput  uint64
+	drainGrace time.Duration // bounds the reading after the child ended; 0 means defaultDrainGrace
 	// spareGroup leaves alive what the child left behind in its group when it ended by itself. The default is to kill it
 	// at that moment, because only until the child is reaped is its group number certain to be ours. It implies NoTether.
 	// Windows ends all of it nonetheless, with the job.
@@ -74,8 +73,6 @@ func (s *Spec) validate() error {
 		return &StartError{Path: s.Path, Kind: ErrSpec, Hint: "the arguments must begin with argv[0]"}
 	case s.Output != nil && (s.Stdout != nil || s.Stderr != nil):
 		return &StartError{Path: s.Path, Kind: ErrSpec, Hint: "either Output or Stdout and Stderr may be set, not both"}
-	case s.DrainGrace < 0:
-		return &StartError{Path: s.Path, Kind: ErrSpec, Hint: "the drain grace must not be negative"}
 	}
 	return nil
 }
@@ -91,7 +88,7 @@ func (s *Spec) environ() []string {
 	return append(env, RunEnv+"="+s.RunID)
 }
 
-// CleanEnv returns base without the variables that steer osqueryd: OSQUERY_WORKER alone would turn a daemon into a
+// CleanEnv returns base without the variables that control osqueryd: OSQUERY_WORKER alone would turn a daemon into a
 // worker. Names are compared without case on Windows. The result shares no memory with base and is never nil.
 func CleanEnv(base []string) []string {
 	clean := make([]string, 0, len(base))

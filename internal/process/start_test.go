@@ -12,10 +12,12 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func TestExitCodeAndTimes(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	before := time.Now()
 	exit := mustExit(t, mustStart(t, roleSpec("exit:78", nil)))
 	if exit.Code != 78 || exit.Signal != "" || exit.Err != nil {
@@ -27,7 +29,7 @@ func TestExitCodeAndTimes(t *testing.T) {
 }
 
 func TestTerminateReachesTheLeaderAndTheRestIsKilled(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	spec := roleSpec("watcher", heard.hear)
 	spec.NoTether = true // which would do the same
@@ -50,7 +52,7 @@ func TestTerminateReachesTheLeaderAndTheRestIsKilled(t *testing.T) {
 }
 
 func TestKillGroupKillsAll(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	p := mustStart(t, roleSpec("watcher", heard.hear))
 	both := heard.ready(t, 2)
@@ -65,10 +67,10 @@ func TestKillGroupKillsAll(t *testing.T) {
 
 // A leader that somebody else kills leaves an orphan in its group, which is proven by its mark and ended.
 func TestSparedOrphan(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	spec := roleSpec("watcher", heard.hear)
-	spec.spareGroup, spec.DrainGrace = true, 20*time.Millisecond
+	spec.spareGroup, spec.drainGrace = true, 20*time.Millisecond
 	p := mustStart(t, spec)
 	both := heard.ready(t, 2)
 	if err := p.Identity().Kill(); err != nil {
@@ -88,7 +90,7 @@ func TestSparedOrphan(t *testing.T) {
 }
 
 func TestStartErrorsSayWhy(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	dir := t.TempDir()
 	file := func(name, content string, mode os.FileMode) string {
 		path := filepath.Join(dir, name)
@@ -129,7 +131,7 @@ func TestStartErrorsSayWhy(t *testing.T) {
 }
 
 func TestCancelledStartReturnsTheCauseAndLeavesNothing(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	why := errors.New("why")
 	started := 0
 	for i := range 60 {
@@ -156,7 +158,7 @@ func TestCancelledStartReturnsTheCauseAndLeavesNothing(t *testing.T) {
 }
 
 func TestParallelStarts(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
@@ -175,7 +177,7 @@ func TestParallelStarts(t *testing.T) {
 }
 
 func TestMethodsFromManyGoroutines(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	p := mustStart(t, roleSpec("sleep", nil))
 	var wg sync.WaitGroup
 	for range 8 {
@@ -196,7 +198,7 @@ func TestMethodsFromManyGoroutines(t *testing.T) {
 
 // A binary that is open for writing cannot be executed; often only for a moment, when another goroutine forks.
 func TestBusyBinaryIsTriedAgain(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	path := filepath.Join(t.TempDir(), "busy")
 	if err := os.WriteFile(path, []byte("#!/bin/sh\nexit 4\n"), 0o755); err != nil {
 		t.Fatal(err)

@@ -17,7 +17,7 @@ func (c *container) sysAttr(*Spec) *syscall.SysProcAttr { return &syscall.SysPro
 func pinThread() (unpin func()) { return func() {} }
 
 // awaitEnd returns when the child has ended, and leaves it to be reaped. macOS has no dependable waitid, so a kernel
-// queue tells of the end; should that fail, the state is looked at every 50 ms.
+// queue reports the end; should that fail, the state is looked at every 50 ms.
 func awaitEnd(child *os.Process, id Identity) error {
 	if awaitNote(child.Pid) == nil {
 		return nil
@@ -38,22 +38,22 @@ func awaitNote(pid int) error {
 	note := unix.Kevent_t{Fflags: unix.NOTE_EXIT}
 	unix.SetKevent(&note, pid, unix.EVFILT_PROC, unix.EV_ADD|unix.EV_ONESHOT)
 	for {
-		told := make([]unix.Kevent_t, 1)
-		n, err := unix.Kevent(queue, []unix.Kevent_t{note}, told, nil)
+		got := make([]unix.Kevent_t, 1)
+		n, err := unix.Kevent(queue, []unix.Kevent_t{note}, got, nil)
 		if errors.Is(err, unix.EINTR) {
 			continue
 		}
 		if err == nil && n == 0 {
 			return errors.New("no event")
 		}
-		return errors.Join(err, refusal(told[0]))
+		return errors.Join(err, refusal(got[0]))
 	}
 }
 
-// refusal tells a queue that will not watch from an end: the kernel reports both as an event. That there is no such process
-// is the end.
-func refusal(told unix.Kevent_t) error {
-	if errno := unix.Errno(told.Data); told.Flags&unix.EV_ERROR != 0 && errno != unix.ESRCH {
+// refusal returns the error of a queue that will not watch; the kernel reports that as an event, like the end. That there is no
+// such process is the end.
+func refusal(ev unix.Kevent_t) error {
+	if errno := unix.Errno(ev.Data); ev.Flags&unix.EV_ERROR != 0 && errno != unix.ESRCH {
 		return errno
 	}
 	return nil
@@ -79,7 +79,7 @@ func probe(pid int) (procInfo, error) {
 	if pid <= 0 {
 		return procInfo{}, ErrNotFound
 	}
-	// The slice form tells "no such process" (empty) from a failing call.
+	// The slice form distinguishes "no such process" (empty) from a failing call.
 	found, err := unix.SysctlKinfoProcSlice("kern.proc.pid", pid)
 	if errors.Is(err, unix.ESRCH) || err == nil && len(found) == 0 {
 		return procInfo{}, ErrNotFound
@@ -114,7 +114,7 @@ func killProcess(id Identity) error {
 	return gone(unix.Kill(id.PID, unix.SIGKILL))
 }
 
-// killGroup kills the group that id leads. EPERM is what macOS says of a group in which only zombies are left.
+// killGroup kills the group that id leads. EPERM is what macOS returns for a group in which only zombies are left.
 func killGroup(id Identity) error {
 	info, err := probe(id.PID)
 	if err != nil || info.id != id {
@@ -179,7 +179,7 @@ func runsBinary(pid int, binary string) (same, known bool) {
 	return ok && resolved(path) == resolved(binary), ok
 }
 
-// ending would say that a process is on its way out, which macOS is not asked.
+// ending would report that a process is on its way out, which is not looked up on macOS.
 func ending(int) bool { return false }
 
 func resolved(path string) string {

@@ -91,7 +91,7 @@ func collectGroup(leader Identity, withLeader bool) (zombies, running int) {
 		case !m.zombie:
 			running++
 		case collect(m.id):
-			zombies++ // or was one; the next round tells
+			zombies++ // or was one; the next round finds out
 		}
 	}
 	return zombies, running
@@ -207,7 +207,7 @@ func parseStat(boot string, pid int, raw []byte) (procInfo, error) {
 		return procInfo{}, errors.New("unreadable process group in /proc stat line")
 	}
 	state := fields[statState][0]
-	// A first thread that is dead says nothing while others are left: they still hold the files, and their locks.
+	// A first thread that is dead means nothing while others are left: they still hold the files, and their locks.
 	dead := state == 'Z' && len(fields[statThreads]) == 1 && fields[statThreads][0] <= '1'
 	return procInfo{
 		id:     Identity{PID: pid, StartTime: boot + ":" + string(fields[statStart])},
@@ -234,7 +234,7 @@ func startedNotBefore(a, b string) bool {
 	return errA == nil && errB == nil && bootA == bootB && x >= y
 }
 
-// killProcess first takes a descriptor of the process and then checks the identity: what the check proves, the
+// killProcess first opens a descriptor of the process and then checks the identity: what the check proves, the
 // descriptor keeps, so the pid cannot change hands in between.
 func killProcess(id Identity) error {
 	return withPidfd(id, func(fd int) error {
@@ -259,7 +259,7 @@ func killGroup(id Identity) error {
 	})
 }
 
-// withPidfd calls f with a descriptor of the proven process, or with -1 where the kernel or a sandbox has none to give.
+// withPidfd calls f with a descriptor of the proven process, or with -1 where the kernel or a sandbox has none.
 func withPidfd(id Identity, f func(fd int) error) error {
 	if id.PID <= 0 {
 		return ErrNotFound

@@ -47,7 +47,7 @@ func (c *container) killGroup(leader Identity) error {
 
 func (c *container) release() { c.tether.close() }
 
-// Terminate asks the child to end: SIGTERM to the leader only. On Windows, which has no such request, it ends the whole
+// Terminate requests the end of the child: SIGTERM to the leader only. On Windows, which has no such request, it ends the whole
 // job at once. A child that has ended already is success.
 func (p *Process) Terminate() error {
 	err := p.child.Signal(syscall.SIGTERM)
@@ -120,7 +120,7 @@ func (c claim) survey() (census, error) {
 	if err != nil {
 		return census{}, fmt.Errorf("list process group %d: %w", c.leader.PID, err)
 	}
-	// Asked again after the listing: only then had the leader kept the number all the while.
+	// Checked again after the listing: only then had the leader kept the number all the while.
 	held := c.leader.proven()
 	var found census
 	for _, member := range members {
@@ -129,14 +129,14 @@ func (c claim) survey() (census, error) {
 		case held:
 			found.ours = append(found.ours, member.id)
 		default:
-			found.sort(member.id, c.recognises(member.id.PID))
+			found.add(member.id, c.recognises(member.id.PID))
 		}
 	}
 	return found, nil
 }
 
-func (s *census) sort(id Identity, v verdict) {
-	switch v {
+func (s *census) add(id Identity, p proof) {
+	switch p {
 	case recognised:
 		s.ours = append(s.ours, id)
 	case unclear:
@@ -146,10 +146,11 @@ func (s *census) sort(id Identity, v verdict) {
 	}
 }
 
-type verdict int
+// proof is whether a process is ours.
+type proof int
 
 const (
-	unclear verdict = iota
+	unclear proof = iota
 	recognised
 	refused
 	leaving
@@ -157,7 +158,7 @@ const (
 
 // recognises looks at what a process cannot easily lose: the environment it was executed with, and its binary. A mark
 // decides either way, because another run may use the same binary.
-func (c claim) recognises(pid int) verdict {
+func (c claim) recognises(pid int) proof {
 	mark, marked := readMark(pid)
 	if marked && c.runID != "" {
 		if mark == c.runID {
@@ -206,7 +207,7 @@ func gone(err error) error {
 }
 
 // proven reports whether id still owns its pid, running or as a zombie. As long as it does, neither the pid nor the
-// number of the group it leads can be given to anybody else.
+// number of the group it leads can belong to anybody else.
 func (id Identity) proven() bool {
 	info, err := probe(id.PID)
 	return err == nil && info.id == id
@@ -237,7 +238,7 @@ func kindOf(spec *Spec, err error) (hint string, kind error) {
 	return "", ErrStart
 }
 
-// usableDir is asked after a failure, because the kernel's error does not tell the directory from the binary.
+// usableDir is called after a failure, because the kernel's error is the same for the directory and the binary.
 func usableDir(dir string) bool {
 	return dir == "" || unix.Access(dir, unix.X_OK) == nil && isDir(dir)
 }
@@ -247,7 +248,7 @@ func isDir(path string) bool {
 	return err == nil && info.IsDir()
 }
 
-// notFound tells a missing binary from a missing loader: the kernel says "no such file" of both.
+// notFound distinguishes a missing binary from a missing loader: the kernel reports "no such file" for both.
 func notFound(path string) (hint string, kind error) {
 	if _, err := os.Stat(path); err == nil {
 		return "the file exists, but the loader or interpreter it names does not (another libc?)", ErrNotExecutable

@@ -138,7 +138,7 @@ func awaitEnd(child *os.Process, _ Identity) error {
 
 func signalName(*os.ProcessState) string { return "" }
 
-// Terminate ends the whole job at once, as KillGroup does: Windows has no way to ask a process without a window to end.
+// Terminate ends the whole job at once, as KillGroup does: Windows has no request to end for a process without a window.
 // A child that has ended already is success.
 func (p *Process) Terminate() error { return p.KillGroup() }
 

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 var systemRoles = map[string]func(string){"reaper": playReaper, "reclaim": playReclaim}
@@ -81,7 +83,7 @@ func childrenOf(pid int) []string {
 func TestTrial31SubreaperCollectsTheWholeGroup(t *testing.T) {
 	for name, where := range map[string]string{"small": "", "big": "big"} {
 		t.Run(name, func(t *testing.T) {
-			checkLeaks(t)
+			testhelp.CheckLeaks(t)
 			heard := newListener()
 			mustExit(t, mustStart(t, roleSpec("reaper:"+where, heard.hear)))
 			got := strings.Join(heard.expect(t, "left", 1)[0], " ")
@@ -109,7 +111,7 @@ func playReclaim(path string) {
 }
 
 func TestTrial31ReclaimCollectsChildrenOfBeforeExec(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	heard := newListener()
 	mustExit(t, mustStart(t, roleSpec("reclaim:"+filepath.Join(t.TempDir(), "lease"), heard.hear)))
 	got := strings.Join(heard.expect(t, "left", 1)[0], " ")

@@ -17,6 +17,7 @@ import (
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 	"github.com/osqvisor/osqvisor/internal/soak"
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // size says how much a soak does.
@@ -59,7 +60,7 @@ func TestPromiseSoak(t *testing.T) {
 	ids := []string{"vendor", "tenant-a", "tenant-b"}
 	h := newHost(t, hostConfig{
 		Server: srv.URL(), CA: writeCA(t, srv.Certificate()), Secret: srv.EnrollSecret(),
-		Binary: fake.Path(), Root: shortDir(t), Instances: ids,
+		Binary: fake.Path(), Root: testhelp.Root(t), Instances: ids,
 	})
 	var written atomic.Int64
 	var producers []*producer
@@ -172,19 +173,4 @@ func writeCA(t *testing.T, cert *x509.Certificate) string {
 		t.Fatal(err)
 	}
 	return path
-}
-
-// shortDir is a temporary directory that leaves room for the name of a socket.
-func shortDir(t *testing.T) string {
-	t.Helper()
-	dir, err := os.MkdirTemp("", "ov")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	dir, err = filepath.EvalSymlinks(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return dir
 }

@@ -2,7 +2,7 @@ package testhelp
 
 import "os"
 
-// Alive says whether a process of that pid is there.
+// Alive reports whether a process of that pid is there.
 func Alive(pid int) bool {
 	p, err := os.FindProcess(pid)
 	if err != nil {

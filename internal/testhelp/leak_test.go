@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-func TestGrownTellsEachKind(t *testing.T) {
+func TestGrownReportsEachKind(t *testing.T) {
 	base := resources{goroutines: 2, files: []string{"0"}, children: nil}
 	if err := base.grown(base); err != nil {
 		t.Errorf("nothing grew, but: %v", err)
@@ -16,7 +16,7 @@ func TestGrownTellsEachKind(t *testing.T) {
 		"child":     {goroutines: 2, files: base.files, children: []string{"1"}},
 	} {
 		if base.grown(now) == nil {
-			t.Errorf("a new %s is not told", name)
+			t.Errorf("a new %s is not reported", name)
 		}
 	}
 }

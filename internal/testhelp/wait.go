@@ -7,16 +7,45 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// Context gives a context that ends with the test, or with its patience.
+// Context returns a context that ends with the test, or after Patience.
 func Context(t testing.TB) context.Context {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), Patience)
 	t.Cleanup(cancel)
 	return ctx
+}
+
+// Wait waits until ch is closed or has a value; what names it.
+func Wait[T any](t testing.TB, what string, ch <-chan T) {
+	t.Helper()
+	timer := time.NewTimer(Patience)
+	defer timer.Stop()
+	select {
+	case <-ch:
+	case <-timer.C:
+		t.Fatalf("waited in vain for %s", what)
+	}
+}
+
+// Until polls until ok, for what has no event of its own; what names it.
+func Until(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	deadline := time.NewTimer(Patience)
+	defer deadline.Stop()
+	for !ok() {
+		select {
+		case <-ticker.C:
+		case <-deadline.C:
+			t.Fatalf("waited in vain for %s", what)
+		}
+	}
 }
 
 // Root makes a temporary directory with a short path, since sockets live in it. It
@@ -53,14 +82,14 @@ func (e *Events) Observe(_ context.Context, ev stats.Event) {
 	e.changed = make(chan struct{})
 }
 
-// Len gives how many events there were so far.
+// Len returns how many events there were so far.
 func (e *Events) Len() int {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return len(e.all)
 }
 
-// EventsOf gives the events of type T of one instance, or of all for "", so far.
+// EventsOf returns the events of type T of one instance, or of all for "", so far.
 func EventsOf[T stats.Event](e *Events, id string) []T {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -77,7 +106,7 @@ func ofType[T stats.Event](all []stats.Event, id string) []T {
 	return out
 }
 
-// WaitEvents waits until there were n events of type T of an instance, and gives them.
+// WaitEvents waits until there were n events of type T of an instance, and returns them.
 func WaitEvents[T stats.Event](t testing.TB, e *Events, id string, n int) []T {
 	t.Helper()
 	ctx := Context(t)

@@ -6,11 +6,13 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func TestControlCallsAgainstGeneratedProcessor(t *testing.T) {
-	checkLeaks(t)
-	ctx := within(t)
+	testhelp.CheckLeaks(t)
+	ctx := testhelp.Context(t)
 	c := dialFake(t, &fakeManager{})
 	if err := ping(ctx, c); err != nil {
 		t.Fatal(err)
@@ -26,8 +28,8 @@ func TestControlCallsAgainstGeneratedProcessor(t *testing.T) {
 }
 
 func TestCallReturnsThePluginsStatus(t *testing.T) {
-	checkLeaks(t)
-	ctx := within(t)
+	testhelp.CheckLeaks(t)
+	ctx := testhelp.Context(t)
 	c := dialFake(t, &fakeManager{})
 	status, rows, err := c.Call(ctx, "config", "update", map[string]string{"action": "update"})
 	if err != nil || status.Code != 7 || status.Message != "seven" || status.UUID != 9 {
@@ -40,8 +42,8 @@ func TestCallReturnsThePluginsStatus(t *testing.T) {
 }
 
 func TestThrownExceptionLeavesTheConnectionUsable(t *testing.T) {
-	checkLeaks(t)
-	ctx := within(t)
+	testhelp.CheckLeaks(t)
+	ctx := testhelp.Context(t)
 	c := dialFake(t, &fakeManager{})
 	_, _, err := c.Call(ctx, "throw", "", nil)
 	var app *ApplicationError
@@ -54,8 +56,8 @@ func TestThrownExceptionLeavesTheConnectionUsable(t *testing.T) {
 }
 
 func TestRegister(t *testing.T) {
-	checkLeaks(t)
-	ctx := within(t)
+	testhelp.CheckLeaks(t)
+	ctx := testhelp.Context(t)
 	registry := osquery.ExtensionRegistry{
 		"logger": {"mine": {}},
 		"table":  {"t": {{"id": "column", "name": "c", "type": "TEXT", "op": "0"}}},
@@ -80,14 +82,14 @@ func TestRegister(t *testing.T) {
 }
 
 func TestRegisterTakesBackUUIDZero(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	uuids := []osquery.ExtensionRouteUUID{0, 0, 5}
 	f := &fakeManager{register: func(*osquery.InternalExtensionInfo, osquery.ExtensionRegistry) *osquery.ExtensionStatus {
 		uuid := uuids[0]
 		uuids = uuids[1:]
 		return &osquery.ExtensionStatus{UUID: uuid}
 	}}
-	uuid, err := dialFake(t, f).Register(within(t), "ours", "1", nil)
+	uuid, err := dialFake(t, f).Register(testhelp.Context(t), "ours", "1", nil)
 	if uuid != 5 || err != nil {
 		t.Fatalf("uuid %d, error %v", uuid, err)
 	}
@@ -97,7 +99,7 @@ func TestRegisterTakesBackUUIDZero(t *testing.T) {
 }
 
 func TestRegisterRefusals(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	cases := map[string]func(error) bool{
 		"Duplicate extension registered": IsDuplicate,
 		"Failed adding registry: Registry item t conflicts with another item of the same name.": IsDuplicateItem,
@@ -108,7 +110,7 @@ func TestRegisterRefusals(t *testing.T) {
 	}})
 	for text, is := range cases {
 		message = text
-		_, err := c.Register(within(t), "x", "1", nil)
+		_, err := c.Register(testhelp.Context(t), "x", "1", nil)
 		for other, isOther := range cases {
 			if isOther(err) != (other == text) {
 				t.Errorf("%v is taken for %q: %t", err, other, isOther(err))
@@ -118,7 +120,7 @@ func TestRegisterRefusals(t *testing.T) {
 			t.Errorf("%v is not recognised", err)
 		}
 	}
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatalf("a refusal broke the connection: %v", err)
 	}
 }

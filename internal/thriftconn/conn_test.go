@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // prompt is within how long a call must return after its context ended.
@@ -29,7 +31,7 @@ func hanging(t *testing.T) (f *fakeManager, started, release chan struct{}) {
 }
 
 func TestCancelledCallReturnsAtOnceAndBreaksTheConnection(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	c := dialFake(t, f)
 	t.Cleanup(func() { close(release) })
@@ -39,7 +41,7 @@ func TestCancelledCallReturnsAtOnceAndBreaksTheConnection(t *testing.T) {
 		_, err := c.Query(ctx, "")
 		result <- err
 	}()
-	wait(t, "the query", started)
+	testhelp.Wait(t, "the query", started)
 	cancelled := time.Now()
 	cancel()
 	err := <-result
@@ -49,26 +51,26 @@ func TestCancelledCallReturnsAtOnceAndBreaksTheConnection(t *testing.T) {
 	if !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v", err)
 	}
-	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
+	if err := ping(testhelp.Context(t), c); !errors.Is(err, ErrBroken) {
 		t.Errorf("a later call got %v", err)
 	}
 }
 
 func TestContextThatEndedBeforeTheCallBreaksNothing(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	c := dialFake(t, &fakeManager{})
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
 	if err := ping(ctx, c); !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestContextThatEndsAfterTheCallBreaksNothing(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	c := dialFake(t, &fakeManager{})
 	for range 200 {
 		ctx, cancel := context.WithCancel(context.Background())
@@ -80,7 +82,7 @@ func TestContextThatEndsAfterTheCallBreaksNothing(t *testing.T) {
 }
 
 func TestWaitingForTheTurnEndsWithTheContext(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	c := dialFake(t, f)
 	result := make(chan error, 1)
@@ -88,7 +90,7 @@ func TestWaitingForTheTurnEndsWithTheContext(t *testing.T) {
 		_, err := c.Query(context.Background(), "")
 		result <- err
 	}()
-	wait(t, "the query", started)
+	testhelp.Wait(t, "the query", started)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	if err := ping(ctx, c); !errors.Is(err, context.DeadlineExceeded) {
@@ -98,28 +100,28 @@ func TestWaitingForTheTurnEndsWithTheContext(t *testing.T) {
 	if err := <-result; err != nil {
 		t.Fatalf("a caller that gave up waiting broke the query in flight: %v", err)
 	}
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestCloseEndsTheCallInFlight(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	c := dialFake(t, f)
 	t.Cleanup(func() { close(release) })
 	result := make(chan error, 1)
 	go func() {
-		_, err := c.Query(within(t), "")
+		_, err := c.Query(testhelp.Context(t), "")
 		result <- err
 	}()
-	wait(t, "the query", started)
+	testhelp.Wait(t, "the query", started)
 	_ = c.Close()
 	_ = c.Close()
 	if err := <-result; !errors.Is(err, ErrClosed) {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); !errors.Is(err, ErrClosed) {
+	if err := ping(testhelp.Context(t), c); !errors.Is(err, ErrClosed) {
 		t.Fatalf("a later call got %v", err)
 	}
 }
@@ -131,42 +133,42 @@ func TestPeerThatGoesAwayIsATransportError(t *testing.T) {
 		_, _ = theirs.Read(make([]byte, 1000))
 		_ = theirs.Close()
 	}()
-	err := ping(within(t), c)
+	err := ping(testhelp.Context(t), c)
 	var transport *TransportError
 	if !errors.As(err, &transport) || !errors.Is(err, io.EOF) || transport.Method != methodPing {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
+	if err := ping(testhelp.Context(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("a later call got %v", err)
 	}
 }
 
 func TestRequestThatIsTooLargeBreaksNothing(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	c := dialFake(t, &fakeManager{}, WithMaxMessage(1000))
-	_, err := c.Query(within(t), string(make([]byte, 1000)))
+	_, err := c.Query(testhelp.Context(t), string(make([]byte, 1000)))
 	if !errors.Is(err, ErrTooLarge) {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestAnswerThatIsTooLarge(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	c := dialFake(t, answering(sampleRows(1000)...), WithMaxMessage(1000))
-	if _, err := c.Query(within(t), ""); !errors.Is(err, ErrTooLarge) {
+	if _, err := c.Query(testhelp.Context(t), ""); !errors.Is(err, ErrTooLarge) {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
+	if err := ping(testhelp.Context(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("a later call got %v", err)
 	}
 }
 
 func TestDialFailureIsTyped(t *testing.T) {
 	path := socketPath(t)
-	_, err := Dial(within(t), path)
+	_, err := Dial(testhelp.Context(t), path)
 	var fail *DialError
 	if !errors.As(err, &fail) || fail.Path != path || fail.Attempts != 1 || !errors.Is(err, fs.ErrNotExist) {
 		t.Fatalf("got %#v", err)
@@ -174,13 +176,13 @@ func TestDialFailureIsTyped(t *testing.T) {
 }
 
 func TestDialUntilConnectsAsSoonAsTheSocketAnswers(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	path := socketPath(t)
 	result := make(chan error, 1)
 	go func() {
-		c, err := DialUntil(within(t), path, nil)
+		c, err := DialUntil(testhelp.Context(t), path, nil)
 		if err == nil {
-			err = ping(within(t), c)
+			err = ping(testhelp.Context(t), c)
 			_ = c.Close()
 		}
 		result <- err
@@ -196,7 +198,7 @@ func TestDialUntilConnectsAsSoonAsTheSocketAnswers(t *testing.T) {
 }
 
 func TestDialUntilGivesUp(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	path := socketPath(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Millisecond)
 	defer cancel()
@@ -207,7 +209,7 @@ func TestDialUntilGivesUp(t *testing.T) {
 	}
 	stop := make(chan struct{})
 	close(stop)
-	if _, err := DialUntil(within(t), path, stop); !errors.Is(err, ErrStopped) {
+	if _, err := DialUntil(testhelp.Context(t), path, stop); !errors.Is(err, ErrStopped) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -15,77 +15,17 @@ import (
 
 	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
-// patience is how long a test waits for what must happen.
-const patience = 10 * time.Second
-
-// socketPath gives a path that is short enough for every system.
+// socketPath returns a path that is short enough for every system.
 func socketPath(t testing.TB) string {
 	t.Helper()
 	if runtime.GOOS == "windows" {
 		return fmt.Sprintf(`\\.\pipe\thriftconn-%d-%s`, os.Getpid(), strings.ReplaceAll(t.Name(), "/", "-"))
 	}
-	dir, err := os.MkdirTemp("", "tc")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	return filepath.Join(dir, "s")
-}
-
-// checkLeaks fails the test when goroutines of this package outlive it. It must
-// be called first, so that its check runs last.
-func checkLeaks(t testing.TB) {
-	t.Helper()
-	t.Cleanup(func() {
-		deadline := time.Now().Add(patience)
-		for {
-			left := ownGoroutines()
-			if left == "" {
-				return
-			}
-			if time.Now().After(deadline) {
-				t.Errorf("goroutines outlive the test:\n%s", left)
-				return
-			}
-			runtime.Gosched()
-		}
-	})
-}
-
-// ownGoroutines gives the stacks of this package, except of tests.
-func ownGoroutines() string {
-	buf := make([]byte, 1<<20)
-	buf = buf[:runtime.Stack(buf, true)]
-	var own []string
-	for _, stack := range strings.Split(string(buf), "\n\n") {
-		if strings.Contains(stack, "internal/thriftconn.") && !strings.Contains(stack, "testing.tRunner") &&
-			!strings.Contains(stack, "testing.(*B)") && !strings.Contains(stack, "testing.(*F)") {
-			own = append(own, stack)
-		}
-	}
-	return strings.Join(own, "\n\n")
-}
-
-// within gives a context that ends with the test, or long before a hang would
-// be noticed.
-func within(t testing.TB) context.Context {
-	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	t.Cleanup(cancel)
-	return ctx
-}
-
-func wait(t testing.TB, what string, ch <-chan struct{}) {
-	t.Helper()
-	timer := time.NewTimer(patience)
-	defer timer.Stop()
-	select {
-	case <-ch:
-	case <-timer.C:
-		t.Fatalf("waited in vain for %s", what)
-	}
+	return filepath.Join(testhelp.Root(t), "s")
 }
 
 // accepting serves each connection of a listener in a goroutine until the test
@@ -210,7 +150,7 @@ func rowsResponse(rows ...map[string]string) *osquery.ExtensionResponse {
 	return &osquery.ExtensionResponse{Status: okStatus(), Response: rows}
 }
 
-// startFake serves a fake manager until the test ends and gives its path.
+// startFake serves a fake manager until the test ends and returns its path.
 func startFake(t testing.TB, f *fakeManager) string {
 	t.Helper()
 	path := socketPath(t)
@@ -225,7 +165,7 @@ func startFake(t testing.TB, f *fakeManager) string {
 // dialFake connects to a fake manager.
 func dialFake(t testing.TB, f *fakeManager, opts ...Option) *Conn {
 	t.Helper()
-	c, err := Dial(within(t), startFake(t, f), opts...)
+	c, err := Dial(testhelp.Context(t), startFake(t, f), opts...)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -14,6 +14,8 @@ import (
 	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/google/go-cmp/cmp"
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // decodeAnswer reads the answer to query 1 from bytes.
@@ -283,7 +285,7 @@ func TestBytesAfterAnAnswerBreakTheConnection(t *testing.T) {
 		_, _ = theirs.Read(make([]byte, 1000))
 		_, _ = theirs.Write(append(encodeAnswer(t, rowsResponse(), &thrift.TConfiguration{}), "more"...))
 	}()
-	if _, err := c.Query(within(t), ""); !errors.Is(err, ErrMalformed) || !c.Broken() {
+	if _, err := c.Query(testhelp.Context(t), ""); !errors.Is(err, ErrMalformed) || !c.Broken() {
 		t.Fatalf("got %v", err)
 	}
 	_ = theirs.Close()

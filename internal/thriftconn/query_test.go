@@ -8,6 +8,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // queries answers each SQL text with rows of its own.
@@ -28,7 +30,7 @@ func sampleRows(n int) []map[string]string {
 }
 
 func TestQueryRows(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	cases := map[string][]map[string]string{
 		"none":             {},
 		"one":              {{"1": "1"}},
@@ -45,7 +47,7 @@ func TestQueryRows(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := dialFake(t, answering(rows...))
 			for range 2 { // the second uses pooled memory
-				got, err := c.Query(within(t), "select")
+				got, err := c.Query(testhelp.Context(t), "select")
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -92,7 +94,7 @@ func checkRows(t *testing.T, got Rows, want []map[string]string) {
 
 func TestRowsOutOfRange(t *testing.T) {
 	c := dialFake(t, answering(map[string]string{"a": "1"}))
-	rows, err := c.Query(within(t), "")
+	rows, err := c.Query(testhelp.Context(t), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,31 +115,31 @@ func TestRowsOutOfRange(t *testing.T) {
 }
 
 func TestQueryRefusal(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	c := dialFake(t, &fakeManager{query: func(string) *osquery.ExtensionResponse {
 		return &osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 1, Message: "no such table: x"}}
 	}})
-	_, err := c.Query(within(t), "select * from x")
+	_, err := c.Query(testhelp.Context(t), "select * from x")
 	var status *StatusError
 	if !errors.As(err, &status) || status.Code != 1 || status.Message != "no such table: x" {
 		t.Fatalf("got %v", err)
 	}
-	if err := queryEach(within(t), c, "", nil); !errors.As(err, &status) {
+	if err := queryEach(testhelp.Context(t), c, "", nil); !errors.As(err, &status) {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestQueryEach(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	want := append(sampleRows(2500), map[string]string{"odd": "1"}, map[string]string{})
 	want = append(want, sampleRows(1500)...)
 	c := dialFake(t, answering(want...))
 	var got []map[string]string
 	var kept []Row
-	err := queryEach(within(t), c, "", func(r Row) error {
+	err := queryEach(testhelp.Context(t), c, "", func(r Row) error {
 		got = append(got, r.Map())
 		kept = append(kept, r)
 		return nil
@@ -150,32 +152,32 @@ func TestQueryEach(t *testing.T) {
 			t.Fatalf("row %d changed after its callback", i)
 		}
 	}
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestQueryEachEndsWithTheCallersError(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	c := dialFake(t, answering(sampleRows(20000)...))
-	err := queryEach(within(t), c, "", func(Row) error { return errFake })
+	err := queryEach(testhelp.Context(t), c, "", func(Row) error { return errFake })
 	if !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
+	if err := ping(testhelp.Context(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("the rest of the answer is unread, yet the next call got %v", err)
 	}
 	small := dialFake(t, answering(sampleRows(2)...))
-	if err := queryEach(within(t), small, "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
+	if err := queryEach(testhelp.Context(t), small, "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), small); err != nil {
+	if err := ping(testhelp.Context(t), small); err != nil {
 		t.Fatalf("the answer was read, yet the next call got %v", err)
 	}
 }
 
 func TestQueryEachPanicBreaksTheConnection(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	c := dialFake(t, answering(sampleRows(20000)...))
 	func() {
 		defer func() {
@@ -183,9 +185,9 @@ func TestQueryEachPanicBreaksTheConnection(t *testing.T) {
 				t.Errorf("the panic became %v", v)
 			}
 		}()
-		_ = queryEach(within(t), c, "", func(Row) error { panic("mine") })
+		_ = queryEach(testhelp.Context(t), c, "", func(Row) error { panic("mine") })
 	}()
-	if err := ping(within(t), c); !errors.Is(err, ErrBroken) {
+	if err := ping(testhelp.Context(t), c); !errors.Is(err, ErrBroken) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -7,17 +7,19 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func TestQueueResetInFlight(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	q, _ := startQueue(t, f)
 	t.Cleanup(func() { close(release) })
-	inFlight := inBackground(within(t), q, "lost")
-	wait(t, "the query", started)
-	waiting := inBackground(within(t), q, "waits")
-	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	inFlight := inBackground(testhelp.Context(t), q, "lost")
+	testhelp.Wait(t, "the query", started)
+	waiting := inBackground(testhelp.Context(t), q, "waits")
+	testhelp.Until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
 	q.Reset(startFake(t, answering()))
 	if err := <-inFlight; !errors.Is(err, ErrConnectionLost) {
 		t.Errorf("the query in flight got %v", err)
@@ -32,14 +34,14 @@ func TestQueueResetInFlight(t *testing.T) {
 
 // The moment between getting a connection and using it: nothing was sent, so the query runs on the next osqueryd.
 func TestQueueResetBeforeTheQueryIsSent(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	for name, change := range map[string]func(q *QueryQueue, path string){
 		"reset": func(q *QueryQueue, path string) { q.Reset(path) },
 		"fail":  func(q *QueryQueue, _ string) { q.Fail(errFake) },
 		"close": func(q *QueryQueue, _ string) { _ = q.Close() },
 	} {
 		q, path := startQueue(t, answering())
-		ctx := within(t)
+		ctx := testhelp.Context(t)
 		if err := q.acquireTurn(ctx); err != nil {
 			t.Fatal(err)
 		}
@@ -59,25 +61,25 @@ func TestQueueResetBeforeTheQueryIsSent(t *testing.T) {
 
 // What a callback met elsewhere says nothing about this queue's osqueryd.
 func TestQueueEachGivesTheCallersErrorAsItIs(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	q, _ := startQueue(t, answering(sampleRows(2*chunkRows)...))
 	mine := fmt.Errorf("another instance: %w", &TransportError{Method: methodQuery, Err: errFake})
-	err := q.QueryEach(within(t), "", func(Row) error { return mine })
+	err := q.QueryEach(testhelp.Context(t), "", func(Row) error { return mine })
 	if err != mine { //nolint:errorlint // as it is
 		t.Errorf("got %v", err)
 	}
 }
 
 func TestQueueSuspendHoldsQueriesUntilReset(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	q, path := startQueue(t, answering())
-	if _, err := q.Query(within(t), ""); err != nil {
+	if _, err := q.Query(testhelp.Context(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	q.Suspend()
-	held := inBackground(within(t), q, "")
-	waiting := inBackground(within(t), q, "")
-	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	held := inBackground(testhelp.Context(t), q, "")
+	waiting := inBackground(testhelp.Context(t), q, "")
+	testhelp.Until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
 	q.Reset(path)
 	if err := errors.Join(<-held, <-waiting); err != nil {
 		t.Fatal(err)
@@ -85,14 +87,14 @@ func TestQueueSuspendHoldsQueriesUntilReset(t *testing.T) {
 }
 
 func TestQueueFail(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	q, _ := startQueue(t, f)
 	t.Cleanup(func() { close(release) })
-	inFlight := inBackground(within(t), q, "")
-	wait(t, "the query", started)
-	waiting := inBackground(within(t), q, "")
-	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	inFlight := inBackground(testhelp.Context(t), q, "")
+	testhelp.Wait(t, "the query", started)
+	waiting := inBackground(testhelp.Context(t), q, "")
+	testhelp.Until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
 	q.Fail(errFake)
 	if err := <-inFlight; !errors.Is(err, ErrConnectionLost) || !errors.Is(err, errFake) {
 		t.Errorf("the query in flight got %v", err)
@@ -100,31 +102,31 @@ func TestQueueFail(t *testing.T) {
 	if err := <-waiting; !errors.Is(err, errFake) || errors.Is(err, ErrConnectionLost) {
 		t.Errorf("the waiting query got %v", err)
 	}
-	if _, err := q.Query(within(t), ""); !errors.Is(err, errFake) {
+	if _, err := q.Query(testhelp.Context(t), ""); !errors.Is(err, errFake) {
 		t.Errorf("the next query got %v", err)
 	}
 	q.Reset(startFake(t, answering()))
-	if _, err := q.Query(within(t), ""); err != nil {
+	if _, err := q.Query(testhelp.Context(t), ""); err != nil {
 		t.Errorf("after Reset: %v", err)
 	}
 }
 
 func TestQueueClose(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	q, _ := startQueue(t, f)
 	t.Cleanup(func() { close(release) })
 	ctx, cancel := context.WithCancel(context.Background())
 	abandoned := inBackground(ctx, q, "")
-	wait(t, "the query", started)
+	testhelp.Wait(t, "the query", started)
 	cancel()
 	if err := <-abandoned; !errors.Is(err, context.Canceled) {
 		t.Errorf("abandoned: %v", err)
 	}
 	// Now there is a drainer to join, and its grace to wait for
-	inFlight := inBackground(within(t), q, "")
-	waiting := inBackground(within(t), q, "")
-	until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
+	inFlight := inBackground(testhelp.Context(t), q, "")
+	waiting := inBackground(testhelp.Context(t), q, "")
+	testhelp.Until(t, "one to wait", func() bool { return q.Stats().Waiting == 1 })
 	for range 2 {
 		if err := q.Close(); err != nil {
 			t.Fatal(err)
@@ -138,7 +140,7 @@ func TestQueueClose(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	}
-	if _, err := q.Query(within(t), ""); !errors.Is(err, ErrClosed) {
+	if _, err := q.Query(testhelp.Context(t), ""); !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v", err)
 	}
 	q.Reset("ignored")
@@ -147,12 +149,12 @@ func TestQueueClose(t *testing.T) {
 }
 
 func TestQueueCloseEndsTheQueryInFlight(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	q, _ := startQueue(t, f)
 	t.Cleanup(func() { close(release) })
-	inFlight := inBackground(within(t), q, "")
-	wait(t, "the query", started)
+	inFlight := inBackground(testhelp.Context(t), q, "")
+	testhelp.Wait(t, "the query", started)
 	_ = q.Close()
 	if err := <-inFlight; !errors.Is(err, ErrClosed) {
 		t.Errorf("got %v", err)
@@ -161,7 +163,7 @@ func TestQueueCloseEndsTheQueryInFlight(t *testing.T) {
 
 // Hammering it from all sides must leave it working, whatever happens.
 func TestQueueUnderStress(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	q, path := startQueue(t, answering(sampleRows(3)...))
 	stop := make(chan struct{})
 	var background, callers sync.WaitGroup
@@ -197,7 +199,7 @@ func TestQueueUnderStress(t *testing.T) {
 	close(stop)
 	background.Wait()
 	q.Reset(path)
-	if _, err := q.Query(within(t), ""); err != nil {
+	if _, err := q.Query(testhelp.Context(t), ""); err != nil {
 		t.Fatal(err)
 	}
 	if s := q.Stats(); s.Waiting != 0 {

@@ -13,6 +13,8 @@ import (
 
 	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // startQueue makes a queue on a fake manager.
@@ -36,7 +38,7 @@ func inBackground(ctx context.Context, q *QueryQueue, sql string) <-chan error {
 }
 
 func TestQueueRunsOneQueryAtATime(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	var now, most atomic.Int32
 	q, _ := startQueue(t, &fakeManager{query: func(sql string) *osquery.ExtensionResponse {
 		most.Store(max(most.Load(), now.Add(1)))
@@ -48,7 +50,7 @@ func TestQueueRunsOneQueryAtATime(t *testing.T) {
 		wg.Go(func() {
 			for i := range 50 {
 				sql := fmt.Sprint(g, i)
-				rows, err := q.Query(within(t), sql)
+				rows, err := q.Query(testhelp.Context(t), sql)
 				if err != nil || cell(rows) != sql {
 					t.Errorf("query %s got %q, %v", sql, cell(rows), err)
 				}
@@ -64,23 +66,8 @@ func TestQueueRunsOneQueryAtATime(t *testing.T) {
 	}
 }
 
-// until polls for what has no event of its own.
-func until(t testing.TB, what string, ok func() bool) {
-	t.Helper()
-	ticker := time.NewTicker(time.Millisecond)
-	defer ticker.Stop()
-	deadline := time.After(patience)
-	for !ok() {
-		select {
-		case <-ticker.C:
-		case <-deadline:
-			t.Fatalf("waited in vain for %s", what)
-		}
-	}
-}
-
 func TestQueueCancellationIsPromptAndPoisonsNothing(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	hang := f.query
 	f.query = func(sql string) *osquery.ExtensionResponse {
@@ -92,7 +79,7 @@ func TestQueueCancellationIsPromptAndPoisonsNothing(t *testing.T) {
 	q, _ := startQueue(t, f)
 	ctx, cancel := context.WithCancel(context.Background())
 	result := inBackground(ctx, q, "slow")
-	wait(t, "the query", started)
+	testhelp.Wait(t, "the query", started)
 	cancelled := time.Now()
 	cancel()
 	if err := <-result; !errors.Is(err, context.Canceled) {
@@ -101,13 +88,13 @@ func TestQueueCancellationIsPromptAndPoisonsNothing(t *testing.T) {
 	if took := time.Since(cancelled); took > prompt {
 		t.Errorf("the caller got free after %v", took)
 	}
-	next := inBackground(within(t), q, "next")
-	until(t, "the next query to look at the drain", func() bool { return q.Stats().Draining == 1 })
+	next := inBackground(testhelp.Context(t), q, "next")
+	testhelp.Until(t, "the next query to look at the drain", func() bool { return q.Stats().Draining == 1 })
 	close(release)
 	if err := <-next; err != nil {
 		t.Fatal(err)
 	}
-	rows, err := q.Query(within(t), "after")
+	rows, err := q.Query(testhelp.Context(t), "after")
 	if err != nil || cell(rows) != "after" {
 		t.Fatalf("got %q, %v: a late answer was taken for this one's", cell(rows), err)
 	}
@@ -117,15 +104,15 @@ func TestQueueCancellationIsPromptAndPoisonsNothing(t *testing.T) {
 }
 
 func TestQueueWaiterGivesUpAlone(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f, started, release := hanging(t)
 	q, _ := startQueue(t, f)
-	first := inBackground(within(t), q, "")
-	wait(t, "the query", started)
+	first := inBackground(testhelp.Context(t), q, "")
+	testhelp.Wait(t, "the query", started)
 	ctx, cancel := context.WithCancel(context.Background())
 	second := inBackground(ctx, q, "")
-	third := inBackground(within(t), q, "")
-	until(t, "two to wait", func() bool { return q.Stats().Waiting == 2 })
+	third := inBackground(testhelp.Context(t), q, "")
+	testhelp.Until(t, "two to wait", func() bool { return q.Stats().Waiting == 2 })
 	cancel()
 	if err := <-second; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
@@ -140,7 +127,7 @@ func TestQueueWaiterGivesUpAlone(t *testing.T) {
 }
 
 func TestQueueRefusalKeepsTheConnection(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	f := &fakeManager{query: func(string) *osquery.ExtensionResponse {
 		return &osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 1, Message: "syntax error"}}
 	}}
@@ -154,7 +141,7 @@ func TestQueueRefusalKeepsTheConnection(t *testing.T) {
 	q.Reset(path)
 	for range 3 {
 		var status *StatusError
-		if _, err := q.Query(within(t), ""); !errors.As(err, &status) {
+		if _, err := q.Query(testhelp.Context(t), ""); !errors.As(err, &status) {
 			t.Fatalf("got %v", err)
 		}
 	}
@@ -164,7 +151,7 @@ func TestQueueRefusalKeepsTheConnection(t *testing.T) {
 }
 
 func TestQueueReplacesAConnectionThatDiedIdle(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	path := socketPath(t)
 	l, err := Listen(path)
 	if err != nil {
@@ -183,10 +170,10 @@ func TestQueueReplacesAConnectionThatDiedIdle(t *testing.T) {
 	defer func() { _ = q.Close() }()
 	q.Reset(path)
 	for range 3 {
-		if _, err := q.Query(within(t), ""); err != nil {
+		if _, err := q.Query(testhelp.Context(t), ""); err != nil {
 			t.Fatal(err)
 		}
-		wait(t, "the peer to go away", closed)
+		testhelp.Wait(t, "the peer to go away", closed)
 	}
 	if s := q.Stats(); s != (QueueStats{Run: 3}) {
 		t.Errorf("stats %+v", s)
@@ -194,7 +181,7 @@ func TestQueueReplacesAConnectionThatDiedIdle(t *testing.T) {
 }
 
 func TestQueueLosesAConnectionInFlight(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	path := socketPath(t)
 	l, err := Listen(path)
 	if err != nil {
@@ -204,26 +191,26 @@ func TestQueueLosesAConnectionInFlight(t *testing.T) {
 	q := NewQueryQueue(nil)
 	defer func() { _ = q.Close() }()
 	q.Reset(path)
-	if _, err := q.Query(within(t), ""); !errors.Is(err, ErrConnectionLost) || !errors.Is(err, io.EOF) {
+	if _, err := q.Query(testhelp.Context(t), ""); !errors.Is(err, ErrConnectionLost) || !errors.Is(err, io.EOF) {
 		t.Fatalf("got %v", err)
 	}
 	q.Reset(startFake(t, answering()))
-	if _, err := q.Query(within(t), ""); err != nil {
+	if _, err := q.Query(testhelp.Context(t), ""); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestQueueEachAndColumns(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	q, _ := startQueue(t, answering(sampleRows(10)...))
 	n := 0
-	if err := q.QueryEach(within(t), "", func(Row) error { n++; return nil }); err != nil || n != 10 {
+	if err := q.QueryEach(testhelp.Context(t), "", func(Row) error { n++; return nil }); err != nil || n != 10 {
 		t.Fatalf("%d rows, %v", n, err)
 	}
-	if err := q.QueryEach(within(t), "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
+	if err := q.QueryEach(testhelp.Context(t), "", func(Row) error { return errFake }); !errors.Is(err, errFake) {
 		t.Fatalf("got %v", err)
 	}
-	rows, err := q.QueryColumns(within(t), "select 1 as x")
+	rows, err := q.QueryColumns(testhelp.Context(t), "select 1 as x")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,13 +218,13 @@ func TestQueueEachAndColumns(t *testing.T) {
 }
 
 func TestQueueSurvivesAPanicOfACallback(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	q, _ := startQueue(t, answering(sampleRows(10)...))
 	func() {
 		defer func() { _ = recover() }()
-		_ = q.QueryEach(within(t), "", func(Row) error { panic("mine") })
+		_ = q.QueryEach(testhelp.Context(t), "", func(Row) error { panic("mine") })
 	}()
-	if _, err := q.Query(within(t), ""); err != nil {
+	if _, err := q.Query(testhelp.Context(t), ""); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,10 +4,12 @@ import (
 	"errors"
 	"net"
 	"testing"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func TestSentinel(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	path := socketPath(t)
 	l, err := Listen(path)
 	if err != nil {
@@ -24,7 +26,7 @@ func TestSentinel(t *testing.T) {
 			conns <- nc
 		}
 	}()
-	s, err := Watch(within(t), path)
+	s, err := Watch(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -35,10 +37,10 @@ func TestSentinel(t *testing.T) {
 	default:
 	}
 	_ = peer.Close()
-	wait(t, "the loss", s.Lost())
+	testhelp.Wait(t, "the loss", s.Lost())
 	_ = s.Close()
 
-	s, err = Watch(within(t), path)
+	s, err = Watch(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,14 +58,14 @@ func TestSentinelDistrustsAPeerThatSpeaks(t *testing.T) {
 	ours, theirs := net.Pipe()
 	s := watch(ours)
 	go func() { _, _ = theirs.Write([]byte("hello")) }()
-	wait(t, "the loss", s.Lost())
+	testhelp.Wait(t, "the loss", s.Lost())
 	_ = s.Close()
 	_ = theirs.Close()
 }
 
 func TestWatchFailsTyped(t *testing.T) {
 	var fail *DialError
-	if _, err := Watch(within(t), socketPath(t)); !errors.As(err, &fail) {
+	if _, err := Watch(testhelp.Context(t), socketPath(t)); !errors.As(err, &fail) {
 		t.Fatalf("got %v", err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 // blocking is a handler that tells when it runs and waits for its context.
@@ -26,15 +28,15 @@ func blocking() (h Handler, running chan struct{}, ended chan error) {
 }
 
 func TestHandlersContextEndsWithTheConnection(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	h, running, ended := blocking()
 	_, path := startServer(t, h)
-	nc, err := dial(within(t), path)
+	nc, err := dial(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	sendCall(t, nc)
-	wait(t, "the call", running)
+	testhelp.Wait(t, "the call", running)
 	_ = nc.Close()
 	if err := <-ended; !errors.Is(err, context.Canceled) {
 		t.Fatalf("got %v", err)
@@ -51,21 +53,21 @@ func sendCall(t testing.TB, nc net.Conn) {
 }
 
 func TestSlowCallsDoNotLoseWhatFollows(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	gate := make(chan struct{})
 	slow := func(ctx context.Context, registry, item string, request map[string]string) osquery.ExtensionResponse {
 		<-gate
 		return echo(ctx, registry, item, request)
 	}
 	_, path := startServer(t, handlerFunc(slow))
-	c, err := Dial(within(t), path)
+	c, err := Dial(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
 	for range 3 {
 		timer := time.AfterFunc(3*hangupDelay, func() { gate <- struct{}{} })
-		if _, _, err := c.Call(within(t), "table", "t", nil); err != nil {
+		if _, _, err := c.Call(testhelp.Context(t), "table", "t", nil); err != nil {
 			t.Fatal(err)
 		}
 		timer.Stop()
@@ -73,24 +75,24 @@ func TestSlowCallsDoNotLoseWhatFollows(t *testing.T) {
 }
 
 func TestServerCloseAnswersTheRunningCall(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	h, running, _ := blocking()
 	s, path := startServer(t, h)
 	idle := generatedClient(t, path)
-	if _, err := idle.Ping(within(t)); err != nil {
+	if _, err := idle.Ping(testhelp.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	result := make(chan error, 1)
 	client := generatedClient(t, path)
 	go func() {
-		_, err := client.Call(within(t), "table", "t", nil)
+		_, err := client.Call(testhelp.Context(t), "table", "t", nil)
 		result <- err
 	}()
-	wait(t, "the call", running)
+	testhelp.Wait(t, "the call", running)
 	var wg sync.WaitGroup
 	for range 3 {
 		wg.Go(func() {
-			if err := s.Close(within(t)); err != nil {
+			if err := s.Close(testhelp.Context(t)); err != nil {
 				t.Errorf("close: %v", err)
 			}
 		})
@@ -99,29 +101,29 @@ func TestServerCloseAnswersTheRunningCall(t *testing.T) {
 		t.Errorf("the running call got %v", err)
 	}
 	wg.Wait()
-	if _, err := idle.Ping(within(t)); err == nil {
+	if _, err := idle.Ping(testhelp.Context(t)); err == nil {
 		t.Error("an idle connection outlives the server")
 	}
-	if _, err := Dial(within(t), path); err == nil {
+	if _, err := Dial(testhelp.Context(t), path); err == nil {
 		t.Error("the server still accepts")
 	}
 }
 
 func TestServerCloseIsBounded(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	running, gate := make(chan struct{}), make(chan struct{})
 	s, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		close(running)
 		<-gate // whatever its context says
 		return okResponse()
 	}))
-	nc, err := dial(within(t), path)
+	nc, err := dial(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = nc.Close() }()
 	sendCall(t, nc)
-	wait(t, "the call", running)
+	testhelp.Wait(t, "the call", running)
 	ctx, cancel := context.WithTimeout(context.Background(), time.Millisecond)
 	defer cancel()
 	if err := s.Close(ctx); !errors.Is(err, context.DeadlineExceeded) || !strings.Contains(err.Error(), "1 calls") {
@@ -131,9 +133,9 @@ func TestServerCloseIsBounded(t *testing.T) {
 }
 
 func TestServerCloseBeforeServe(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	s := NewServer(handlerFunc(echo))
-	if err := s.Close(within(t)); err != nil {
+	if err := s.Close(testhelp.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	l, err := Listen(socketPath(t))
@@ -149,7 +151,7 @@ func TestServerCloseBeforeServe(t *testing.T) {
 }
 
 func TestServeReportsAListenerClosedByOthers(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	l, err := Listen(socketPath(t))
 	if err != nil {
 		t.Fatal(err)
@@ -159,7 +161,7 @@ func TestServeReportsAListenerClosedByOthers(t *testing.T) {
 	if err := s.Serve(l); !errors.Is(err, net.ErrClosed) {
 		t.Fatalf("got %v", err)
 	}
-	_ = s.Close(within(t))
+	_ = s.Close(testhelp.Context(t))
 }
 
 func TestListenReplacesAStaleSocketOnly(t *testing.T) {

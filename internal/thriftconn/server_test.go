@@ -11,6 +11,8 @@ import (
 	"github.com/apache/thrift/lib/go/thrift"
 	"github.com/google/go-cmp/cmp"
 	"github.com/osquery/osquery-go/gen/osquery"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 type handlerFunc func(ctx context.Context, registry, item string, request map[string]string) osquery.ExtensionResponse
@@ -43,7 +45,7 @@ func startServer(t testing.TB, h Handler, opts ...ServerOption) (s *Server, path
 	served := make(chan error, 1)
 	go func() { served <- s.Serve(l) }()
 	t.Cleanup(func() {
-		if err := s.Close(within(t)); err != nil {
+		if err := s.Close(testhelp.Context(t)); err != nil {
 			t.Errorf("close: %v", err)
 		}
 		if err := <-served; err != nil {
@@ -56,7 +58,7 @@ func startServer(t testing.TB, h Handler, opts ...ServerOption) (s *Server, path
 // generatedClient is the client that osquery-go uses, over a buffer.
 func generatedClient(t testing.TB, path string) *osquery.ExtensionManagerClient {
 	t.Helper()
-	nc, err := dial(within(t), path)
+	nc, err := dial(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -66,10 +68,10 @@ func generatedClient(t testing.TB, path string) *osquery.ExtensionManagerClient 
 }
 
 func TestServerAgainstGeneratedClient(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	_, path := startServer(t, handlerFunc(echo))
 	client := generatedClient(t, path)
-	ctx := within(t)
+	ctx := testhelp.Context(t)
 	for range 2 {
 		status, err := client.Ping(ctx)
 		if err != nil || status.Code != 0 || status.Message != "OK" {
@@ -99,52 +101,52 @@ func isUnknownMethod(err error) bool {
 }
 
 func TestServerAgainstOurClient(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	_, path := startServer(t, handlerFunc(echo))
-	c, err := Dial(within(t), path)
+	c, err := Dial(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer func() { _ = c.Close() }()
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatal(err)
 	}
 	request := map[string]string{"action": "genConfig"}
-	status, rows, err := c.Call(within(t), "config", "mine", request)
+	status, rows, err := c.Call(testhelp.Context(t), "config", "mine", request)
 	want := echo(t.Context(), "config", "mine", request)
 	if err != nil || status != *want.Status || !cmp.Equal(rows, []map[string]string(want.Response)) {
 		t.Fatalf("%v %v %v", status, rows, err)
 	}
-	if err := generatedClient(t, path).Shutdown(within(t)); err != nil {
+	if err := generatedClient(t, path).Shutdown(testhelp.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 	var app *ApplicationError
-	if _, err := c.Extensions(within(t)); !errors.As(err, &app) || app.Type != exceptionUnknownMethod {
+	if _, err := c.Extensions(testhelp.Context(t)); !errors.As(err, &app) || app.Type != exceptionUnknownMethod {
 		t.Fatalf("got %v", err)
 	}
-	if err := ping(within(t), c); err != nil {
+	if err := ping(testhelp.Context(t), c); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestServerSendsLargeAnswersInParts(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	rows := sampleRows(4000)
 	_, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		return *rowsResponse(rows...)
 	}))
-	got, err := generatedClient(t, path).Call(within(t), "table", "t", nil)
+	got, err := generatedClient(t, path).Call(testhelp.Context(t), "table", "t", nil)
 	if err != nil || !cmp.Equal([]map[string]string(got.Response), rows) {
 		t.Fatalf("the answer arrived changed: %v", err)
 	}
 }
 
 func TestServerReplacesAnAnswerThatIsTooLarge(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	_, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		return *rowsResponse(sampleRows(100)...)
 	}), serverMaxMessage(2000))
-	got, err := generatedClient(t, path).Call(within(t), "table", "t", nil)
+	got, err := generatedClient(t, path).Call(testhelp.Context(t), "table", "t", nil)
 	if err != nil || got.Status.Code != codeFailed || !strings.Contains(got.Status.Message, "exceeds the limit") {
 		t.Fatalf("got %v, %v", got, err)
 	}
@@ -167,12 +169,12 @@ func (h told) Handle(_ context.Context, r slog.Record) error {
 }
 
 func TestServerGivesUpOnAPeerThatDoesNotRead(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	log := told{slog.DiscardHandler, make(chan string, 9)}
 	_, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		return *rowsResponse(map[string]string{"large": strings.Repeat("x", 8<<20)})
 	}), serverWriteTimeout(10*time.Millisecond), WithServerLogger(slog.New(log)))
-	nc, err := dial(within(t), path)
+	nc, err := dial(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,13 +185,13 @@ func TestServerGivesUpOnAPeerThatDoesNotRead(t *testing.T) {
 		if !strings.Contains(text, "send the answer") {
 			t.Fatalf("logged %q", text)
 		}
-	case <-within(t).Done():
+	case <-testhelp.Context(t).Done():
 		t.Fatal("the server still waits")
 	}
 }
 
 func TestServerSurvivesPanics(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	type report struct {
 		value any
 		stack string
@@ -202,7 +204,7 @@ func TestServerSurvivesPanics(t *testing.T) {
 		panic("the hook too")
 	}))
 	client := generatedClient(t, path)
-	got, err := client.Call(within(t), "table", "t", nil)
+	got, err := client.Call(testhelp.Context(t), "table", "t", nil)
 	if err != nil || got.Status.Code != codeFailed || !strings.Contains(got.Status.Message, "out of cheese") {
 		t.Fatalf("got %v, %v", got, err)
 	}
@@ -210,24 +212,24 @@ func TestServerSurvivesPanics(t *testing.T) {
 	if r.value != "out of cheese" || !strings.Contains(r.stack, "TestServerSurvivesPanics") {
 		t.Fatalf("reported %v at %s", r.value, r.stack)
 	}
-	if _, err := client.Ping(within(t)); err != nil {
+	if _, err := client.Ping(testhelp.Context(t)); err != nil {
 		t.Fatal(err)
 	}
 }
 
 func TestServerAnswersWithoutStatusAreFailures(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	_, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		return osquery.ExtensionResponse{}
 	}))
-	got, err := generatedClient(t, path).Call(within(t), "table", "t", nil)
+	got, err := generatedClient(t, path).Call(testhelp.Context(t), "table", "t", nil)
 	if err != nil || got.Status.Code != codeFailed {
 		t.Fatalf("got %v, %v", got, err)
 	}
 }
 
 func TestServerClosesOnRubbish(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	_, path := startServer(t, handlerFunc(echo), serverMaxMessage(1000))
 	huge := appendHeader(nil, messageCall, methodCall, 1)
 	huge = appendI32(appendField(huge, typeString, 1), 1<<30)
@@ -237,12 +239,12 @@ func TestServerClosesOnRubbish(t *testing.T) {
 		"huge string": huge,
 		"version":     {0x80, 0x02, 0, 1},
 	} {
-		nc, err := dial(within(t), path)
+		nc, err := dial(testhelp.Context(t), path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		_, _ = nc.Write(sent)
-		_ = nc.SetReadDeadline(time.Now().Add(patience))
+		_ = nc.SetReadDeadline(time.Now().Add(testhelp.Patience))
 		if n, err := nc.Read(make([]byte, 1)); n != 0 || isTimeout(err) {
 			t.Errorf("%s: read %d bytes, %v", name, n, err)
 		}
@@ -251,9 +253,9 @@ func TestServerClosesOnRubbish(t *testing.T) {
 }
 
 func TestServerAnswersPipelinedRequestsInOrder(t *testing.T) {
-	checkLeaks(t)
+	testhelp.CheckLeaks(t)
 	_, path := startServer(t, handlerFunc(echo))
-	nc, err := dial(within(t), path)
+	nc, err := dial(testhelp.Context(t), path)
 	if err != nil {
 		t.Fatal(err)
 	}
