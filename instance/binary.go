@@ -28,8 +28,11 @@ func (o *options) checkedBinary() (Binary, error) {
 	if o.timeouts.Binary <= 0 || len(o.checkEnv()) > 0 { // it could make the binary something else
 		return Binary{}, errNotTried
 	}
-	if o.checked != nil && o.checked.Version != "" && o.checked.unchanged() {
-		return *o.checked, nil
+	if b, ok := o.checks.known(o.binary); ok {
+		return b, nil
+	}
+	if o.binary == "" && o.settings.NoBinary {
+		return Binary{}, errNotTried
 	}
 	return o.checkBinary(o.ctx, o.binary)
 }
@@ -109,6 +112,9 @@ func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, erro
 	}, nil)
 	if errors.Is(err, guard.ErrHangs) {
 		return Binary{Path: path}, err
+	}
+	if err == nil {
+		o.checks.remember(b)
 	}
 	return b, err
 }
@@ -317,38 +323,35 @@ func cpuName(c macho.Cpu) string {
 	}
 }
 
-// BinaryChecks remembers what binaries answered to the checks of New and Run, so that
+// binaryChecks remembers what binaries answered to the checks of New and Run, so that
 // instances that share it execute a binary once for each set of flags, and again when its
 // file has changed. An answer that was a failure is not kept, but those who wait for one at
 // the same time share it. The zero value is ready for use. All methods are safe for
-// concurrent use. A Runner has one for its instances.
-type BinaryChecks struct {
+// concurrent use.
+type binaryChecks struct {
 	mu      sync.Mutex
+	checked map[string]Binary
 	answers map[string]answer
 	flights map[string]*flight
 }
 
-// WithBinaryChecks shares what is known of binaries with other instances.
-func WithBinaryChecks(c *BinaryChecks) Option {
-	return func(o *options) {
-		if c == nil {
-			o.problem(optionErrorf("WithBinaryChecks", "it is nil; leave the option out to share nothing"))
-			return
-		}
-		o.checks = c
+// remember keeps a binary that was checked, so that instances that share the checks do not
+// look at it again while its file stays as it is.
+func (c *binaryChecks) remember(b Binary) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.checked == nil {
+		c.checked = map[string]Binary{}
 	}
+	c.checked[b.Path] = b
 }
 
-// WithCheckContext ends the executions of the binary that New makes when ctx ends; New
-// fails then. Without it they have the time of Timeouts.Binary.
-func WithCheckContext(ctx context.Context) Option {
-	return func(o *options) {
-		if ctx == nil {
-			o.problem(optionErrorf("WithCheckContext", "the context is nil"))
-			return
-		}
-		o.ctx = ctx
-	}
+// known returns the binary at path if it was checked and its file is the same.
+func (c *binaryChecks) known(path string) (Binary, bool) {
+	c.mu.Lock()
+	b, ok := c.checked[path]
+	c.mu.Unlock()
+	return b, ok && b.unchanged()
 }
 
 // probe is an execution of a binary for what it prints.
@@ -371,7 +374,7 @@ type answer struct {
 type flight struct {
 	done    chan struct{} // closed when answer is set
 	answer  answer
-	waiting int // guarded by the lock of BinaryChecks
+	waiting int // guarded by the lock of binaryChecks
 	cancel  context.CancelFunc
 }
 
@@ -382,7 +385,7 @@ const maxAnswers = 1000
 const flightEnds = 2 * time.Second
 
 // run returns what is known already, or executes the binary, once at a time.
-func (c *BinaryChecks) run(ctx context.Context, p probe) ([]byte, error) {
+func (c *binaryChecks) run(ctx context.Context, p probe) ([]byte, error) {
 	file := identityOf(p.path)
 	key := strings.Join(slices.Concat([]string{p.path, file, fmt.Sprint(p.both), fmt.Sprint(len(p.env))}, p.env, p.args), "\x00")
 	a, f := c.join(key, file, p)
@@ -399,7 +402,7 @@ func (c *BinaryChecks) run(ctx context.Context, p probe) ([]byte, error) {
 }
 
 // join returns the answer, or the flight that brings it.
-func (c *BinaryChecks) join(key, file string, p probe) (answer, *flight) {
+func (c *binaryChecks) join(key, file string, p probe) (answer, *flight) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if a, ok := c.answers[key]; ok && file != "" {
@@ -426,7 +429,7 @@ func (c *BinaryChecks) join(key, file string, p probe) (answer, *flight) {
 }
 
 // land keeps an answer of a file that did not change meanwhile.
-func (c *BinaryChecks) land(key, shared, file string, p probe, f *flight) {
+func (c *binaryChecks) land(key, shared, file string, p probe, f *flight) {
 	keep := p.settles(f.answer.err) && file != "" && identityOf(p.path) == file
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -443,7 +446,7 @@ func (c *BinaryChecks) land(key, shared, file string, p probe, f *flight) {
 }
 
 // leave is for who does not wait any more. The last one ends the execution.
-func (c *BinaryChecks) leave(f *flight) {
+func (c *binaryChecks) leave(f *flight) {
 	c.mu.Lock()
 	f.waiting--
 	last := f.waiting == 0

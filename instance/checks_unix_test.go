@@ -32,7 +32,7 @@ func hanging(t *testing.T) (p probe, proceed func()) {
 
 // Who waits for the same execution shares it. It goes on while one of them waits.
 func TestTrial22WaitersShareAnExecution(t *testing.T) {
-	var c BinaryChecks
+	var c binaryChecks
 	p, proceed := hanging(t)
 	_, first := c.join("k", "file", p)
 	_, second := c.join("k", "file", p)
@@ -54,7 +54,7 @@ func TestTrial22WaitersShareAnExecution(t *testing.T) {
 
 // The last one who gives up ends it, and finds nothing left.
 func TestTrial22LastWaiterEndsTheExecution(t *testing.T) {
-	var c BinaryChecks
+	var c binaryChecks
 	p, _ := hanging(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	_, f := c.join("other", "", p)

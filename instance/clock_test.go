@@ -4,6 +4,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/control"
 )
 
 // A sleep is what one clock counts and the other does not.
@@ -51,7 +53,7 @@ func TestTrial26SleepWithoutWakeEnds(t *testing.T) {
 				t.Error("awake at once")
 			}
 		}
-		<-time.After(SleepLimit)
+		<-time.After(control.SleepLimit)
 		if r.noteNap() {
 			t.Error("it sleeps for ever")
 		}

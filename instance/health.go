@@ -13,6 +13,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
@@ -43,12 +44,8 @@ func (r *run) noteDenylisted(ctx context.Context) {
 	}
 }
 
-// clock returns a time that goes on while the machine sleeps and is never set, and running
-// time, which stands still meanwhile.
-type clock func() (always time.Time, running time.Duration)
-
 // sleepClock makes a clock of two that count from any moment.
-func sleepClock(always, running func() time.Duration) clock {
+func sleepClock(always, running func() time.Duration) control.Clock {
 	start, a, b := time.Now().Round(0), always(), running()
 	return func() (time.Time, time.Duration) { return start.Add(always() - a), running() - b }
 }
@@ -57,10 +54,6 @@ func sleepClock(always, running func() time.Duration) clock {
 // say that the machine slept: what is shorter does no harm.
 const suspendJump = 5 * time.Second
 
-// SleepLimit is how long a sleep that was announced and not ended counts, in time that the
-// machine runs: Wake, or SetAsleep(false), may get lost.
-const SleepLimit = 10 * time.Minute
-
 // nap is what the host said of the machine's sleep.
 type nap struct {
 	n     uint64 // odd while it sleeps
@@ -68,7 +61,7 @@ type nap struct {
 }
 
 // asleep forgets a sleep that was never ended.
-func (n nap) asleep() bool { return n.n%2 == 1 && time.Since(n.since) < SleepLimit }
+func (n nap) asleep() bool { return n.n%2 == 1 && time.Since(n.since) < control.SleepLimit }
 
 // health is what earlier checks of a run have shown.
 type health struct {
@@ -88,11 +81,10 @@ func (r *run) newHealth() health {
 	return h
 }
 
-// SetAsleep says that the machine is about to sleep, or that it is awake again: what
-// health checks found before, and find until then, is void. It is for systems on which a
-// sleep does not show in the clocks, and for hosts that know before them. A sleep counts for
-// SleepLimit at most. It returns at once. A Runner calls it.
-func (in *Instance) SetAsleep(asleep bool) {
+// setAsleep sets whether the machine is about to sleep: what health checks found before, and
+// find until it is awake, is void. It is for systems on which a sleep does not show in the
+// clocks, and for hosts that know before them.
+func (in *Instance) setAsleep(asleep bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if (in.nap.n%2 == 1) != asleep {

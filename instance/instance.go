@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/emit"
 	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/record"
@@ -26,7 +27,7 @@ const extensionName = "osqvisor"
 // Instance is one osqueryd identity, living through many runs. It owns its
 // extension, its process, its connections, its health and its stats. All methods
 // are safe for concurrent use, and may be called from tables, transports, observers and
-// health checkers, except that Run, Close and Ship must not be called from those of the
+// health checkers, except that Run and Close must not be called from those of the
 // same instance, which would wait for themselves; nor must what other methods name.
 type Instance struct {
 	o        *options
@@ -64,8 +65,7 @@ type Instance struct {
 
 // New makes an instance and its extension. It checks every option and reports
 // all mistakes at once, each as an *OptionError, and leaves nothing behind then; it makes the
-// instance's directory, and it runs the binary to learn its version, unless
-// WithCheckedBinary is given. It starts nothing else.
+// instance's directory, and it runs the binary to learn its version. It starts nothing else.
 func New(id string, opts ...Option) (*Instance, error) {
 	o := defaults(id)
 	for i, opt := range opts {
@@ -74,6 +74,10 @@ func New(id string, opts ...Option) (*Instance, error) {
 			continue
 		}
 		opt(o)
+	}
+	if o.settings.Plan != nil {
+		o.settings.Plan(plan{o})
+		return nil, nil //nolint:nilnil // nobody but a Runner asks for a plan
 	}
 	ctx, cancel := context.WithTimeoutCause(o.ctx, o.checkBound(), errDiskHangs)
 	defer cancel()
@@ -84,6 +88,9 @@ func New(id string, opts ...Option) (*Instance, error) {
 	}, o.unmake)
 	if err != nil {
 		return nil, fmt.Errorf("instance %q: %w", id, err)
+	}
+	if supervise := o.settings.Supervise; supervise != nil && in != nil {
+		supervise(&engine{in})
 	}
 	return in, nil
 }
@@ -99,6 +106,10 @@ func (o *options) build() (_ *Instance, err error) {
 	binary, err := o.check()
 	if err != nil {
 		return nil, err
+	}
+	if o.settings.DryRun {
+		o.unmake()
+		return nil, nil //nolint:nilnil // nobody but a Runner asks for a dry run
 	}
 	rec := o.recorder()
 	in := &Instance{
@@ -125,11 +136,14 @@ func (o *options) build() (_ *Instance, err error) {
 
 // recorder returns the predecessor's, or a new one.
 func (o *options) recorder() *record.Recorder {
-	old := o.predecessor
+	var old *Instance
+	if e, ok := o.settings.Predecessor.(*engine); ok {
+		old = e.in
+	}
 	if old != nil && old.o.id == o.id {
 		o.former = append(old.formerDirs(), old.place().dir)
 	}
-	o.predecessor = nil // or instances would keep all that were before them in memory
+	o.settings.Predecessor = nil // or instances would keep all that were before them in memory
 	if old != nil && old.o.id == o.id {
 		return old.rec // New sets its history when nothing can fail any more
 	}
@@ -176,21 +190,20 @@ func (in *Instance) Snapshot() stats.Snapshot {
 	return s
 }
 
-// Record hands an event about the instance to its recorder and observers, in
-// order with its own. It is for whoever supervises the instance.
-func (in *Instance) Record(ctx context.Context, e stats.Event) {
+// record emits an event about the instance, in order with its own.
+func (in *Instance) record(ctx context.Context, e stats.Event) {
 	in.emitter.Emit(ctx, e)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	in.wake() // it may have been parked, which ends WaitReady
 }
 
-// Settle waits until every event so far was handed to the observers. When that takes
+// settle waits until every event so far was handed to the observers. When that takes
 // longer than Timeouts.Observers allows, their context ends and what waits is dropped,
 // which is logged; when one does not return then either, for as long again, it is left
 // to itself. A run that was asked to end, and Close, end with it. Called from an observer of the instance it
 // does nothing.
-func (in *Instance) Settle(ctx context.Context) { in.settleWithin(ctx, in.settlePatience()) }
+func (in *Instance) settle(ctx context.Context) { in.settleWithin(ctx, in.settlePatience()) }
 
 // settlePatience is Timeouts.Observers, or what the stop that ends now leaves of it.
 func (in *Instance) settlePatience() time.Duration {
@@ -228,10 +241,18 @@ func (in *Instance) closePatience(ctx context.Context) time.Duration {
 }
 
 // Close gives back what the instance holds between runs. It fails with
-// ErrRunning while a run or a Ship is under way, and does nothing the second time. After
-// it returned nil, no observer is called. It waits for observers that run as
-// Settle does, and no longer than until ctx's deadline.
+// ErrRunning while a run is under way, and does nothing the second time. After
+// it returned nil, no observer is called. It waits for observers that run as the end of a
+// run does, and no longer than until ctx's deadline. A Runner closes its instances itself:
+// theirs fails with ErrSupervised.
 func (in *Instance) Close(ctx context.Context) error {
+	if in.supervised() {
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrSupervised)
+	}
+	return in.closeOnce(ctx)
+}
+
+func (in *Instance) closeOnce(ctx context.Context) error {
 	in.awaitLeftover(ctx)
 	if first, err := in.shut(); !first {
 		return err
@@ -355,6 +376,8 @@ func (in *Instance) newExtension() (*extension.Extension, error) {
 var (
 	// ErrRunning says that a run of this instance is under way already.
 	ErrRunning = errors.New("the instance is running already")
+	// ErrSupervised reports that a Runner runs and closes this instance, and nobody else may.
+	ErrSupervised = errors.New("the instance belongs to a Runner")
 	// ErrNotRunning says that no run is under way, so nothing can be asked.
 	ErrNotRunning = errors.New("the instance is not running")
 	// ErrParked says that whoever supervises the instance has given it up for now.
@@ -419,6 +442,12 @@ func (in *Instance) wake() {
 // then says what the instance was doing, and what its last failure was. In an observer it
 // can wait for what the end of a run lets wait for the observer.
 func (in *Instance) WaitReady(ctx context.Context) error {
+	return in.awaitReady(ctx, nil, func() bool { return in.rec.State() == stats.StateParked })
+}
+
+// awaitReady is WaitReady until the channel is closed, which is control.ErrAgain, and with
+// the caller's notion of what is parked.
+func (in *Instance) awaitReady(ctx context.Context, until <-chan struct{}, parked func() bool) error {
 	for {
 		in.mu.Lock()
 		ready, closed, changed := in.current != nil && in.current.announced, in.closed, in.changed
@@ -428,11 +457,13 @@ func (in *Instance) WaitReady(ctx context.Context) error {
 			return nil
 		case closed:
 			return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
-		case in.rec.State() == stats.StateParked:
+		case parked():
 			return in.parked()
 		}
 		select {
 		case <-changed:
+		case <-until:
+			return control.ErrAgain
 		case <-ctx.Done():
 			return in.notReady(context.Cause(ctx))
 		}
@@ -511,40 +542,28 @@ func (in *Instance) PID() int {
 	return in.current.proc.PID()
 }
 
-// Conditions are what a start depends on outside of the instance, at one moment. A
-// supervisor compares two of them, to start again at once when what stood in the way of a
-// start has changed.
-type Conditions struct {
-	// Binary stands for the file that the next run starts; it is another when that file
-	// was exchanged or changed, and empty when there is none.
-	Binary string
-	// Free is the room in bytes that the file system of the instance's directory has for
-	// this user; -1 when it is not known.
-	Free int64
-}
-
 // errLooking says that the disk has not answered yet.
 var errLooking = errors.New("an earlier look at the binary and the directory has not returned")
 
-// Conditions looks at the binary and at the room in the directory, by two system calls.
+// conditions looks at the binary and at the room in the directory, by two system calls.
 // They have until ctx ends: a file system may hang. It fails then, and until they returned.
-func (in *Instance) Conditions(ctx context.Context) (Conditions, error) {
+func (in *Instance) conditions(ctx context.Context) (control.Conditions, error) {
 	select {
 	case in.looking <- struct{}{}:
 	default:
-		return Conditions{}, errLooking
+		return control.Conditions{}, errLooking
 	}
-	found := make(chan Conditions, 1)
+	found := make(chan control.Conditions, 1)
 	path, dir := in.Binary().Path, in.paths.dir
 	go func() { // it ends when the system answers
 		defer func() { <-in.looking }()
-		found <- Conditions{Binary: identityOf(path), Free: freeRoom(dir)}
+		found <- control.Conditions{Binary: identityOf(path), Free: freeRoom(dir)}
 	}()
 	select {
 	case c := <-found:
 		return c, nil
 	case <-ctx.Done():
-		return Conditions{}, context.Cause(ctx)
+		return control.Conditions{}, context.Cause(ctx)
 	}
 }
 

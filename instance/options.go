@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -39,7 +40,7 @@ var errNotTried = errors.New("not tried")
 func (o *options) hostExtension() []extension.Option {
 	opts := []extension.Option{
 		extension.WithTables(o.tables...),
-		extension.WithEnrolment(extension.Enrolment{Pace: o.pace}), extension.WithDiskBudget(o.disk),
+		extension.WithEnrolment(extension.Enrolment{Pace: o.settings.Pace}), extension.WithDiskBudget(o.settings.Disk),
 		extension.WithOwnedOptions(sortedKeys(o.flags)...), // a config wins over the command line, if it is let
 	}
 	if o.transport != nil {
@@ -83,28 +84,19 @@ func optionErrorf(option, format string, args ...any) error {
 // later one wins over an earlier one, except for those that say they add.
 type Option func(*options)
 
-// Gate bounds how many instances start at once. It is called before a process is
-// spawned and blocks until the start may go on, or ctx ends; release is called
-// once, when osqueryd has the extension, which is just before ready, or the start has failed.
-// One that does not return delays the run's end by a fifth of Timeouts.Stop at most.
-type Gate func(ctx context.Context) (release func(), err error)
-
 type options struct {
 	id string
 
-	binary  string
-	checked *Binary
-	checks  *BinaryChecks
-	ctx     context.Context // of New's executions of the binary
-	root    string
-	dir     string
-	socket  string
+	binary string
+	checks *binaryChecks
+	ctx    context.Context // of New's executions of the binary
+	root   string
+	dir    string
+	socket string
 
 	transport extension.Transport
 	tables    []extension.Table
 	extOpts   []extension.Option
-	pace      *extension.EnrollPace
-	disk      *extension.DiskBudget
 
 	flags    map[string]string
 	env      []string
@@ -119,14 +111,13 @@ type options struct {
 	queries       Queries
 	diagnostics   Diagnostics
 
-	logger      *slog.Logger
-	ownLog      bool // nobody else logs by it
-	observers   []stats.Observer
-	gate        Gate
-	predecessor *Instance
-	former      []string // directories of predecessors
+	logger    *slog.Logger
+	ownLog    bool // nobody else logs by it
+	observers []stats.Observer
+	settings  control.Settings
+	former    []string // directories of predecessors
 
-	clock               clock
+	clock               control.Clock
 	oomKills            func() uint64
 	diskHook            func(what string) // for tests, before what may hang with the disk
 	noParentDeathSignal bool
@@ -137,7 +128,7 @@ type options struct {
 func defaults(id string) *options {
 	return &options{
 		id:            id,
-		checks:        &BinaryChecks{},
+		checks:        &binaryChecks{},
 		ctx:           context.Background(),
 		flags:         map[string]string{},
 		labels:        map[string]string{},
@@ -168,17 +159,9 @@ func (o *options) validate() error {
 	return errors.Join(errs...)
 }
 
-// WithBinary names the osqueryd to run, by absolute path. It is required, unless
-// WithCheckedBinary is given.
+// WithBinary names the osqueryd to run, by absolute path. It is required.
 func WithBinary(path string) Option {
-	return func(o *options) { o.binary, o.checked = path, nil }
-}
-
-// WithCheckedBinary names an osqueryd that [CheckBinary] has seen, so that many
-// instances pay for the check once. Should the file change, it is checked again
-// at the next run.
-func WithCheckedBinary(b Binary) Option {
-	return func(o *options) { o.binary, o.checked = b.Path, &b }
+	return func(o *options) { o.binary = path }
 }
 
 // WithRoot names the directory below which the instance has a directory of its
@@ -221,14 +204,6 @@ func WithTables(tables ...extension.Table) Option {
 func WithExtension(opts ...extension.Option) Option {
 	return func(o *options) { o.extOpts = append(o.extOpts, opts...) }
 }
-
-// WithDiskBudget makes the instance's queues part of a budget that instances share. A
-// Runner sets its own.
-func WithDiskBudget(d *extension.DiskBudget) Option { return func(o *options) { o.disk = d } }
-
-// WithEnrollPace limits the enrolments of all instances that are given the same pace. A
-// runtime.Runner sets its own; extension.WithEnrolment, by [WithExtension], overrides it.
-func WithEnrollPace(p *extension.EnrollPace) Option { return func(o *options) { o.pace = p } }
 
 // WithFlag passes a flag to osqueryd. The name comes without dashes. Flags that
 // the SDK sets itself are refused, as are flags that the binary does not know. A config
@@ -294,14 +269,6 @@ func WithObserver(obs stats.Observer) Option {
 		o.observers = append(o.observers, obs)
 	}
 }
-
-// WithPredecessor takes over the snapshot, the history and the counters of an
-// earlier instance of the same id. If that had another directory, the lines in its queues are brought along to this one
-// before the first run; those that cannot be are announced by a stats.QueueLeft and stay.
-func WithPredecessor(old *Instance) Option { return func(o *options) { o.predecessor = old } }
-
-// WithGate bounds how many instances start at once. A Runner sets its own.
-func WithGate(g Gate) Option { return func(o *options) { o.gate = g } }
 
 // Timeouts bound the waits of an instance. A field that is zero has its default; the others must
 // be from 1 ms to 1 h, Start and Replace up to 24 h.
@@ -461,21 +428,6 @@ func (d Diagnostics) withDefaults() Diagnostics {
 
 // history returns how many runs are kept.
 func (d Diagnostics) history() int { return max(0, d.History) }
-
-// WithClock sets the clock by which a sleep of the machine is noticed: it returns a time that
-// goes on while the machine sleeps, and running time, which stands still meanwhile. The first
-// must not follow the wall clock, which may be set. It is for tests;
-// without it the system's two clocks are read.
-// It is called before and after every health check, by one goroutine, and must not block.
-func WithClock(now func() (always time.Time, running time.Duration)) Option {
-	return func(o *options) {
-		if now == nil {
-			o.problem(optionErrorf("WithClock", "the clock is nil; leave the option out for the system's"))
-			return
-		}
-		o.clock = now
-	}
-}
 
 // Watchdog is how osqueryd contains itself. The zero value is osqueryd's own
 // normal level: the worker may grow by 200 MB and use 10 % of all CPU threads for 12 s.

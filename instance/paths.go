@@ -56,23 +56,6 @@ func alnum(r rune) bool {
 	return r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9'
 }
 
-// Locate gives the directory and the socket that an instance with these options
-// has. It checks and makes nothing; what is missing or wrong is empty or odd in the
-// answer, and New says what.
-func Locate(id string, opts ...Option) (dir, socket string) {
-	o := defaults(id)
-	for _, opt := range opts {
-		if opt != nil {
-			opt(o)
-		}
-	}
-	if o.dir == "" && o.root == "" {
-		return "", o.socket
-	}
-	p := o.layout()
-	return p.dir, p.socket
-}
-
 // lockName is the file whose lock keeps others out of an instance's directory.
 const lockName = "lock"
 
@@ -117,6 +100,8 @@ func (o *options) checkPaths() []error {
 	switch {
 	case o.dir != "":
 		option, base = "WithDirectory", o.dir
+	case o.root == "" && o.settings.NoRoot:
+		return nil
 	case o.root == "":
 		return []error{optionErrorf("WithRoot", "no directory is given; name one for the instance to keep its data in")}
 	}

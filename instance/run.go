@@ -79,8 +79,16 @@ type run struct {
 // however osqueryd exited, and within Timeouts.Stop: the observers have its events by then,
 // or their time is over. It returns an *ExitError when the run ended by itself. A second
 // call at the same time fails with ErrRunning; after it returned, it may be called again.
-// After Close it fails with ErrClosed.
+// After Close it fails with ErrClosed, and for an instance of a Runner, which runs it
+// itself, with ErrSupervised.
 func (in *Instance) Run(ctx context.Context) error {
+	if in.supervised() {
+		return fmt.Errorf("instance %q: %w", in.o.id, ErrSupervised)
+	}
+	return in.runOnce(ctx)
+}
+
+func (in *Instance) runOnce(ctx context.Context) error {
 	if err := in.begin(); err != nil {
 		return err
 	}
@@ -177,7 +185,7 @@ func (r *run) live(ctx context.Context) error {
 
 // gate waits for this start's turn, when somebody counts them.
 func (r *run) gate(ctx context.Context) error {
-	if r.o.gate == nil {
+	if r.o.settings.Gate == nil {
 		return ctx.Err()
 	}
 	release, err := r.in.askGate(ctx)
@@ -217,7 +225,7 @@ func (in *Instance) callGate(ctx context.Context) (release func(), err error) {
 			err = fmt.Errorf("%w: the host's gate: %v", errPanic, v)
 		}
 	}()
-	if release, err = in.o.gate(ctx); release == nil {
+	if release, err = in.o.settings.Gate(ctx); release == nil {
 		release = func() {}
 	}
 	return release, err
@@ -428,13 +436,13 @@ func (r *run) writeLease() error {
 	})
 }
 
-// Ship delivers what is queued until ctx ends, whether or not osqueryd runs.
-// Run does so by itself for as long as it lasts; a supervisor that calls Ship
+// ship delivers what is queued until ctx ends, whether or not osqueryd runs.
+// Run does so by itself for as long as it lasts; a supervisor that calls ship
 // as well keeps deliveries going between runs and while the instance is parked, and
 // keeps the instance's directory meanwhile. While somebody else ships, a run
 // included, it waits to take over. It returns nil when ctx ends, and fails with
 // ErrClosed, or when the directory is used by another host or instance.
-func (in *Instance) Ship(ctx context.Context) error {
+func (in *Instance) ship(ctx context.Context) error {
 	select {
 	case <-in.ended:
 		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)

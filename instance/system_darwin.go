@@ -4,11 +4,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/osqvisor/osqvisor/internal/control"
 )
 
 // systemClock compares the clock that goes on in a sleep with the one that does not. Neither
 // can be set.
-func systemClock() clock {
+func systemClock() control.Clock {
 	return sleepClock(readClock(unix.CLOCK_MONOTONIC_RAW), readClock(unix.CLOCK_UPTIME_RAW))
 }
 

@@ -8,11 +8,13 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/osqvisor/osqvisor/internal/control"
 )
 
 // systemClock compares the clock that goes on in a sleep with the one that does not. Neither
 // can be set.
-func systemClock() clock {
+func systemClock() control.Clock {
 	running := readClock(unix.CLOCK_MONOTONIC)
 	var now unix.Timespec
 	if unix.ClockGettime(unix.CLOCK_BOOTTIME, &now) != nil {

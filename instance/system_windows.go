@@ -14,6 +14,8 @@ import (
 	"unsafe"
 
 	"golang.org/x/sys/windows"
+
+	"github.com/osqvisor/osqvisor/internal/control"
 )
 
 // checkBinaryMode looks at the name only: who may write the file is in
@@ -113,7 +115,7 @@ func removeSockets(paths) {}
 
 // systemClock compares the time since the start, sleep included, with the time that the
 // system ran. Neither can be set.
-func systemClock() clock {
+func systemClock() control.Clock {
 	unbiased := windows.NewLazySystemDLL("kernel32.dll").NewProc("QueryUnbiasedInterruptTime")
 	if unbiased.Find() != nil {
 		return sleepClock(windows.DurationSinceBoot, windows.DurationSinceBoot) // no sleep shows

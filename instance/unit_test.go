@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"github.com/osqvisor/osqvisor/internal/control"
 )
 
 // Every duration among the options has a bound, a default within it, and the value that
@@ -118,7 +120,7 @@ func TestVersionOrder(t *testing.T) {
 // Wall time that runs ahead of running time is a sleep; a corrected clock is none.
 func TestSleepIsTold(t *testing.T) {
 	wall, running := time.Unix(1e9, 0), time.Hour
-	tick := func(w, r time.Duration) clock {
+	tick := func(w, r time.Duration) control.Clock {
 		wall, running = wall.Add(w), running+r
 		return func() (time.Time, time.Duration) { return wall, running }
 	}

@@ -6,10 +6,10 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -58,10 +58,6 @@ func (r *Runner) successor(ctx context.Context, m *member, in subject) error {
 	return nil
 }
 
-// lookAgain bounds how long WaitReady believes a state that may be about to
-// change: an instance knows before its supervisor that it is parked, and after it that it is not.
-const lookAgain = 50 * time.Millisecond
-
 // WaitReady waits until an instance is ready. It fails with ErrParked when it is
 // parked, with ErrNotFound when there is none, or it is removed, and with ctx's
 // cause; the text then says what the instance was doing, and what its last failure
@@ -74,32 +70,33 @@ func (r *Runner) WaitReady(ctx context.Context, id string) error {
 			r.mu.Unlock()
 			return notFound(id)
 		}
-		in, changed, parked := m.in, m.changed, m.parked
+		in, changed, parked := m.in, m.changed, m.parked && m.parkedTold
 		r.mu.Unlock()
-		if in != nil {
-			err := in.WaitReady(ctx)
-			over := errors.Is(err, instance.ErrClosed) || errors.Is(err, instance.ErrParked) && !parked
-			if !over || ctx.Err() != nil {
+		switch {
+		case parked:
+			return parkedError(id, in.Snapshot())
+		case in != nil:
+			err := in.AwaitReady(ctx, changed)
+			if errors.Is(err, control.ErrAgain) {
+				continue
+			}
+			if !errors.Is(err, instance.ErrClosed) || ctx.Err() != nil {
 				return err
 			}
 		}
-		if err := pause(ctx, changed); err != nil {
+		if err := await(ctx, changed); err != nil {
 			return fmt.Errorf("instance %q is not ready: %w", id, err)
 		}
 	}
 }
 
-// pause waits for a change, but not for long.
-func pause(ctx context.Context, changed <-chan struct{}) error {
-	timer := time.NewTimer(lookAgain)
-	defer timer.Stop()
-	select {
-	case <-changed:
-	case <-timer.C:
-	case <-ctx.Done():
-		return context.Cause(ctx)
+// parkedError reports why an instance is parked.
+func parkedError(id string, s stats.Snapshot) error {
+	e := &instance.ParkedError{Instance: id, LastError: s.LastError}
+	if len(s.History) > 0 {
+		e.Cause = s.History[0].Cause
 	}
-	return nil
+	return e
 }
 
 // Query asks an instance's osqueryd; see instance.Query for how queries wait and
@@ -162,18 +159,18 @@ func (r *Runner) setTables(ctx context.Context, m *member, tables []extension.Ta
 	return err == nil && m.in != in, err
 }
 
-// Instance gives the instance of an id. It is for asking; Run, Ship, Record and Close
-// are the Runner's to call. After Update there is a new one. It fails with ErrNotFound.
+// Instance returns the instance of an id, for its queries and its state. Its Run and Close
+// fail with instance.ErrSupervised. An Update may replace it. It fails with ErrNotFound.
 func (r *Runner) Instance(id string) (*instance.Instance, error) {
 	_, s, err := r.find(id)
 	if err != nil {
 		return nil, err
 	}
-	in, ok := s.(*instance.Instance)
+	in, ok := s.(supervised)
 	if !ok {
 		return nil, notFound(id)
 	}
-	return in, nil
+	return in.Instance, nil
 }
 
 // IDs gives the ids of the set, in order.

@@ -109,7 +109,7 @@ func (r *Runner) halt(m *member) {
 // Update gives an instance new options on top of those it has, and restarts it
 // with them during Run. When one of them is wrong it says so, and nothing has
 // changed. Snapshots and counters carry on, and so do the tables that SetTables
-// set, and what is queued, also to another directory (see instance.WithPredecessor). It
+// set, and what is queued, also to another directory, which is announced by a stats.QueueLeft where it fails. It
 // returns when the old run is gone; see WaitReady for the new one. It waits for other
 // changes of the instance. When ctx ends first, it returns the cause: while the
 // options are checked nothing has changed then, but an update that has begun goes on. It

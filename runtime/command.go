@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 )
 
 // Restart ends an instance's run and starts a new one at once, out of a backoff or
@@ -85,14 +85,14 @@ func (r *Runner) Resume(id string) error {
 // no failed health check from before Wake counts; a start that is under way goes on. It
 // returns at once and may be called at any time, in or outside Run, any number of times.
 //
-// Wake may get lost: after instance.SleepLimit (10 minutes), in which the machine ran, the
+// Wake may get lost: after 10 minutes, in which the machine ran, the
 // Runner counts as awake.
 func (r *Runner) Sleep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.asleep == nil {
 		r.asleep = make(chan struct{})
-		r.alarmClock = time.AfterFunc(instance.SleepLimit, r.overslept(r.asleep))
+		r.alarmClock = time.AfterFunc(control.SleepLimit, r.overslept(r.asleep))
 		r.tellSleep()
 	}
 }

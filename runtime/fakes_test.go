@@ -12,6 +12,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -66,11 +67,11 @@ type fakes struct {
 	made   []*fake
 	runs   []time.Time
 	events []stats.Event
-	ground instance.Conditions
+	ground control.Conditions
 }
 
 // setGround changes what a start depends on.
-func (f *fakes) setGround(c instance.Conditions) {
+func (f *fakes) setGround(c control.Conditions) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ground = c
@@ -92,6 +93,12 @@ func (f *fakes) make(_ context.Context, id string, opts []instance.Option, old s
 	}
 	f.made = append(f.made, in)
 	return in, nil
+}
+
+func (f *fakes) check(context.Context, string, []instance.Option) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.refuse
 }
 
 func (f *fakes) setRefuse(err error) {
@@ -187,7 +194,7 @@ func (in *fake) ships() bool { return in.ship.Load() }
 
 func (in *fake) Settle(context.Context) {}
 
-func (in *fake) Conditions(context.Context) (instance.Conditions, error) {
+func (in *fake) Conditions(context.Context) (control.Conditions, error) {
 	in.fakes.mu.Lock()
 	defer in.fakes.mu.Unlock()
 	return in.fakes.ground, nil
@@ -233,7 +240,7 @@ func (in *fake) Record(ctx context.Context, e stats.Event) {
 	}
 }
 
-func (in *fake) WaitReady(ctx context.Context) error {
+func (in *fake) AwaitReady(ctx context.Context, until <-chan struct{}) error {
 	for {
 		in.mu.Lock()
 		live, closed := in.live, in.closed
@@ -243,11 +250,11 @@ func (in *fake) WaitReady(ctx context.Context) error {
 			return nil
 		case closed:
 			return instance.ErrClosed
-		case in.rec.State() == stats.StateParked:
-			return instance.ErrParked
 		}
 		select {
 		case <-time.After(time.Millisecond):
+		case <-until:
+			return control.ErrAgain
 		case <-ctx.Done():
 			return context.Cause(ctx)
 		}

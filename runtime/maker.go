@@ -5,20 +5,14 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// subject is what a Runner needs of an instance. *instance.Instance is one; tests
+// subject is what a Runner needs of an instance. supervised is one; tests
 // put others here, so that policy is tested without processes.
 type subject interface {
-	Run(ctx context.Context) error
-	Ship(ctx context.Context) error
-	Close(ctx context.Context) error
-	Settle(ctx context.Context)
-	SetAsleep(asleep bool)
-	Conditions(ctx context.Context) (instance.Conditions, error)
-	Record(ctx context.Context, e stats.Event)
-	WaitReady(ctx context.Context) error
+	control.Engine
 	Query(ctx context.Context, sql string) (instance.Rows, error)
 	QueryEach(ctx context.Context, sql string, each func(instance.Row) error) error
 	PushConfig(ctx context.Context) error
@@ -26,13 +20,27 @@ type subject interface {
 	Snapshot() stats.Snapshot
 }
 
+// supervised is an instance with what drives it, whose Run and Close are not the public ones.
+type supervised struct {
+	engine
+	*instance.Instance
+}
+
+// engine is embedded by another name, so that it is not exported.
+type engine = control.Engine
+
+func (s supervised) Run(ctx context.Context) error   { return s.engine.Run(ctx) }
+func (s supervised) Close(ctx context.Context) error { return s.engine.Close(ctx) }
+
 // maker makes subjects.
 type maker interface {
-	// locate gives where an instance with these options would live. It makes nothing.
+	// locate returns where an instance with these options would live. It makes nothing.
 	locate(id string, own []instance.Option) place
 	// make makes an instance, which holds nothing until it is run; ctx bounds the checks. old
 	// is the one whose snapshot it continues, or nil.
 	make(ctx context.Context, id string, own []instance.Option, old subject, watch stats.Observer) (subject, error)
+	// check is make without an instance: it leaves nothing behind.
+	check(ctx context.Context, id string, own []instance.Option) error
 }
 
 // place is what two instances cannot share.
@@ -45,46 +53,76 @@ type place struct {
 // instance's own.
 type realMaker struct {
 	root     string
-	binary   instance.Binary // zero when each instance names its own
+	binary   string // empty when each instance names its own
+	noBinary bool   // there is one, but it is wrong
+	noRoot   bool   // so is the root
 	defaults []instance.Option
-	gate     func(id string) instance.Gate
+	gate     func(id string) control.Gate
 	pace     *extension.EnrollPace // of all instances together
-	checks   *instance.BinaryChecks
+	shared   *control.Shared
 	disk     *extension.DiskBudget // of all instances together
 }
 
-func (k *realMaker) options(id string, own []instance.Option) []instance.Option {
+func (k *realMaker) options(own []instance.Option, set func(*control.Settings)) []instance.Option {
 	var opts []instance.Option
 	if k.root != "" {
 		opts = append(opts, instance.WithRoot(k.root))
 	}
-	if k.binary.Path != "" {
-		opts = append(opts, instance.WithCheckedBinary(k.binary))
+	if k.binary != "" {
+		opts = append(opts, instance.WithBinary(k.binary))
 	}
 	opts = append(opts, k.defaults...)
 	opts = append(opts, own...)
-	return append(opts, instance.WithGate(k.gate(id)), instance.WithEnrollPace(k.pace), instance.WithBinaryChecks(k.checks),
-		instance.WithDiskBudget(k.disk))
+	return append(opts, instance.Internal(func(s *control.Settings) {
+		s.Pace, s.Disk, s.Shared = k.pace, k.disk, k.shared
+		set(s)
+	}))
+}
+
+// checkBinary checks the Runner's own binary, and has the instances know what it found.
+func (k *realMaker) checkBinary(path string) error {
+	k.noBinary = true
+	_, err := instance.CheckBinary(context.Background(), path, k.options(nil, func(*control.Settings) {})...)
+	if err != nil {
+		return &instance.OptionError{Option: "WithBinary", Err: err}
+	}
+	k.binary, k.noBinary = path, false
+	return nil
 }
 
 func (k *realMaker) locate(id string, own []instance.Option) place {
-	dir, socket := instance.Locate(id, k.options(id, own)...)
-	return place{dir: dir, socket: socket}
+	var where place
+	_, _ = instance.New(id, k.options(own, func(s *control.Settings) {
+		s.Plan = func(p control.Plan) { where.dir, where.socket = p.Place() }
+	})...) // which only plans
+	return where
+}
+
+func (k *realMaker) check(ctx context.Context, id string, own []instance.Option) error {
+	_, err := instance.New(id, k.options(own, func(s *control.Settings) {
+		s.DryRun, s.Context, s.NoBinary, s.NoRoot = true, ctx, k.noBinary, k.noRoot
+	})...)
+	return err
 }
 
 func (k *realMaker) make(
 	ctx context.Context, id string, own []instance.Option, old subject, watch stats.Observer,
 ) (subject, error) {
-	opts := append(k.options(id, own), instance.WithCheckContext(ctx))
+	var made supervised
+	opts := k.options(own, func(s *control.Settings) {
+		s.Supervise = func(e control.Engine) { made.engine = e }
+		s.Gate, s.Context = k.gate(id), ctx
+		if before, ok := old.(supervised); ok {
+			s.Predecessor = before.engine
+		}
+	})
 	if watch != nil {
 		opts = append(opts, instance.WithObserver(watch))
-	}
-	if before, ok := old.(*instance.Instance); ok {
-		opts = append(opts, instance.WithPredecessor(before))
 	}
 	in, err := instance.New(id, opts...)
 	if err != nil {
 		return nil, err // not a subject that holds a nil pointer
 	}
-	return in, nil
+	made.Instance = in
+	return made, nil
 }

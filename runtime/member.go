@@ -38,7 +38,9 @@ type member struct {
 	run    *liveRun // nil between runs
 	again  bool     // the host asked for a new run
 	parked bool
-	sick   bool // the last start failed
+	// parkedTold is set when the park was recorded; only then does it end WaitReady.
+	parkedTold bool
+	sick       bool // the last start failed
 
 	changed chan struct{} // closed and replaced whenever any of this changed
 }
@@ -81,7 +83,10 @@ func head(id string) stats.Head { return stats.Head{Time: time.Now(), Instance: 
 // It fails with ErrExists, also while an instance of that id is being removed, and with
 // ErrSharedDirectory or ErrSharedSocket. It does not wait for the instance to be
 // ready; see WaitReady.
-func (r *Runner) Add(id string, opts ...instance.Option) error {
+func (r *Runner) Add(id string, opts ...instance.Option) error { return r.add(id, opts, false) }
+
+// add is Add. In a dry run the member has no instance, and keeps its place for further checks.
+func (r *Runner) add(id string, opts []instance.Option, dry bool) error {
 	m := r.newMember(id, opts)
 	if err := r.reserve(m); err != nil {
 		return err
@@ -91,6 +96,9 @@ func (r *Runner) Add(id string, opts ...instance.Option) error {
 	if err := r.settle(m, where); err != nil {
 		r.forget(m)
 		return err
+	}
+	if dry {
+		return r.maker.check(context.Background(), id, m.opts)
 	}
 	in, err := r.maker.make(context.Background(), id, m.opts, nil, m.watch())
 	if err != nil {

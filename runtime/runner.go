@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
-	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/guard"
 )
 
@@ -40,47 +40,48 @@ type Runner struct {
 // binary for its version and its flags; it starts nothing else, and nothing has to be given
 // back when the Runner is not wanted any more.
 func New(opts ...Option) (*Runner, error) {
+	r, err := plan(opts)
+	wrong := err != nil
+	if err = errors.Join(err, r.addAll(wrong)); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+// plan makes a Runner without its instances, and checks what is the Runner's own. With an
+// error the Runner is good for checks only.
+func plan(opts []Option) (*Runner, error) {
 	o, err := newOptions(opts)
-	errs := []error{err}
 	r := &Runner{
 		o: o, log: o.logger,
 		starts:  newStarts(max(o.startLimit, 1)),
 		members: map[string]*member{},
 	}
 	maker := &realMaker{
-		root: o.root, defaults: o.defaults, gate: r.gateOf,
-		pace: extension.NewEnrollPace(extension.DefaultEnrollRate), checks: &instance.BinaryChecks{},
+		root: o.root, noRoot: o.rootSet && o.root == "", defaults: o.defaults, gate: r.gateOf,
+		pace: extension.NewEnrollPace(extension.DefaultEnrollRate), shared: &control.Shared{},
 		disk: extension.NewDiskBudget(o.disk),
 	}
-	if o.binarySet {
-		switch b, err := instance.CheckBinary(context.Background(), o.binary, maker.options("", nil)...); {
-		case err != nil: // and no instance is to try it again
-			errs = append(errs, &instance.OptionError{Option: "WithBinary", Err: err})
-		default:
-			maker.binary = b
-		}
-	}
 	r.maker = maker
-	if err := errors.Join(append(errs, r.addAll(maker)...)...); err != nil {
-		return nil, err
+	if o.binarySet {
+		err = errors.Join(err, maker.checkBinary(o.binary))
 	}
-	return r, nil
+	return r, err
 }
 
-// addAll adds the instances that New was given, and gives every mistake that is not told
-// already.
-func (r *Runner) addAll(k *realMaker) []error {
+// addAll adds the instances that New was given. In a dry run it only reports every mistake.
+func (r *Runner) addAll(dry bool) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, spec := range r.o.members {
-		err := r.Add(spec.id, spec.opts...)
-		errs = append(errs, r.o.without(k, spec, err))
+		err := r.add(spec.id, spec.opts, dry)
+		errs = append(errs, err)
 		if seen[spec.id] && !errors.Is(err, ErrExists) { // the first of them was refused
 			errs = append(errs, fmt.Errorf("instance %q: %w", spec.id, ErrExists))
 		}
 		seen[spec.id] = true
 	}
-	return errs
+	return errors.Join(errs...)
 }
 
 // Run starts every instance of the set, parked ones too, and every one that is added

@@ -6,7 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -23,7 +23,7 @@ func TestSleepHoldsRestartsBack(t *testing.T) {
 		wantRuns(t, f, 2)
 		r.Sleep()
 		r.Sleep() // once is enough
-		after(instance.SleepLimit / 2)
+		after(control.SleepLimit / 2)
 		wantRuns(t, f, 2)
 		r.Wake()
 		r.Wake()
@@ -53,7 +53,7 @@ func TestBackoffThatEndsDuringSleepWaitsForWake(t *testing.T) {
 		synctest.Wait()
 		wantRuns(t, f, 1) // not due yet
 		r.Sleep()
-		after(instance.SleepLimit / 2)
+		after(control.SleepLimit / 2)
 		wantRuns(t, f, 1)
 		r.Wake()
 		synctest.Wait()
@@ -70,7 +70,7 @@ func TestRestartAndAddDuringSleepStartOnWake(t *testing.T) {
 		if err := r.Add("tenant"); err != nil {
 			t.Fatal(err)
 		}
-		after(instance.SleepLimit / 2)
+		after(control.SleepLimit / 2)
 		wantRuns(t, f, 1)
 		r.Wake()
 		synctest.Wait()
@@ -146,13 +146,13 @@ func TestTrial26SleepWithoutWakeEnds(t *testing.T) {
 	bubble(t, live, func(t *testing.T, r *Runner, f *fakes) {
 		r.Sleep()
 		r.Wake()
-		after(instance.SleepLimit / 2)
+		after(control.SleepLimit / 2)
 		wantRuns(t, f, 2)
 		r.Sleep()
 		if err := r.Restart(t.Context(), "vendor"); err != nil {
 			t.Fatal(err)
 		}
-		after(instance.SleepLimit - time.Second) // the timer of the first sleep would have ended it
+		after(control.SleepLimit - time.Second) // the timer of the first sleep would have ended it
 		wantRuns(t, f, 2)
 		after(time.Second)
 		wantRuns(t, f, 3)

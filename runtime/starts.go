@@ -7,7 +7,7 @@ import (
 	"sync"
 	"time"
 
-	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 )
 
 // starts bounds the starts under way. Instances whose last start failed go after all
@@ -92,7 +92,7 @@ func (s *starts) grant() {
 
 // gateOf is the gate of one instance. A start that takes long is waiting for something,
 // not working, and lets the next one go.
-func (r *Runner) gateOf(id string) instance.Gate {
+func (r *Runner) gateOf(id string) control.Gate {
 	return func(ctx context.Context) (func(), error) {
 		st, err := r.starts.acquire(ctx, r.isSick(id))
 		if err != nil {

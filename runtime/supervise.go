@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -20,7 +21,7 @@ type supervisor struct {
 	in     subject
 	ledger *ledger
 	log    *slog.Logger
-	found  instance.Conditions // before the run
+	found  control.Conditions // before the run
 }
 
 // newSupervisor is called under the lock.
@@ -177,12 +178,13 @@ const forever = time.Duration(math.MaxInt64)
 
 // park waits for as long as the policy says, or until the host wants the instance back.
 func (s *supervisor) park(ctx context.Context, f failure, v verdict, err error) {
-	s.setParked(true)
+	s.setParked(true) // first: an observer of the event may resume it
 	defer s.setParked(false)
 	s.log.Error("osqueryd does not start and is parked", "cause", f.cause, "failures", v.failures, "for", v.delay, "err", err)
 	s.in.Record(ctx, stats.InstanceParked{
 		Head: head(s.m.id), Cause: f.cause, For: v.delay, Failures: v.failures, Window: s.ledger.policy.Window, Err: err,
 	})
+	s.announceParked()
 	var why stats.ResumeReason
 	s.shipping(ctx, func() { why = s.wait(ctx, cmp.Or(v.delay, forever), v.delay > 0) })
 	if ctx.Err() == nil {
@@ -201,6 +203,15 @@ func (s *supervisor) setParked(parked bool) {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
 	s.m.parked = parked && !s.m.again // what was asked meanwhile is about to be done
+	s.m.parkedTold = false
+	s.m.notify()
+}
+
+// announceParked ends WaitReady: from here on a snapshot shows the park too.
+func (s *supervisor) announceParked() {
+	s.r.mu.Lock()
+	defer s.r.mu.Unlock()
+	s.m.parkedTold = true
 	s.m.notify()
 }
 

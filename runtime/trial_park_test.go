@@ -6,7 +6,7 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -79,7 +79,7 @@ func TestTrial13ParkedIsTriedAgain(t *testing.T) {
 func TestTrial13ForEverIsWhatAHostAsksFor(t *testing.T) {
 	policy := WithRestart(RestartPolicy{ParkFor: -1})
 	bubble(t, failing(stats.CauseBinaryMissing), func(t *testing.T, r *Runner, f *fakes) {
-		f.setGround(instance.Conditions{Binary: "another"})
+		f.setGround(control.Conditions{Binary: "another"})
 		after(365 * 24 * time.Hour)
 		wantRuns(t, f, 1)
 		if p := of[stats.InstanceParked](f); len(p) != 1 || p[0].For != 0 {
@@ -102,12 +102,12 @@ func TestTrial13ChangedBinaryIsTriedAtOnce(t *testing.T) {
 			bubble(t, broken(c, mended), func(t *testing.T, _ *Runner, f *fakes) {
 				after(10 * time.Second)
 				for _, half := range []string{"a tenth", "a fifth", "a half", "nearly all"} { // it is being copied
-					f.setGround(instance.Conditions{Binary: half})
+					f.setGround(control.Conditions{Binary: half})
 					after(time.Second)
 				}
 				wantRuns(t, f, 1)
 				close(mended)
-				f.setGround(instance.Conditions{Binary: "all of it"})
+				f.setGround(control.Conditions{Binary: "all of it"})
 				after(2 * time.Second)
 				wantRuns(t, f, 2)
 			})
@@ -122,7 +122,7 @@ func TestTrial13BinaryThatCameBackMeanwhile(t *testing.T) {
 		if n > 1 {
 			return lasting(ctx, n)
 		}
-		f.setGround(instance.Conditions{Binary: "back"})
+		f.setGround(control.Conditions{Binary: "back"})
 		return failing(stats.CauseBinaryMissing)(ctx, n)
 	}
 	synctest.Test(t, func(t *testing.T) {
@@ -141,14 +141,14 @@ func TestTrial13BinaryThatCameBackMeanwhile(t *testing.T) {
 func TestTrial13TenMinutesOfFullDisk(t *testing.T) {
 	mended := make(chan struct{})
 	bubble(t, broken(stats.CauseDirectory, mended), func(t *testing.T, _ *Runner, f *fakes) {
-		f.setGround(instance.Conditions{Free: 4096})
+		f.setGround(control.Conditions{Free: 4096})
 		after(10 * time.Minute)
 		if n := len(of[stats.InstanceParked](f)); n > 0 {
 			t.Error("a full disk parked the instance")
 		}
 		close(mended)
 		runs := len(f.started())
-		f.setGround(instance.Conditions{Free: 1 << 30})
+		f.setGround(control.Conditions{Free: 1 << 30})
 		after(time.Second)
 		wantRuns(t, f, runs+1)
 	}, WithRestart(RestartPolicy{Jitter: -1}))
@@ -158,7 +158,7 @@ func TestTrial13TenMinutesOfFullDisk(t *testing.T) {
 func TestTrial13FullDiskIsNotTriedInALoop(t *testing.T) {
 	bubble(t, failing(stats.CauseDirectory), func(t *testing.T, _ *Runner, f *fakes) {
 		for i := range 24 * 60 { // a day, minute by minute
-			f.setGround(instance.Conditions{Free: int64(i%2) * littleRoom / 8})
+			f.setGround(control.Conditions{Free: int64(i%2) * littleRoom / 8})
 			after(time.Minute)
 		}
 		if n := len(f.started()); n > 24*60/4+10 {

@@ -4,7 +4,7 @@ import (
 	"context"
 	"time"
 
-	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -21,8 +21,8 @@ const (
 type watch struct {
 	s      *supervisor
 	timer  *time.Timer // nil when nothing is looked at
-	before instance.Conditions
-	last   instance.Conditions
+	before control.Conditions
+	last   control.Conditions
 }
 
 // newWatch compares with the binary as it was before the run that failed, and with the
@@ -31,7 +31,7 @@ func (s *supervisor) newWatch(ctx context.Context, on bool) *watch {
 	w := &watch{s: s}
 	if on {
 		w.last = s.look(ctx)
-		w.before = instance.Conditions{Binary: s.found.Binary, Free: w.last.Free}
+		w.before = control.Conditions{Binary: s.found.Binary, Free: w.last.Free}
 		w.timer = time.NewTimer(untilLook(time.Now()))
 	}
 	return w
@@ -72,12 +72,12 @@ func (w *watch) look(ctx context.Context) stats.ResumeReason {
 }
 
 // look finds nothing when the disk does not answer.
-func (s *supervisor) look(ctx context.Context) instance.Conditions {
+func (s *supervisor) look(ctx context.Context) control.Conditions {
 	ctx, cancel := context.WithTimeout(ctx, lookTimeout)
 	defer cancel()
 	c, err := s.in.Conditions(ctx)
 	if err != nil {
-		return instance.Conditions{Free: -1}
+		return control.Conditions{Free: -1}
 	}
 	return c
 }

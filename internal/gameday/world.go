@@ -16,6 +16,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/runtime"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -161,7 +162,9 @@ func (w *world) run() {
 
 // add takes one of the instances into the set.
 func (w *world) add(id string) error {
-	return w.runner.Add(id, instance.WithTables(w.tables.of(id)), instance.WithClock(w.clocks.of(id)))
+	return w.runner.Add(id, instance.WithTables(w.tables.of(id)), instance.Internal(func(s *control.Settings) {
+		s.Clock = w.clocks.of(id)
+	}))
 }
 
 // mark is what only this instance's processes have in their arguments.
