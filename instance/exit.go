@@ -294,45 +294,17 @@ func causeFromError(err error) stats.Cause {
 	}
 }
 
-// hintAfter is hint for an osqueryd that exited by itself.
+// hintAfter returns the hint for an osqueryd that exited by itself.
 func hintAfter(c stats.Cause, code int) string {
 	if c == stats.CauseExit && code == exitCatastrophic {
 		return "osqueryd gave up by itself: over its database, a result that it could not log, or a feature that an option " +
 			"of its config switched on; its last lines may say which"
 	}
-	return hint(c)
+	return c.Hint()
 }
 
 // exitCatastrophic is osqueryd's exit code when something that it depends on failed.
 const exitCatastrophic = 78
-
-// hint says what to do about a cause.
-func hint(c stats.Cause) string {
-	hints := map[stats.Cause]string{
-		stats.CauseStartTimeout:    "look at osqueryd's last lines, or allow more time by Timeouts.Start",
-		stats.CauseUnhealthy:       "osqueryd ran but did not answer; look for a query that takes long, or allow more by WithHealth",
-		stats.CauseOutOfMemory:     "look for the query that ran last, or raise the limit by WithWatchdog",
-		stats.CauseDatabaseLocked:  "another osqueryd holds the instance's database; end it, or use a directory of the instance's own",
-		stats.CauseDatabaseCorrupt: "osqueryd puts it aside as .backup and starts a fresh one; look for a full or failing disk",
-		stats.CausePidfileBusy:     "another osqueryd holds the instance's pidfile; end it, or use a directory of the instance's own",
-		stats.CausePluginMissing:   "osqueryd did not find our extension in time; allow more by Timeouts.Extensions",
-		stats.CauseLoggerFailed:    "osqueryd could not hand a result to our extension and ended itself",
-		stats.CauseFlagRefused:     "correct the flag that osqueryd names, given by WithFlag",
-		stats.CauseBinaryMissing:   "install osquery, or correct the path given by WithBinary",
-		stats.CauseBinaryUnusable:  "install an osqueryd for this system and user; osqueryd's words or the error say what is wrong",
-		stats.CauseBinaryBusy:      "close the file before osqueryd is started, and replace binaries by rename",
-		stats.CauseDirectory:       "correct the owner or mode, or end the other host that uses the directory",
-		stats.CauseResources:       "free descriptors, processes, memory or disk, or raise the limits of this host; it is tried again",
-		stats.CauseNoSocket:        "osqueryd runs without its extension socket; check the directory of the socket",
-		stats.CauseCrashLoop:       "the worker died too often; look at the queries that ran, and at osqueryd's last lines",
-		stats.CauseLeftover:        "an osqueryd that an earlier host left behind would not end; end it by hand",
-		stats.CauseSignal:          "somebody else ended osqueryd: the kernel, for want of memory, or another program",
-		stats.CausePanic:           "mend the host's code that the error names; the event of the panic has its stack",
-		stats.CauseUnknown:         "the error says what failed; osqueryd's last lines may say more",
-		stats.CauseExit:            "osqueryd ended by itself; its last lines may say why",
-	}
-	return hints[c]
-}
 
 // leastRoom is what a disk has free on which nothing fails for want of room.
 const leastRoom = 256 << 10

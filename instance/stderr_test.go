@@ -183,7 +183,7 @@ func TestCauses(t *testing.T) {
 		if got != want || want != stats.CauseUnknown && said != line {
 			t.Errorf("%q: cause %q by %q, want %q", line, got, said, want)
 		}
-		if hint(want) == "" {
+		if want.Hint() == "" {
 			t.Errorf("cause %q has no hint", want)
 		}
 	}

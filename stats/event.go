@@ -5,21 +5,18 @@ import (
 	"time"
 )
 
-// Observer is handed every event of an instance.
+// Observer receives every event of an instance.
 //
-// Observe is called for one event after the other of any one instance, in the
-// order in which they happened, soon after they did; events of different
-// instances may arrive at the same time. No lock is held and nothing waits during
-// the call, so it may ask for snapshots, which are never behind the event, and
-// queries, and may call any method of the Runner that does not wait for the same
-// instance to stop (Add, Resume, Snapshots, Healthy). An observer that blocks
-// holds up the instance's other observers only: events wait for it, a few
-// thousand of them, then the oldest are dropped. A panic in it is caught, counted, and
-// announced to the other observers as a [PanicCaught].
+// Observe is called for one event after the other of any one instance, in order, soon after
+// they happened; events of different instances may arrive at the same time. No lock is held
+// during the call, so it may read snapshots, which are never behind the event, run queries,
+// and call any method of the Runner that does not wait for the same instance to stop. An
+// observer that blocks delays the instance's other observers only: up to 4096 events wait
+// for it, then the oldest are dropped. A panic in it is recovered, counted, and reported to
+// the other observers as a [PanicCaught].
 //
-// The end of a run waits for the observers to take its events, for a bounded
-// while. After that the context ends and an observer has to return. The context
-// carries no deadline.
+// The end of a run waits for observers for a bounded time. After that the context ends and
+// Observe has to return. The context has no deadline.
 type Observer interface {
 	Observe(ctx context.Context, e Event)
 }
@@ -34,15 +31,19 @@ func (f ObserverFunc) Observe(ctx context.Context, e Event) {
 	}
 }
 
-// Event is something that happened to an instance. The set of types is closed;
-// new ones and new fields may be added in any minor version, so a type switch
-// needs a default case. Events are passed as values: a switch names RunReady,
-// not *RunReady. An event and what it refers to must not be changed.
+// Event is something that happened to an instance. The set of types is closed; any minor
+// version may add types and fields, so a type switch needs a default case. Events are
+// values: a switch names RunReady, not *RunReady. They must not be changed.
 type Event interface {
-	// Meta gives the fields that all events have.
+	// Meta returns the fields that all events have.
 	Meta() Head
-	// Kind is the event's stable name, such as "run ready".
+	// Kind returns the event's stable name: the words of its type's name in lower case,
+	// such as "run ready".
 	Kind() string
+	// MarshalJSON returns one object: "kind", "time", "instance", "run", and the event's own
+	// fields in snake case. An Err is its text, as "error"; durations are nanoseconds, and
+	// their names end in "_ns". Empty texts, lists and errors are left out.
+	MarshalJSON() ([]byte, error)
 
 	// sealed keeps types of other packages out, so that adding a method here
 	// breaks nobody.
@@ -59,7 +60,32 @@ type Head struct {
 	Run string
 }
 
-// Meta gives the fields that all events have.
+// Meta returns h.
 func (h Head) Meta() Head { return h }
 
 func (Head) sealed() {}
+
+// Multi returns an Observer that calls each of several, in the order given. Nil ones are
+// skipped. It is as safe for concurrent use as they are. When one panics, those after it
+// still receive the event, and then the panic goes on to the caller.
+func Multi(obs ...Observer) Observer {
+	m := make(multi, 0, len(obs))
+	for _, o := range obs {
+		if o != nil {
+			m = append(m, o)
+		}
+	}
+	return m
+}
+
+type multi []Observer
+
+// Observe is recursive because a deferred call is what runs in spite of a panic
+// and leaves its stack as it was.
+func (m multi) Observe(ctx context.Context, e Event) {
+	if len(m) == 0 {
+		return
+	}
+	defer m[1:].Observe(ctx, e)
+	m[0].Observe(ctx, e)
+}

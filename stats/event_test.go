@@ -44,27 +44,71 @@ func allEvents(h Head) []Event {
 }
 
 func TestEveryEventIsInTheList(t *testing.T) {
-	f, err := parser.ParseFile(token.NewFileSet(), "events.go", nil, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	declared := map[string]bool{}
-	ast.Inspect(f, func(n ast.Node) bool {
+	types := declared(t, "events.go", func(n ast.Node) string {
 		if s, ok := n.(*ast.TypeSpec); ok {
-			declared[s.Name.Name] = true
+			if _, is := s.Type.(*ast.StructType); is {
+				return s.Name.Name
+			}
 		}
-		return true
+		return ""
 	})
 	kinds := map[string]bool{}
 	for _, e := range allEvents(Head{}) {
-		delete(declared, reflect.TypeOf(e).Name())
-		if k := e.Kind(); k == "" || k != strings.ToLower(k) || kinds[k] {
-			t.Errorf("%T: kind %q is empty, not lower case or taken", e, k)
+		name := reflect.TypeOf(e).Name()
+		delete(types, name)
+		if k := e.Kind(); kinds[k] || k != strings.ReplaceAll(fieldKey(name), "_", " ") {
+			t.Errorf("%T: kind %q is not the words of its name, or is used twice", e, k)
 		}
 		kinds[e.Kind()] = true
 	}
-	for name := range declared {
+	for name := range types {
 		t.Errorf("%s is missing from allEvents", name)
+	}
+}
+
+// declared returns the names of the constants or types of a file for which pick is true.
+func declared(t *testing.T, file string, pick func(ast.Node) string) map[string]bool {
+	t.Helper()
+	f, err := parser.ParseFile(token.NewFileSet(), file, nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]bool{}
+	ast.Inspect(f, func(n ast.Node) bool {
+		if name := pick(n); name != "" {
+			names[name] = true
+		}
+		return true
+	})
+	return names
+}
+
+func TestEveryCauseHasItsHint(t *testing.T) {
+	values := declared(t, "cause.go", func(n ast.Node) string {
+		if s, ok := n.(*ast.ValueSpec); ok {
+			if typ, is := s.Type.(*ast.Ident); is && typ.Name == "Cause" {
+				return strings.Trim(s.Values[0].(*ast.BasicLit).Value, `"`)
+			}
+		}
+		return ""
+	})
+	if len(values) < 20 {
+		t.Fatalf("only %d causes found", len(values))
+	}
+	for _, c := range Causes() {
+		if !values[string(c)] {
+			t.Errorf("cause %q is listed twice, or is no constant", c)
+		}
+		delete(values, string(c))
+		if (c.Hint() == "") != (c == CauseRequested) {
+			t.Errorf("hint of %q: %q", c, c.Hint())
+		}
+	}
+	for c := range values {
+		t.Errorf("cause %q has no line in hints", c)
+	}
+	if h := Cause("new").Hint(); h != "" {
+		t.Errorf("hint of no cause: %q", h)
 	}
 }
 

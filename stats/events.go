@@ -2,16 +2,25 @@ package stats
 
 import "time"
 
-// InstanceAdded says that an instance joined the set.
+// InstanceAdded reports that an instance joined the set.
 type InstanceAdded struct{ Head }
 
-// InstanceUpdated says that an instance got new options; it is restarted with them.
+func (InstanceAdded) Kind() string                   { return "instance added" }
+func (e InstanceAdded) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// InstanceUpdated reports that an instance got new options; it is restarted with them.
 type InstanceUpdated struct{ Head }
 
-// InstanceRemoved says that an instance left the set and nothing of it runs.
+func (InstanceUpdated) Kind() string                   { return "instance updated" }
+func (e InstanceUpdated) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// InstanceRemoved reports that an instance left the set and nothing of it runs.
 type InstanceRemoved struct{ Head }
 
-// InstanceParked says that starting an instance again soon is of no use.
+func (InstanceRemoved) Kind() string                   { return "instance removed" }
+func (e InstanceRemoved) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// InstanceParked reports that starting an instance again soon is of no use.
 type InstanceParked struct {
 	Head
 	Cause Cause
@@ -25,13 +34,34 @@ type InstanceParked struct {
 	Err      error
 }
 
-// InstanceResumed says that a parked instance is started again.
+func (InstanceParked) Kind() string                   { return "instance parked" }
+func (e InstanceParked) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// InstanceResumed reports that a parked instance is started again.
 type InstanceResumed struct {
 	Head
 	Reason ResumeReason
 }
 
-// RestartScheduled says that the next run starts after Delay.
+func (InstanceResumed) Kind() string                   { return "instance resumed" }
+func (e InstanceResumed) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ResumeReason says why a parked instance is started again.
+type ResumeReason string
+
+// The reasons.
+const (
+	// ResumedByHost is a Resume or a Restart.
+	ResumedByHost ResumeReason = "requested"
+	// ResumedByTime is the end of InstanceParked.For.
+	ResumedByTime ResumeReason = "time"
+	// ResumedByBinary is a binary that was exchanged or changed.
+	ResumedByBinary ResumeReason = "binary changed"
+	// ResumedByRoom is a file system that was full and has room again.
+	ResumedByRoom ResumeReason = "disk has room"
+)
+
+// RestartScheduled reports that the next run starts after Delay.
 type RestartScheduled struct {
 	Head
 	Cause Cause
@@ -40,20 +70,29 @@ type RestartScheduled struct {
 	Attempt int
 }
 
-// RunStarting says that a run began.
+func (RestartScheduled) Kind() string                   { return "restart scheduled" }
+func (e RestartScheduled) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// RunStarting reports that a run began.
 type RunStarting struct {
 	Head
 	Binary  string
 	Version string
 }
 
-// ProcessStarted says that osqueryd was spawned.
+func (RunStarting) Kind() string                   { return "run starting" }
+func (e RunStarting) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ProcessStarted reports that osqueryd was spawned.
 type ProcessStarted struct {
 	Head
 	PID int
 }
 
-// ExtensionRegistered says that our extension is in osqueryd's registry.
+func (ProcessStarted) Kind() string                   { return "process started" }
+func (e ProcessStarted) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ExtensionRegistered reports that our extension is in osqueryd's registry.
 type ExtensionRegistered struct {
 	Head
 	// UUID is osqueryd's number for this registration.
@@ -64,7 +103,10 @@ type ExtensionRegistered struct {
 	Again bool
 }
 
-// RunReady says that the instance is registered, verified and answering.
+func (ExtensionRegistered) Kind() string                   { return "extension registered" }
+func (e ExtensionRegistered) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// RunReady reports that the instance is registered, verified and answering.
 type RunReady struct {
 	Head
 	// PID is the process we started: the watcher, or the only process there is.
@@ -76,7 +118,10 @@ type RunReady struct {
 	InstanceID string
 }
 
-// WorkerReplaced says that osqueryd replaced its worker and that our extension
+func (RunReady) Kind() string                   { return "run ready" }
+func (e RunReady) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// WorkerReplaced reports that osqueryd replaced its worker and that our extension
 // is registered with the new one.
 type WorkerReplaced struct {
 	Head
@@ -86,10 +131,16 @@ type WorkerReplaced struct {
 	Took time.Duration
 }
 
-// WorkerLost says that osqueryd's worker, or its connection to us, went away.
+func (WorkerReplaced) Kind() string                   { return "worker replaced" }
+func (e WorkerReplaced) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// WorkerLost reports that osqueryd's worker, or its connection to us, went away.
 type WorkerLost struct{ Head }
 
-// WatchdogKilled says that osqueryd's watchdog stopped its worker.
+func (WorkerLost) Kind() string                   { return "worker lost" }
+func (e WorkerLost) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// WatchdogKilled reports that osqueryd's watchdog stopped its worker.
 type WatchdogKilled struct {
 	Head
 	// Resource is "memory", "cpu" or "other".
@@ -100,26 +151,38 @@ type WatchdogKilled struct {
 	Message     string
 }
 
-// RegistrationLost says that osqueryd no longer lists our extension.
+func (WatchdogKilled) Kind() string                   { return "watchdog killed" }
+func (e WatchdogKilled) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// RegistrationLost reports that osqueryd no longer lists our extension.
 type RegistrationLost struct {
 	Head
 	Err error
 }
 
-// RegistrationMended says that our extension was registered again in place.
+func (RegistrationLost) Kind() string                   { return "registration lost" }
+func (e RegistrationLost) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// RegistrationMended reports that our extension was registered again in place.
 type RegistrationMended struct {
 	Head
 	Took time.Duration
 }
 
-// TableParked says that a host table was left out because osqueryd has one of that name.
+func (RegistrationMended) Kind() string                   { return "registration mended" }
+func (e RegistrationMended) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// TableParked reports that a host table was left out because osqueryd has one of that name.
 type TableParked struct {
 	Head
 	Table string
 	Err   error
 }
 
-// HealthFailed says that a health check failed.
+func (TableParked) Kind() string                   { return "table parked" }
+func (e TableParked) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// HealthFailed reports that a health check failed.
 type HealthFailed struct {
 	Head
 	Err error
@@ -127,14 +190,23 @@ type HealthFailed struct {
 	InARow int
 }
 
-// HealthRecovered says that a health check passed again.
+func (HealthFailed) Kind() string                   { return "health failed" }
+func (e HealthFailed) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// HealthRecovered reports that a health check passed again.
 type HealthRecovered struct{ Head }
 
-// RunStopping says that osqueryd is being ended, because that was asked for or because
+func (HealthRecovered) Kind() string                   { return "health recovered" }
+func (e HealthRecovered) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// RunStopping reports that osqueryd is being ended, because that was asked for or because
 // the run cannot go on; RunEnded tells which. There is none when osqueryd ended by itself.
 type RunStopping struct{ Head }
 
-// RunEnded says that a run is over and nothing of it is left.
+func (RunStopping) Kind() string                   { return "run stopping" }
+func (e RunStopping) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// RunEnded reports that a run is over and nothing of it is left.
 type RunEnded struct {
 	Head
 	Phase Phase
@@ -152,7 +224,10 @@ type RunEnded struct {
 	Hint   string
 }
 
-// ConfigServed says that osqueryd was handed a config other than the last one.
+func (RunEnded) Kind() string                   { return "run ended" }
+func (e RunEnded) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ConfigServed reports that osqueryd was handed a config other than the last one.
 type ConfigServed struct {
 	Head
 	Bytes   int
@@ -161,14 +236,20 @@ type ConfigServed struct {
 	Stale bool
 }
 
-// ConfigRefused says that a config did not reach osqueryd; the last good one stays.
+func (ConfigServed) Kind() string                   { return "config served" }
+func (e ConfigServed) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ConfigRefused reports that a config did not reach osqueryd; the last good one stays.
 type ConfigRefused struct {
 	Head
 	Source string
 	Err    error
 }
 
-// ConfigSetAside says that a config is not served any more, unless its content changes,
+func (ConfigRefused) Kind() string                   { return "config refused" }
+func (e ConfigRefused) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ConfigSetAside reports that a config is not served any more, unless its content changes,
 // because osqueryd died with it before it had run with it for a while.
 type ConfigSetAside struct {
 	Head
@@ -179,7 +260,10 @@ type ConfigSetAside struct {
 	Deaths int
 }
 
-// OptionStripped says that an option was taken out of a config before osqueryd
+func (ConfigSetAside) Kind() string                   { return "config set aside" }
+func (e ConfigSetAside) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// OptionStripped reports that an option was taken out of a config before osqueryd
 // saw it, because a config must not set it. It comes once for each config that has it.
 type OptionStripped struct {
 	Head
@@ -188,7 +272,10 @@ type OptionStripped struct {
 	Reason string
 }
 
-// ConfigPartIgnored says that osqueryd, which was handed a config, leaves a part of it out or
+func (OptionStripped) Kind() string                   { return "option stripped" }
+func (e OptionStripped) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ConfigPartIgnored reports that osqueryd, which was handed a config, leaves a part of it out or
 // reads it otherwise than it looks, such as a query without an interval that it takes. It
 // comes once for each config that has it, and for at most 20 parts of a source.
 type ConfigPartIgnored struct {
@@ -198,10 +285,16 @@ type ConfigPartIgnored struct {
 	Reason       string
 }
 
-// ConfigPushed says that osqueryd took a config by its update call.
+func (ConfigPartIgnored) Kind() string                   { return "config part ignored" }
+func (e ConfigPartIgnored) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// ConfigPushed reports that osqueryd took a config by its update call.
 type ConfigPushed struct{ Head }
 
-// LogsShipped says that the transport took a batch.
+func (ConfigPushed) Kind() string                   { return "config pushed" }
+func (e ConfigPushed) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// LogsShipped reports that the transport took a batch.
 type LogsShipped struct {
 	Head
 	Batch string
@@ -210,7 +303,10 @@ type LogsShipped struct {
 	Bytes int
 }
 
-// LogsDropped says that log lines are lost, and why.
+func (LogsShipped) Kind() string                   { return "logs shipped" }
+func (e LogsShipped) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// LogsDropped reports that log lines are lost, and why.
 type LogsDropped struct {
 	Head
 	Queue  string
@@ -218,6 +314,9 @@ type LogsDropped struct {
 	Bytes  uint64
 	Reason string
 }
+
+func (LogsDropped) Kind() string                   { return "logs dropped" }
+func (e LogsDropped) MarshalJSON() ([]byte, error) { return marshal(e) }
 
 // QueueDamaged reports that the files of a queue were damaged when it was opened, by a power cut, a bad disk or hand. What can
 // be read is kept and delivered. Lines that are known to be lost are in a LogsDropped as well; where damage hides the numbers,
@@ -233,6 +332,9 @@ type QueueDamaged struct {
 	CursorLost bool
 }
 
+func (QueueDamaged) Kind() string                   { return "queue damaged" }
+func (e QueueDamaged) MarshalJSON() ([]byte, error) { return marshal(e) }
+
 // QueueLeft reports that an instance got another directory, and that lines in a queue of the former one could not be brought
 // along. They stay there until an instance uses that directory again.
 type QueueLeft struct {
@@ -244,7 +346,10 @@ type QueueLeft struct {
 	Err error
 }
 
-// TransportFailed says that a call of the host's transport failed.
+func (QueueLeft) Kind() string                   { return "queue left" }
+func (e QueueLeft) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// TransportFailed reports that a call of the host's transport failed.
 type TransportFailed struct {
 	Head
 	// Call is "config", "logs", "queries", "results" or "enroll".
@@ -254,20 +359,29 @@ type TransportFailed struct {
 	Retry time.Duration
 }
 
-// Enrolled says that the instance has a node key, new or renewed.
+func (TransportFailed) Kind() string                   { return "transport failed" }
+func (e TransportFailed) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// Enrolled reports that the instance has a node key, new or renewed.
 type Enrolled struct {
 	Head
 	Again bool
 }
 
-// QueryDenylisted says that osqueryd refuses to run a query.
+func (Enrolled) Kind() string                   { return "enrolled" }
+func (e Enrolled) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// QueryDenylisted reports that osqueryd refuses to run a query.
 type QueryDenylisted struct {
 	Head
 	Query       string
 	Distributed bool
 }
 
-// DatabaseReplaced says that osqueryd found its database corrupt and began a new one:
+func (QueryDenylisted) Kind() string                   { return "query denylisted" }
+func (e QueryDenylisted) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// DatabaseReplaced reports that osqueryd found its database corrupt and began a new one:
 // its list of denied queries is gone, differential queries give all their rows once more,
 // and RunReady names another InstanceID. Host tables, queues and node key are not in it.
 type DatabaseReplaced struct {
@@ -276,7 +390,10 @@ type DatabaseReplaced struct {
 	Backup string
 }
 
-// DiscoveryFailed says that a discovery query could not be asked, so that a
+func (DatabaseReplaced) Kind() string                   { return "database replaced" }
+func (e DatabaseReplaced) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// DiscoveryFailed reports that a discovery query could not be asked, so that a
 // distributed query was not run.
 type DiscoveryFailed struct {
 	Head
@@ -284,13 +401,19 @@ type DiscoveryFailed struct {
 	Err   error
 }
 
-// FlagIneffective says that osqueryd runs with another value than we passed.
+func (DiscoveryFailed) Kind() string                   { return "discovery failed" }
+func (e DiscoveryFailed) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// FlagIneffective reports that osqueryd runs with another value than we passed.
 type FlagIneffective struct {
 	Head
 	Flag, Want, Got string
 }
 
-// RateAlarm says that something happened more often than the host wants.
+func (FlagIneffective) Kind() string                   { return "flag ineffective" }
+func (e FlagIneffective) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// RateAlarm reports that something happened more often than the host wants.
 type RateAlarm struct {
 	Head
 	// What is "restarts" or "watchdog kills".
@@ -300,21 +423,30 @@ type RateAlarm struct {
 	Window time.Duration
 }
 
-// LeftoverCleaned says that processes of an earlier host were ended.
+func (RateAlarm) Kind() string                   { return "rate alarm" }
+func (e RateAlarm) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// LeftoverCleaned reports that processes of an earlier host were ended.
 type LeftoverCleaned struct {
 	Head
 	PIDs []int
 	Took time.Duration
 }
 
-// Suspended says that the machine slept, and that no verdict from before counts. A sleep
+func (LeftoverCleaned) Kind() string                   { return "leftover cleaned" }
+func (e LeftoverCleaned) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// Suspended reports that the machine slept, and that no verdict from before counts. A sleep
 // that the host announced and the clocks do not show has no such event.
 type Suspended struct {
 	Head
 	For time.Duration
 }
 
-// PanicCaught says that code of the host panicked and was contained.
+func (Suspended) Kind() string                   { return "suspended" }
+func (e Suspended) MarshalJSON() ([]byte, error) { return marshal(e) }
+
+// PanicCaught reports that code of the host panicked and was contained.
 type PanicCaught struct {
 	Head
 	// Where names the code: "table NAME", "transport CALL", "observer", …
@@ -322,3 +454,6 @@ type PanicCaught struct {
 	Value string
 	Stack string
 }
+
+func (PanicCaught) Kind() string                   { return "panic caught" }
+func (e PanicCaught) MarshalJSON() ([]byte, error) { return marshal(e) }

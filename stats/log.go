@@ -4,20 +4,22 @@ import (
 	"context"
 	"log/slog"
 	"reflect"
-	"strings"
-	"unicode"
+	"time"
 )
 
-// LogTo makes an Observer that writes one record an event: the message is the
-// event's kind, the time the event's, and the attributes are "instance", "run"
-// and the event's own fields in snake case ("in_a_row"; an Err is "error").
-// Empty texts, lists and errors are left out.
+// LogTo returns an Observer that writes one record an event: the message is the event's
+// kind, the time the event's, and the attributes are "instance", "run" and the event's own
+// fields in snake case ("in_a_row"; an Err is "error"). Durations are rounded. Empty texts,
+// lists and errors are left out, and so are numbers and durations that are 0 for "none".
 //
-// The level is Error for a parked instance, a run that ended unasked and a
-// panic; Warn for other trouble; Debug for routine (logs shipped, configs served
-// and pushed); Info for the rest. Nothing is allocated for a level that the
-// logger does not take. A nil logger discards. It is safe for concurrent use. A handler that
-// panics or blocks is contained as every observer of an instance is.
+// The level is Error for a parked instance, a run that failed and a panic; Warn for other
+// trouble; Debug for routine (logs delivered, configs served and pushed); Info for the rest.
+// Nothing is allocated for a level that the logger does not take. A nil logger discards.
+// It is safe for concurrent use.
+//
+// The loggers of runtime.WithLogger and instance.WithLogger never log what an event
+// reports: pass LogTo to WithObserver, with the same logger or another, for a complete log
+// in which everything stands once.
 func LogTo(l *slog.Logger) Observer {
 	if l == nil {
 		l = slog.New(slog.DiscardHandler)
@@ -27,8 +29,8 @@ func LogTo(l *slog.Logger) Observer {
 
 type logObserver struct{ to slog.Handler }
 
-// Observe writes the record by the handler itself, because a Logger would stamp
-// it with the time of writing. What the handler answers is not for us to judge.
+// Observe calls the handler itself, because a Logger would stamp the record with the time
+// of writing. Nobody could use the handler's error.
 func (o logObserver) Observe(ctx context.Context, e Event) {
 	if e == nil {
 		return
@@ -43,7 +45,11 @@ func (o logObserver) Observe(ctx context.Context, e Event) {
 	if h.Run != "" {
 		rec.AddAttrs(slog.String("run", h.Run))
 	}
-	rec.AddAttrs(fieldsOf(e)...)
+	for key, v := range fieldsOf(e) {
+		if attr, tells := logField(e, key, v); tells {
+			rec.AddAttrs(attr)
+		}
+	}
 	_ = o.to.Handle(ctx, rec)
 }
 
@@ -71,66 +77,47 @@ func levelOf(e Event) slog.Level {
 	return slog.LevelInfo
 }
 
-// fieldsOf gives an event's own fields. It reflects, so that a field that is
-// added later cannot be forgotten here.
-func fieldsOf(e Event) []slog.Attr {
-	v := reflect.ValueOf(e)
-	if v.Kind() != reflect.Struct {
-		return nil
+// logField returns one field of an event for people, and false when it has nothing to tell
+// them: a number or duration of 0 is left out unless it has a meaning of its own.
+func logField(e Event, key string, v any) (slog.Attr, bool) {
+	if ended, ok := e.(RunEnded); ok && key == "code" {
+		return slog.Int(key, ended.Code), ended.PID != 0 && ended.Code >= 0
 	}
-	attrs := make([]slog.Attr, 0, v.NumField())
-	for i := range v.NumField() {
-		f := v.Type().Field(i)
-		if f.Anonymous || !f.IsExported() || isEmpty(v.Field(i)) {
-			continue
-		}
-		attrs = append(attrs, slog.Attr{Key: fieldKey(f.Name), Value: fieldValue(v.Field(i))})
+	if zero, ok := zeros[e.Kind()+" "+key]; ok && v == any(time.Duration(0)) {
+		return slog.String(key, zero), true
 	}
-	return attrs
+	switch v := v.(type) {
+	case time.Duration:
+		return slog.Duration(key, rounded(v)), v != 0
+	case error:
+		return slog.String(key, v.Error()), true
+	case bool:
+		return slog.Bool(key, v), true
+	}
+	r := reflect.ValueOf(v)
+	if r.Kind() == reflect.String {
+		return slog.String(key, r.String()), true
+	}
+	return slog.Any(key, v), !r.IsZero()
 }
 
-// isEmpty is true for what says nothing. A 0 and a false do say something.
-func isEmpty(v reflect.Value) bool {
-	switch v.Kind() {
-	case reflect.String, reflect.Slice:
-		return v.Len() == 0
-	case reflect.Interface:
-		return v.IsNil()
+// zeros are the texts for durations of 0 that have a meaning, by kind and field.
+var zeros = map[string]string{
+	"instance parked for":     "until it is resumed",
+	"restart scheduled delay": "none",
+	"transport failed retry":  "when osqueryd asks again",
+}
+
+// rounded returns d with the digits that people read.
+func rounded(d time.Duration) time.Duration {
+	switch {
+	case d >= time.Minute:
+		return d.Round(time.Second)
+	case d >= time.Second:
+		return d.Round(10 * time.Millisecond)
+	case d >= time.Millisecond:
+		return d.Round(10 * time.Microsecond)
 	default:
-		return false
+		return d
 	}
-}
-
-func fieldValue(v reflect.Value) slog.Value {
-	if v.Kind() == reflect.String {
-		return slog.StringValue(v.String())
-	}
-	if err, ok := v.Interface().(error); ok {
-		return slog.StringValue(err.Error())
-	}
-	return slog.AnyValue(v.Interface())
-}
-
-// fieldKey makes a Go name snake case: "InARow" is "in_a_row".
-func fieldKey(name string) string {
-	switch name {
-	case "Err":
-		return "error"
-	case "PIDs":
-		return "pids"
-	}
-	var b strings.Builder
-	rs := []rune(name)
-	for i, r := range rs {
-		if i > 0 && unicode.IsUpper(r) && startsWord(rs, i) {
-			b.WriteByte('_')
-		}
-		b.WriteRune(unicode.ToLower(r))
-	}
-	return b.String()
-}
-
-// startsWord says that the capital at i > 0 is not part of an abbreviation.
-func startsWord(rs []rune, i int) bool {
-	return unicode.IsLower(rs[i-1]) || (i+1 < len(rs) && unicode.IsLower(rs[i+1]))
 }

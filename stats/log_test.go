@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"log/slog"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 )
 
 // TestLogToFields pins the names of all attributes, which hosts search by.
@@ -83,6 +85,38 @@ func TestLogToLevels(t *testing.T) {
 	}
 }
 
+func TestLogToTextsOfZeroAndDuration(t *testing.T) {
+	for want, e := range map[string]Event{
+		`cause=exit delay=1.23s attempt=1`:                            RestartScheduled{Cause: CauseExit, Delay: 1234567890, Attempt: 1},
+		`cause=exit delay=none attempt=1`:                             RestartScheduled{Cause: CauseExit, Attempt: 1},
+		`cause="binary missing" for="until it is resumed" failures=1`: InstanceParked{Cause: CauseBinaryMissing, Failures: 1},
+		`cause=exit for=15m0s failures=5 window=1h0m0s`:               InstanceParked{Cause: CauseExit, Failures: 5, For: 15*time.Minute + 1, Window: time.Hour},
+		`call=logs error=boom retry="when osqueryd asks again"`:       TransportFailed{Call: "logs", Err: errors.New("boom")},
+		`phase=serve cause=exit pid=7 code=0 uptime=523.12ms`:         RunEnded{Phase: PhaseServe, Cause: CauseExit, PID: 7, Uptime: 523123456},
+		`phase=serve cause=signal pid=7 signal=KILL uptime=1h0m0s`:    RunEnded{Phase: PhaseServe, Cause: CauseSignal, PID: 7, Code: -1, Signal: "KILL", Uptime: time.Hour},
+		`phase=spawn cause="binary missing" error=boom`:               RunEnded{Phase: PhaseSpawn, Cause: CauseBinaryMissing, Err: errors.New("boom")},
+		`bytes=3 sources=1 stale=false`:                               ConfigServed{Bytes: 3, Sources: 1},
+		`resource=memory message=m`:                                   WatchdogKilled{Resource: "memory", Message: "m"},
+	} {
+		var out bytes.Buffer
+		LogTo(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))).Observe(t.Context(), e)
+		if _, got, _ := strings.Cut(out.String(), ` instance="" `); got != want+"\n" {
+			t.Errorf("%s:\ngot  %swant %s", e.Kind(), got, want)
+		}
+	}
+	kinds := map[string]bool{}
+	for _, e := range allEvents(Head{}) {
+		for key := range fieldsOf(e) {
+			kinds[e.Kind()+" "+key] = true
+		}
+	}
+	for k := range zeros {
+		if !kinds[k] {
+			t.Errorf("there is no field %q", k)
+		}
+	}
+}
+
 func TestLogToAllocatesNothingBelowTheLevel(t *testing.T) {
 	o := LogTo(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)))
 	var e Event = LogsShipped{Head: at(1, "r1"), Batch: "b"}
@@ -96,7 +130,7 @@ func TestLogToLeavesOutWhatSaysNothing(t *testing.T) {
 	o := LogTo(slog.New(slog.NewTextHandler(&out, nil)))
 	o.Observe(t.Context(), nil)
 	o.Observe(t.Context(), RunEnded{Head: Head{Instance: "a"}, Cause: CauseRequested})
-	want := "level=INFO msg=\"run ended\" instance=a cause=requested pid=0 code=0 uptime=0s\n"
+	want := "level=INFO msg=\"run ended\" instance=a cause=requested\n"
 	if out.String() != want {
 		t.Errorf("got  %swant %s", out.String(), want)
 	}

@@ -1,6 +1,13 @@
 package stats
 
-import "time"
+import (
+	"fmt"
+	"io"
+	"iter"
+	"reflect"
+	"text/tabwriter"
+	"time"
+)
 
 // Snapshot is what is known of one instance at one moment. It is a copy: the
 // receiver may keep and change it.
@@ -88,6 +95,19 @@ type Totals struct {
 	BytesDropped uint64 `json:"bytes_dropped"`
 }
 
+// All yields every total by its JSON name ("lines_in"), in the order of the fields, for
+// hosts that export them as metrics. A total never falls.
+func (t Totals) All() iter.Seq2[string, uint64] {
+	return func(yield func(string, uint64) bool) {
+		v := reflect.ValueOf(t)
+		for i := range v.NumField() {
+			if !yield(v.Type().Field(i).Tag.Get("json"), v.Field(i).Uint()) {
+				return
+			}
+		}
+	}
+}
+
 // QueueState is what is known of one queue.
 type QueueState struct {
 	// Queue is "results", "snapshots", "status" or "distributed".
@@ -117,4 +137,70 @@ type Delivery struct {
 	LastError string `json:"last_error,omitempty"`
 	// Tries counts the failures since the last success.
 	Tries int `json:"tries,omitempty"`
+}
+
+// Phase is the part of a run that an event or an error belongs to.
+type Phase string
+
+// The phases of a run, in the order in which a run passes through them.
+const (
+	// PhasePrepare makes the directory, takes the lease, clears what an
+	// earlier run left behind and works out the flags.
+	PhasePrepare Phase = "prepare"
+	// PhaseSpawn starts the process.
+	PhaseSpawn Phase = "spawn"
+	// PhaseConnect waits for osqueryd's extension socket.
+	PhaseConnect Phase = "connect"
+	// PhaseRegister registers the extension and checks that it took.
+	PhaseRegister Phase = "register"
+	// PhaseServe is everything from ready to the request to stop.
+	PhaseServe Phase = "serve"
+	// PhaseStop is from the decision to end the run until nothing is left.
+	PhaseStop Phase = "stop"
+)
+
+// State is where an instance stands, as its host would describe it.
+type State string
+
+// The states of an instance.
+const (
+	// StateIdle is an instance that was added and not started yet.
+	StateIdle State = "idle"
+	// StateStarting covers the phases before ready.
+	StateStarting State = "starting"
+	// StateReady is registered, verified and answering.
+	StateReady State = "ready"
+	// StateUnhealthy runs, but its registration or a health check is failing
+	// and is being mended.
+	StateUnhealthy State = "unhealthy"
+	// StateStopping is being ended, asked or not, and not gone yet.
+	StateStopping State = "stopping"
+	// StateBackoff waits to be started again.
+	StateBackoff State = "backoff"
+	// StateParked failed too often, or in a way that starting again cannot
+	// help; it stays down for a while, until what stood in its way has changed, or
+	// until it is resumed, restarted or updated, or the Runner runs anew.
+	StateParked State = "parked"
+	// StateStopped is down: it ended because it was asked to, or a run failed
+	// and what follows is not decided yet; Snapshot.LastError tells them apart.
+	StateStopped State = "stopped"
+)
+
+// WriteTable writes snapshots as a table for people: a heading and one line per instance,
+// in the order given. now is the time up to which uptimes count.
+func WriteTable(w io.Writer, snapshots []Snapshot, now time.Time) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(t, "INSTANCE\tSTATE\tPID\tUP\tRESTARTS\tQUERIES\tLINES IN\tLINES OUT\tLAST END") //nolint:errcheck // Flush reports it
+	for _, s := range snapshots {
+		pid, up, end := "-", "-", "-"
+		if s.Run != nil && s.Run.PID != 0 {
+			pid, up = fmt.Sprint(s.Run.PID), now.Sub(s.Run.Started).Truncate(time.Second).String()
+		}
+		if len(s.History) > 0 {
+			end = string(s.History[0].Cause)
+		}
+		fmt.Fprintf(t, "%s\t%s\t%s\t%s\t%d\t%d\t%d\t%d\t%s\n", s.Instance, s.State, pid, up, //nolint:errcheck // Flush reports it
+			s.Totals.Restarts, s.Totals.Queries, s.Totals.LinesIn, s.Totals.LinesOut, end)
+	}
+	return t.Flush()
 }
