@@ -32,8 +32,7 @@ var (
 )
 
 // New returns a Client for a server, "https://host[:port][/prefix]" or osquery's own
-// "host[:port]". It does not connect yet. It reports all mistakes in server and options at
-// once, each with the option's name.
+// "host[:port]". It does not connect yet. It reports all mistakes at once.
 func New(server string, opts ...Option) (*Client, error) {
 	s := defaults()
 	var errs []error
@@ -117,7 +116,7 @@ func (c *Client) Queries(ctx context.Context, node extension.Node) (extension.Qu
 	return parseQueries(got.fields)
 }
 
-// WriteResults delivers results. With none, it succeeds without a call.
+// WriteResults delivers results.
 func (c *Client) WriteResults(ctx context.Context, node extension.Node, results []extension.Result) error {
 	if len(results) == 0 {
 		return nil
@@ -130,8 +129,7 @@ func (c *Client) WriteResults(ctx context.Context, node extension.Node, results 
 	return err
 }
 
-// Enroll returns a new node key. A refusal is an [*AnswerError] or [*StatusError], never
-// extension.ErrNodeInvalid: there is no key yet that could be invalid.
+// Enroll returns a new node key. Its errors are never extension.ErrNodeInvalid.
 func (c *Client) Enroll(ctx context.Context, req extension.EnrollRequest) (string, error) {
 	secret, err := c.enrollSecret(ctx, req.Node)
 	if err != nil {
@@ -172,17 +170,16 @@ func identify(req extension.EnrollRequest) (string, error) {
 
 // The headers of a log call.
 const (
-	// HeaderBatchID is the header of the batch's ID, unique over all nodes and time; the
-	// percent sign and bytes other than visible ASCII are percent-encoded.
+	// HeaderBatchID is the header of the batch's ID, percent-encoded but for visible ASCII.
 	HeaderBatchID = "Idempotency-Key"
-	// HeaderBatch is the header of, for example, "queue=results; first=1; last=20; epoch=0123456789abcdef0123456789abcdef".
+	// HeaderBatch is the header of queue, numbers and epoch: "queue=results; first=1; last=20; epoch=…".
 	HeaderBatch = "Osqvisor-Batch"
 	// HeaderSignature is the header of the batch's signature in base64.
 	HeaderSignature = "Osqvisor-Signature"
 )
 
 // PublishLogs delivers a batch: results and snapshots as log_type "result", status lines as
-// "status". For a batch without lines, it succeeds without a call.
+// "status".
 func (c *Client) PublishLogs(ctx context.Context, node extension.Node, batch extension.Batch) error {
 	if len(batch.Lines) == 0 {
 		return nil

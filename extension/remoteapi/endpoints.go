@@ -20,7 +20,7 @@ type Endpoints struct {
 	Write  string // their results
 }
 
-// FleetEndpoints returns Fleet's paths, which many other servers use too.
+// FleetEndpoints returns Fleet's paths.
 func FleetEndpoints() Endpoints {
 	return Endpoints{
 		Enroll: "/api/osquery/enroll",

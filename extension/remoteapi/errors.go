@@ -13,8 +13,7 @@ import (
 	"syscall"
 )
 
-// ErrPin is the error if no certificate of the server's chain has a pinned public key
-// in TLSConfig.Pins.
+// ErrPin is the error if no certificate of the server's chain is in TLSConfig.Pins.
 var ErrPin = errors.New("no certificate of the server has a pinned public key")
 
 // errTooSlow is the cause with which a call's own timeout ends it.
@@ -22,15 +21,11 @@ var errTooSlow = errors.New("no whole answer within the timeout")
 
 // StatusError is an answer whose HTTP status is not 2xx.
 type StatusError struct {
-	// Call is the name of the call, such as "log".
-	Call string
-	// Status is the HTTP status code.
+	Call   string // such as "log"
 	Status int
-	// ContentType is application/json, text/html (usually from a proxy), text/plain, "other",
-	// or empty without a media type.
+	// ContentType is application/json, text/html, text/plain, "other" or empty.
 	ContentType string
-	// Message describes the subject of the answer's "error" or "message" key, or why a
-	// redirect was refused, without quoting the server. It may be empty.
+	// Message describes the answer's message, or why a redirect was refused; it may be empty.
 	Message string
 }
 
@@ -51,24 +46,22 @@ type Reason string
 
 // The reasons of an [AnswerError].
 const (
-	ReasonEmpty     Reason = "empty"      // a 2xx status without a body, such as 204
+	ReasonEmpty     Reason = "empty"      // such as 204
 	ReasonNotJSON   Reason = "not JSON"   // such as an HTML page
-	ReasonWrongType Reason = "wrong type" // JSON, but not of the type that the call returns
-	ReasonTooLarge  Reason = "too large"  // larger than Limits.Answer or Limits.Config
-	ReasonTimeout   Reason = "too slow"   // not complete within Limits.Timeout
+	ReasonWrongType Reason = "wrong type" // JSON of another type
+	ReasonTooLarge  Reason = "too large"  // see Limits
+	ReasonTimeout   Reason = "too slow"   // see Limits.Timeout
 	ReasonBroken    Reason = "cut short"  // the connection ended within the answer
-	ReasonRefused   Reason = "refused"    // an "error" key, or node_invalid when enrolling
+	ReasonRefused   Reason = "refused"    // by an "error" key, or when enrolling
 )
 
-// AnswerError is an answer that cannot be used, or the lack of one. The call may be retried.
+// AnswerError is an answer that cannot be used, or the lack of one.
 type AnswerError struct {
-	// Call is the name of the call, such as "config".
-	Call   string
+	Call   string // such as "config"
 	Reason Reason
-	// Detail adds to Reason, without quoting the server. It may be empty.
+	// Detail adds to Reason; it may be empty.
 	Detail string
-	// Err is the underlying error, or nil.
-	Err error
+	Err    error // the underlying error, or nil
 }
 
 // Error implements error.
@@ -167,7 +160,7 @@ func describe(err error) string {
 	case errors.Is(err, context.Canceled):
 		return context.Canceled.Error()
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded), timedOut(err):
-		return "it took too long"
+		return "timed out"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "the connection was closed"
 	}

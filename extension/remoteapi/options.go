@@ -62,8 +62,7 @@ func (s *settings) conflicts(server *url.URL) error {
 	return errors.Join(errs...)
 }
 
-// WithEndpoints replaces all paths of the API. Start from [FleetEndpoints], the default,
-// to change one.
+// WithEndpoints replaces all paths of the API; default: [FleetEndpoints].
 func WithEndpoints(e Endpoints) Option {
 	return func(s *settings) error {
 		if e == (Endpoints{}) {
@@ -74,8 +73,7 @@ func WithEndpoints(e Endpoints) Option {
 	}
 }
 
-// ForOsctrl uses osctrl's paths for an environment: its UUID, or its name where the server
-// accepts names.
+// ForOsctrl uses osctrl's paths for an environment, which is a UUID or a name.
 func ForOsctrl(environment string) Option {
 	return func(s *settings) error {
 		if strings.Trim(environment, ". ") == "" || strings.Contains(environment, "/") {
@@ -95,10 +93,9 @@ func ForSGT() Option {
 	}
 }
 
-// WithHeader adds a header to every request, for a gateway in front of the server or to
-// replace User-Agent ("osquery/" and osqueryd's version) or Authorization (the node key).
-// Other headers of the protocol are refused. Values never appear in errors. It may be
-// repeated.
+// WithHeader adds a header to every request, for a gateway, or to replace User-Agent or
+// Authorization (the node key). Other headers of the protocol are refused. Values never
+// appear in errors. It may be repeated.
 func WithHeader(name, value string) Option {
 	return func(s *settings) error {
 		name := textproto.CanonicalMIMEHeaderKey(name)
@@ -115,17 +112,16 @@ func WithHeader(name, value string) Option {
 	}
 }
 
-// WithGzip compresses the bodies of log calls, like osquery's logger_tls_compress. The
-// server must support it, as Fleet and osctrl do.
+// WithGzip compresses the bodies of log calls, like osquery's logger_tls_compress. The server
+// must support it.
 func WithGzip() Option {
 	return func(s *settings) error { s.gzip = true; return nil }
 }
 
 // WithTLS sets the TLS configuration, which is copied; default: the system's roots.
-// [TLSConfig] builds one from files and pins. TLS 1.2 is the least version, and
-// InsecureSkipVerify is refused without VerifyConnection. HTTP/2 is used only if NextProtos
-// contains "h2"; without it each call has a connection of its own, so that one instance's
-// slow upload does not delay another's calls.
+// [TLSConfig] builds one. Versions before 1.2, and InsecureSkipVerify without
+// VerifyConnection, are refused. HTTP/2 is used only if NextProtos contains "h2": without
+// it, one instance's slow upload does not delay another's calls.
 func WithTLS(config *tls.Config) Option {
 	return func(s *settings) error {
 		switch {
@@ -142,8 +138,8 @@ func WithTLS(config *tls.Config) Option {
 	}
 }
 
-// WithProxy sets the function that chooses each request's proxy; nil means no proxy.
-// Default: http.ProxyFromEnvironment. http.ProxyURL returns one for a fixed URL.
+// WithProxy sets the function that returns each request's proxy; nil means no proxy.
+// Default: http.ProxyFromEnvironment.
 func WithProxy(f func(*http.Request) (*url.URL, error)) Option {
 	return func(s *settings) error {
 		s.proxy, s.proxySet = nil, true
@@ -162,8 +158,7 @@ func WithProxy(f func(*http.Request) (*url.URL, error)) Option {
 }
 
 // WithHTTPClient sends requests with this client, which is copied. TLS, proxies,
-// connections and timeouts are then up to its Transport; redirects are handled as
-// described for the package.
+// and connections are then up to it.
 func WithHTTPClient(client *http.Client) Option {
 	return func(s *settings) error {
 		if client == nil {
@@ -176,20 +171,19 @@ func WithHTTPClient(client *http.Client) Option {
 
 // EnrollSecret is where the enroll secret comes from; exactly one field is set.
 type EnrollSecret struct {
-	// Value is the secret.
 	Value string
-	// File is the path of a file with the secret, read at each enrolment; white space
-	// around it is ignored. Until the file exists, enrolling fails.
+	// File is the path of a file with the secret, read at each enrolment without white space
+	// around it. It may be created later.
 	File string
-	// Func returns the secret of an instance, at each enrolment. It may be called from
-	// several goroutines at once and must return when its context ends.
+	// Func returns an instance's secret at each enrolment. It must be safe for concurrent use
+	// and return when its context ends.
 	Func func(context.Context, extension.Node) (string, error)
 }
 
 type secretFunc func(context.Context, extension.Node) (string, error)
 
-// WithEnrollSecret sets the enroll secret. Default: an empty secret, for servers that
-// authenticate client certificates instead.
+// WithEnrollSecret sets the enroll secret; default: an empty one, for servers that
+// authenticate client certificates.
 func WithEnrollSecret(secret EnrollSecret) Option {
 	return func(s *settings) error {
 		if s.secret != nil {
@@ -239,17 +233,16 @@ func secretFile(path string) secretFunc {
 
 // Limits bounds what a server can make a Client do. A zero field means its default.
 type Limits struct {
-	// Answer is the maximum size of an answer, except to config calls, in bytes after
-	// decompression: 1 byte to 1 GiB, default 8 MiB.
+	// Answer is the maximum size of an answer after decompression, except to config calls:
+	// 1 byte to 1 GiB, default 8 MiB.
 	Answer int64
 	// Config is the maximum size of a config: 1 byte to 1 GiB, default 16 MiB.
 	Config int64
 	// RetryAfter is the longest Retry-After that is respected: 1 s to 24 h, default 1 h.
 	RetryAfter time.Duration
-	// Timeout bounds a whole call: 1 ms to 1 h. The default is the deadline of the call's
-	// context, and 1 minute without one. The extension allows a batch that timed out up to
-	// eight times as long at its next tries; on a slow link, a timeout set here can keep a
-	// large batch from ever being delivered.
+	// Timeout bounds a whole call: 1 ms to 1 h; default: the context's deadline, or 1 minute
+	// without one. The extension allows up to eight times as long to a batch that timed out;
+	// a timeout set here does not, and on a slow link can prevent its delivery.
 	Timeout time.Duration
 }
 
@@ -289,25 +282,20 @@ func (l Limits) or(other Limits) Limits {
 // Quirks adapts a Client to servers and gateways that differ from Fleet. The zero value
 // changes nothing.
 type Quirks struct {
-	// EmptyAck accepts an empty 2xx answer to logs and results as success. Without it, such
-	// an answer, which may come from a proxy, is an AnswerError.
+	// EmptyAck accepts an empty 2xx answer to logs and results, which may come from a proxy.
 	EmptyAck bool
-	// StringStatuses sends the statuses of results as strings, as old versions of osquery did.
+	// StringStatuses sends the statuses of results as strings, as osquery once did.
 	StringStatuses bool
-	// NoNodeKeyHeader omits "Authorization: NodeKey …"; the node key is then sent in bodies
-	// alone, as before osquery 5.23.
+	// NoNodeKeyHeader omits "Authorization: NodeKey …", as before osquery 5.23.
 	NoNodeKeyHeader bool
 	// NoBatchHeaders omits HeaderBatchID, HeaderBatch and HeaderSignature.
 	NoBatchHeaders bool
-	// PermanentStatuses are the statuses that, in answer to logs or results without
-	// Retry-After, mean extension.ErrPermanent: any 4xx except 408 and 429. Default: 413 and
-	// 422; an empty slice that is not nil means none. 413 in answer to several lines or
-	// results is always extension.ErrTooLarge.
+	// PermanentStatuses are the statuses that mean extension.ErrPermanent: any 4xx except 408
+	// and 429; default 413 and 422; an empty slice that is not nil means none.
 	PermanentStatuses []int
 	// ConfigSource is the name of a config's one source; default "tls_plugin".
 	ConfigSource string
-	// InsecureHTTP allows a server URL of http, which sends node keys and enroll secrets
-	// unencrypted: for tests, or behind a local TLS proxy.
+	// InsecureHTTP allows http, which sends secrets unencrypted: for tests.
 	InsecureHTTP bool
 }
 

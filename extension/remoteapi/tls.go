@@ -12,21 +12,17 @@ import (
 	"strings"
 )
 
-// TLSConfig describes a *tls.Config by files and pins, for [WithTLS]. All fields are
-// optional.
+// TLSConfig describes a *tls.Config for [WithTLS]. All fields are optional.
 type TLSConfig struct {
-	// RootCAFile is a PEM file of the roots to trust instead of the system's, read once,
-	// like osquery's tls_server_certs.
+	// RootCAFile is a PEM file of the roots to trust instead of the system's.
 	RootCAFile string
-	// CertFile and KeyFile are PEM files of the client's certificate and key. They are read
-	// at each handshake, so that renewed ones are used.
+	// CertFile and KeyFile are the PEM files of the client's certificate, read at each
+	// handshake.
 	CertFile, KeyFile string
-	// ServerName is the name that the server's certificate must have, instead of the URL's
-	// host.
+	// ServerName is the name in the server's certificate; default: the URL's host.
 	ServerName string
-	// Pins are public keys of which one, in addition to a valid chain, must belong to a
-	// certificate of that chain: SHA-256 digests of the SubjectPublicKeyInfo in hex or
-	// base64, optionally after "sha256/" or "sha256//".
+	// Pins are SHA-256 digests of a SubjectPublicKeyInfo, in hex or base64, optionally after
+	// "sha256/" or "sha256//". If there are any, one must be in the chain, which must be valid.
 	Pins []string
 }
 
