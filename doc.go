@@ -50,9 +50,9 @@
 //
 // # Where to begin
 //
-// Run examples/quickstart, then read examples/customtransport for a transport of
-// one's own, examples/tlsagent for one over the remote API, and examples/hostgroup
-// for a Runner among a host's other parts. What osqueryd is started with, and what is
+// Run examples/quickstart, then read examples/miniagent, a whole agent on one page.
+// examples/customtransport has a transport of one's own, examples/tlsagent one over
+// the remote API, and examples/hostgroup a Runner among a host's other parts. What osqueryd is started with, and what is
 // off by default, is said by package instance; when an instance is given up, by
 // package runtime.
 package osqvisor
