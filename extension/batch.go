@@ -3,37 +3,18 @@ package extension
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/json"
 	"fmt"
 	"io"
-	"strings"
+
+	"github.com/osqvisor/osqvisor/internal/logline"
 )
-
-// batchID names consecutive lines of a queue, for ever: the epoch is random.
-func batchID(instance string, queue Queue, epoch string, first, last uint64) string {
-	return fmt.Sprintf("%s/%s/%s/%d-%d", instance, queue, epoch, first, last)
-}
-
-// oneLine gives text without line breaks. Those at the end go. In JSON the others stand between values, where a space
-// means the same. In what is no JSON they become the two characters \n and \r, which
-// also makes JSON of a document with a bare line break within a string.
-func oneLine(text string) string {
-	if strings.IndexByte(text, '\n') < 0 && strings.IndexByte(text, '\r') < 0 {
-		return text
-	}
-	text = strings.TrimRight(text, "\r\n")
-	if !json.Valid([]byte(text)) {
-		return strings.NewReplacer("\n", `\n`, "\r", `\r`).Replace(text)
-	}
-	return strings.NewReplacer("\n", " ", "\r", " ").Replace(text)
-}
 
 // asWritten is a line as WriteTo writes it.
 func asWritten(line []byte) []byte {
 	if bytes.IndexByte(line, '\n') < 0 && bytes.IndexByte(line, '\r') < 0 {
 		return line
 	}
-	return []byte(oneLine(string(line)))
+	return []byte(logline.OneLine(string(line)))
 }
 
 // clone copies the batch with its bytes.

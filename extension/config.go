@@ -2,322 +2,76 @@ package extension
 
 import (
 	"context"
-	"errors"
-	"maps"
-	"sync"
+	"fmt"
 	"time"
 
-	"github.com/cenkalti/backoff/v4"
-	"github.com/osquery/osquery-go/gen/osquery"
-
-	"github.com/osqvisor/osqvisor/stats"
+	"github.com/osqvisor/osqvisor/internal/osqueryflags"
 )
 
-// configs is the config plugin: it hands osqueryd what the source says, or the
-// last good config when the source fails or is slow.
-type configs struct {
-	set     *settings
-	fetch   *fetcher
-	say     *announcer
-	tasks   *tasks
-	life    *lifetime
-	wake    func()
-	hook    slot // one late hook at a time
-	keeping slot // one writer of the last good config at a time
-	loading slot // one reader of it at a time
-
-	mu       sync.Mutex
-	newest   *prepared       // what the source had last, unless it is set aside; nil when there is none
-	trial    probation       // of what osqueryd was handed, until it is the last good one
-	good     *prepared       // the last good config; nil when there is none, or it was not needed yet
-	loaded   bool            // stored was read from the disk
-	stored   keptConfig      // what the disk should have
-	edits    int             // counts the changes of stored
-	kept     int             // edits when it was written last
-	handed   string          // hash of what osqueryd has, as far as we know
-	served   string          // hash that the last event was about
-	told     string          // hash of the config whose changes were announced last
-	known    map[string]bool // sources that osqueryd was handed
-	flight   *configFlight
-	retry    time.Time // when to ask again because osqueryd has a stale config
-	retrying *backoff.ExponentialBackOff
+// Config sets how an instance gets its config. A field that is zero stands for its default.
+type Config struct {
+	// Refresh is how often osqueryd asks for its config, in whole seconds, at most 7 days. The
+	// default is 5 minutes; a negative value leaves it to PushConfig. A change of it needs a new
+	// osqueryd.
+	Refresh time.Duration
+	// Timeout bounds how long osqueryd waits for a config, which holds up its start. When it
+	// passes, osqueryd gets the last good config, and what the source answers later is pushed.
+	// The default is 10 s. Raise it for a server that is slow with every config.
+	Timeout time.Duration
+	// Limit bounds each config source, in bytes without comments, from 2 to 4 MiB. The default is
+	// 1 MiB, which every supported osqueryd accepts; newer ones accept 4 MiB.
+	Limit int
+	// Probation is how long osqueryd has to run with a new config before that is the last good
+	// one, which is kept on disk and covers a source that fails. Until then the one before stays
+	// that. A config that osqueryd died with twice within this time is set aside: it is announced
+	// by [stats.ConfigSetAside] and not served again, also after a restart of the host, unless its
+	// content changes; osqueryd gets the last good one, or none. The default is 2 minutes, since
+	// osqueryd's watchdog looks at its worker after one; the longest is a day. A negative value
+	// accepts every config at once, and sets none aside.
+	Probation time.Duration
+	// Policy may change or refuse a config. The default is none.
+	Policy ConfigPolicy
+	// Owned names osqueryd options that a config must not set, beside those that are always
+	// removed; see [OwnedOptions].
+	Owned []string
 }
 
-// configFlight is one fetch under way; everybody who wants a config joins it.
-type configFlight struct {
-	done   chan struct{}
-	config *prepared
-	err    error
-	landed bool // guarded by configs.mu
-	late   bool // osqueryd was answered without it; guarded by configs.mu
+// ConfigPolicy may change a config or refuse it, after it was fetched and
+// parsed and before osqueryd sees it. What it returns is parsed again. An error
+// leaves the last good config in force. What is kept on disk goes through it at its
+// first use after a start. It must return when its context ends;
+// it is never called twice at the same time for one instance, and a panic in it
+// is a refusal. It must not call back into the instance.
+type ConfigPolicy func(ctx context.Context, node Node, config map[string]string) (map[string]string, error)
+
+// ConfigError says what is wrong with a config, and where.
+type ConfigError struct {
+	// Source is the name of the source, Path the way to the value in it, such as
+	// "schedule.logins.interval"; empty when it is the document as a whole.
+	Source, Path string
+	Reason       string
 }
 
-func newConfigs(s *settings, f *fetcher, t *tasks, life *lifetime, say *announcer, wake func()) *configs {
-	return &configs{
-		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake, hook: newSlot(), keeping: newSlot(), loading: newSlot(),
-		known: map[string]bool{}, retrying: newBackoff(s.log.minBackoff, s.log.maxBackoff),
+// Error gives source, path and reason.
+func (e *ConfigError) Error() string {
+	if e.Path == "" {
+		return fmt.Sprintf("config source %q: %s", e.Source, e.Reason)
 	}
+	return fmt.Sprintf("config source %q: %s: %s", e.Source, e.Path, e.Reason)
 }
 
-// registered says that osqueryd may be a new one, which has no config.
-func (c *configs) registered() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.handed = ""
-}
-
-// call answers osqueryd.
-func (c *configs) call(ctx context.Context, req map[string]string) osquery.ExtensionResponse {
-	switch req["action"] {
-	case "genConfig":
-		return c.genConfig(ctx)
-	case "genPack":
-		return c.genPack(req["name"])
-	default:
-		return failure("unknown action: " + req["action"])
-	}
-}
-
-func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
-	wait, cancel := context.WithTimeout(ctx, c.set.configTimeout)
-	defer cancel()
-	config, err := c.join(wait, c.launch())
-	if err == nil {
-		return success(c.hand(c.latest(config), false))
-	}
-	// The wait may be used up, but the last good config is at hand.
-	local, cancelLocal := context.WithTimeout(context.WithoutCancel(ctx), c.set.configTimeout)
-	defer cancelLocal()
-	old := c.fallback(local)
-	if errors.Is(err, ErrConfigSetAside) {
-		// The source has answered, and nothing gets better by asking it sooner.
-		if old == nil {
-			old = &prepared{blank: true, hash: "nothing"}
-		}
-		return success(c.hand(old, true))
-	}
-	c.mu.Lock()
-	has := old != nil && c.handed == old.hash
-	c.mu.Unlock()
-	if errors.As(err, new(enrolmentError)) {
-		c.retryLater() // once there is a node key, the config is to follow at once
-	}
-	if old == nil || has {
-		// osqueryd keeps what it has, and asks again sooner.
-		return failure("error getting config: " + err.Error())
-	}
-	c.retryLater()
-	return success(c.hand(old, true))
-}
-
-// latest returns p, or what was fetched after it: osqueryd may have been pushed that meanwhile,
-// and must not go back.
-func (c *configs) latest(p *prepared) *prepared {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.newest != nil {
-		return c.newest
-	}
-	return p
-}
-
-// launch starts a fetch, or gives the one under way.
-func (c *configs) launch() *configFlight {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.flight != nil {
-		return c.flight
-	}
-	f := &configFlight{done: make(chan struct{})}
-	c.flight = f
-	c.tasks.start(func() { c.land(f) })
-	return f
-}
-
-// land fetches, and hands what came too late to the host.
-func (c *configs) land(f *configFlight) {
-	life := c.life.current()
-	c.loadSoon() // or what is set aside would be served
-	ctx, cancel := context.WithTimeout(life, c.set.transportTimeout)
-	f.config, f.err = c.fetch.config(ctx)
-	cancel()
-	if f.err == nil || !ended(life) {
-		c.fetch.client.calls.note(configInForce, f.err)
-	}
-	if f.err == nil && c.fresh(f.config) {
-		c.announceChanges(f.config)
-	}
-	late := c.settle(f) // before the disk is waited for: osqueryd waits for this
-	c.wake()            // while it lasted, nobody waited for the time of the next one
-	c.keep()            // if it failed before
-	if late {
-		c.deliverLate(life)
-	}
-}
-
-// fresh reports whether p is another config than the one before.
-func (c *configs) fresh(p *prepared) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	other := c.told != p.hash
-	c.told = p.hash
-	return other
-}
-
-// settle ends a flight and reports whether its config is one that osqueryd should
-// have had.
-func (c *configs) settle(f *configFlight) (late bool) {
-	defer close(f.done)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.flight, f.landed = nil, true
-	if f.err == nil && c.isAside(f.config) {
-		f.err = ErrConfigSetAside
-	}
-	if f.err != nil && !errors.Is(f.err, ErrConfigSetAside) {
-		return false
-	}
-	c.retry = time.Time{}
-	c.retrying.Reset()
-	if f.err != nil {
-		return false
-	}
-	c.newest = f.config
-	return f.late && f.config.hash != c.handed
-}
-
-// wait waits until the flight has ended or ctx has.
-func (f *configFlight) wait(ctx context.Context) error {
-	select {
-	case <-f.done:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-// join waits for a fetch. When ctx ends first, the fetch goes on.
-func (c *configs) join(ctx context.Context, f *configFlight) (*prepared, error) {
-	select {
-	case <-f.done:
-		return f.config, f.err
-	case <-ctx.Done():
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if f.landed {
-		return f.config, f.err
-	}
-	f.late = true
-	return nil, errors.Join(errors.New("the config source is slow"), ctx.Err())
-}
-
-// hand notes that osqueryd is given a config, and gives what it gets: sources
-// that are gone are sent as {}, for osqueryd would keep them.
-func (c *configs) hand(p *prepared, stale bool) map[string]string {
-	out, bytes := c.complete(p), 0
-	for _, text := range out {
-		bytes += len(text)
-	}
-	c.mu.Lock()
-	changed := c.served != p.hash
-	c.begin(p, c.handed != p.hash)
-	c.handed, c.served = p.hash, p.hash
-	if len(c.known)+len(p.sources) > maxSources*4 {
-		c.known = map[string]bool{}
-	}
-	for source := range p.sources {
-		c.known[source] = true
-	}
-	c.mu.Unlock()
-	c.set.counters.Config()
-	if c.set.probation == 0 {
-		c.prove()
-	}
-	c.wake() // its probation has an end
-	if changed {
-		c.say.say(func(h stats.Head) stats.Event {
-			return stats.ConfigServed{Head: h, Bytes: bytes, Sources: len(p.sources), Stale: stale}
-		})
-	}
-	return out
-}
-
-// complete gives a copy of the sources, with those that are gone.
-func (c *configs) complete(p *prepared) map[string]string {
-	out := map[string]string{}
-	maps.Copy(out, p.sources)
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for source := range c.known {
-		if _, ok := out[source]; !ok {
-			out[source] = "{}"
+// OwnedOptions returns the osqueryd options that the extension removes from every config, at
+// its top level and in packs, those of "*" included, and announces as
+// [stats.OptionStripped]: what the SDK sets, what only a host may, and what is for the command
+// line alone. Aliases count, and so do the families "audit_", "aws_", "carver_", "config_tls_",
+// "distributed_tls_", "enroll_", "logger_kafka_", "logger_tls_", "numeric_monitoring_",
+// "tls_enroll_" and "watchdog_", of which a newer osqueryd may have more.
+func OwnedOptions() []string {
+	var names []string
+	for _, f := range osqueryflags.All() {
+		if f.Owner != osqueryflags.Anyone {
+			names = append(append(names, f.Name), f.Aliases...)
 		}
 	}
-	if len(out) == 0 {
-		out[c.set.name] = "{}"
-	}
-	return out
+	return names
 }
-
-// fetchNow is FetchConfig.
-func (c *configs) fetchNow(ctx context.Context) (map[string]string, bool, error) {
-	c.mu.Lock()
-	earlier := c.flight
-	c.mu.Unlock()
-	if earlier != nil {
-		// It may have been asked before what the host wants to push was there.
-		if err := earlier.wait(ctx); err != nil {
-			return nil, false, err
-		}
-	}
-	f := c.launch()
-	if err := f.wait(ctx); err != nil {
-		return nil, false, err
-	}
-	if f.err != nil {
-		return nil, false, f.err
-	}
-	c.mu.Lock()
-	changed := c.handed != f.config.hash
-	c.mu.Unlock()
-	return c.complete(f.config), changed, nil
-}
-
-// pending returns the newest config, if osqueryd has another one.
-func (c *configs) pending() (config map[string]string, is bool) {
-	c.mu.Lock()
-	p := c.newest
-	is = p != nil && p.hash != c.handed
-	c.mu.Unlock()
-	if !is {
-		return nil, false
-	}
-	return c.complete(p), true
-}
-
-// delivered notes that osqueryd took config by its update call.
-func (c *configs) delivered(config map[string]string) {
-	c.mu.Lock()
-	p := c.newest
-	c.mu.Unlock()
-	if p == nil || !maps.Equal(c.complete(p), config) {
-		// It is not the newest any more, and osqueryd may have had that already.
-		c.mu.Lock()
-		c.handed = ""
-		c.mu.Unlock()
-		return
-	}
-	c.hand(p, false)
-}
-
-// genPack answers for a pack that a config only names. Packs that the transport
-// knows are part of the config already, so it is unknown.
-func (c *configs) genPack(name string) osquery.ExtensionResponse {
-	c.say.say(func(h stats.Head) stats.Event {
-		return stats.ConfigRefused{Head: h, Source: "pack " + name, Err: errNoPackSource}
-	})
-	return success(map[string]string{name: ""})
-}
-
-var errNoPackSource = errors.New("the config names a pack, and the transport is no PackSource that could resolve it")

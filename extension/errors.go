@@ -42,3 +42,6 @@ func (e *RetryAfterError) Error() string {
 
 // Unwrap gives the wrapped error.
 func (e *RetryAfterError) Unwrap() error { return e.Err }
+
+// ErrConfigSetAside is what a config is refused with that osqueryd died with twice.
+var ErrConfigSetAside = errors.New("the config is set aside, because osqueryd died twice while it was on probation")

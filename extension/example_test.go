@@ -22,24 +22,9 @@ func ExampleFuncs() {
 			return err
 		},
 	}
-	dir, err := os.MkdirTemp("", "example")
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _ = os.RemoveAll(dir) }()
-	e, err := extension.New(
-		extension.WithNode(func() extension.Node { return extension.Node{Instance: "vendor"} }),
-		extension.WithDir(dir), extension.WithTransport(transport))
-	if err != nil {
-		fmt.Println(err)
-		return
-	}
-	defer func() { _ = e.Close() }()
-
-	ctx := context.Background()
-	e.Call(ctx, "logger", "osqvisor", map[string]string{"string": `{"name":"q"}`, "category": "event"})
-	if err := e.Flush(ctx); err != nil {
+	// An instance calls it with what osqueryd logged.
+	batch := extension.Batch{Queue: extension.QueueResults, First: 1, Last: 1, Lines: [][]byte{[]byte(`{"name":"q"}`)}}
+	if err := transport.PublishLogs(context.Background(), extension.Node{Instance: "vendor"}, batch); err != nil {
 		fmt.Println(err)
 	}
 	// Output:

@@ -72,7 +72,7 @@ func (m *Memory) before(ctx context.Context, call string, node Node) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	if call != callEnroll && (node.Key == "" || node.Key != m.node(node.Instance).key) {
+	if call != "enroll" && (node.Key == "" || node.Key != m.node(node.Instance).key) {
 		return fmt.Errorf("memory: %w", ErrNodeInvalid)
 	}
 	return nil
@@ -80,7 +80,7 @@ func (m *Memory) before(ctx context.Context, call string, node Node) error {
 
 // Enroll gives a new node key.
 func (m *Memory) Enroll(ctx context.Context, req EnrollRequest) (string, error) {
-	if err := m.before(ctx, callEnroll, req.Node); err != nil {
+	if err := m.before(ctx, "enroll", req.Node); err != nil {
 		return "", err
 	}
 	m.mu.Lock()
@@ -93,7 +93,7 @@ func (m *Memory) Enroll(ctx context.Context, req EnrollRequest) (string, error) 
 
 // Config gives what SetConfig set.
 func (m *Memory) Config(ctx context.Context, node Node) (map[string]string, error) {
-	if err := m.before(ctx, callConfig, node); err != nil {
+	if err := m.before(ctx, "config", node); err != nil {
 		return nil, err
 	}
 	m.mu.Lock()
@@ -103,7 +103,7 @@ func (m *Memory) Config(ctx context.Context, node Node) (map[string]string, erro
 
 // PublishLogs keeps the lines, unless the batch came before.
 func (m *Memory) PublishLogs(ctx context.Context, node Node, batch Batch) error {
-	if err := m.before(ctx, callLogs, node); err != nil {
+	if err := m.before(ctx, "logs", node); err != nil {
 		return err
 	}
 	m.mu.Lock()
@@ -123,7 +123,7 @@ func (m *Memory) PublishLogs(ctx context.Context, node Node, batch Batch) error 
 
 // Queries gives what was asked since the last call.
 func (m *Memory) Queries(ctx context.Context, node Node) (QuerySet, error) {
-	if err := m.before(ctx, callQueries, node); err != nil {
+	if err := m.before(ctx, "queries", node); err != nil {
 		return QuerySet{}, err
 	}
 	m.mu.Lock()
@@ -137,7 +137,7 @@ func (m *Memory) Queries(ctx context.Context, node Node) (QuerySet, error) {
 // WriteResults keeps results, unless one of that id came before, and hands them to
 // those who wait for them.
 func (m *Memory) WriteResults(ctx context.Context, node Node, results []Result) error {
-	if err := m.before(ctx, callResults, node); err != nil {
+	if err := m.before(ctx, "results", node); err != nil {
 		return err
 	}
 	m.mu.Lock()

@@ -5,10 +5,13 @@ import (
 	"errors"
 	"testing"
 	"time"
+
+	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
 func TestMemoryServesManyInstances(t *testing.T) {
 	ctx := t.Context()
+	const goodConfig = `{"schedule":{"q":{"query":"select 1","interval":60}}}`
 	mem := NewMemory()
 	mem.SetConfig("a", map[string]string{"main": goodConfig})
 	nodes := map[string]Node{}
@@ -37,8 +40,8 @@ func TestMemoryServesManyInstances(t *testing.T) {
 	if got, err := mem.WaitLogs(ctx, "a", QueueResults, 1); err != nil || len(got) != 1 {
 		t.Errorf("got %v, %v", got, err)
 	}
-	equal(t, "repeats", mem.Repeats("a"), 1)
-	equal(t, "lines of b", len(mem.Logs("b", QueueResults)), 0)
+	testhelp.Equal(t, "repeats", mem.Repeats("a"), 1)
+	testhelp.Equal(t, "lines of b", len(mem.Logs("b", QueueResults)), 0)
 }
 
 func TestMemoryWaitsAreBounded(t *testing.T) {

@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/binary"
@@ -39,17 +38,6 @@ func appendSized(out, b []byte) []byte {
 	return append(binary.BigEndian.AppendUint64(out, uint64(len(b))), b...)
 }
 
-// sign makes the detached signature of a batch: over its bytes for Ed25519, over
-// their SHA-256 for ECDSA (ASN.1) and RSA (PKCS #1 v1.5).
-func sign(signer crypto.Signer, b Batch) ([]byte, error) {
-	message := b.SignedBytes()
-	if _, ok := signer.Public().(ed25519.PublicKey); ok {
-		return signer.Sign(rand.Reader, message, crypto.Hash(0))
-	}
-	digest := sha256.Sum256(message)
-	return signer.Sign(rand.Reader, digest[:], crypto.SHA256)
-}
-
 // Verify checks the signature of a batch against the public half of the key that
 // [WithSigner] was given: an ed25519.PublicKey, *ecdsa.PublicKey or
 // *rsa.PublicKey. The error is ErrSignature when it does not match. Try is not
@@ -72,16 +60,4 @@ func Verify(public crypto.PublicKey, b Batch) error {
 		return fmt.Errorf("verify batch %s: %w", b.ID, ErrSignature)
 	}
 	return nil
-}
-
-// checkKey tells whether signer's key is of a kind that can be verified.
-func checkKey(signer crypto.Signer) error {
-	return contain("the signer", func() error {
-		switch key := signer.Public().(type) {
-		case ed25519.PublicKey, *ecdsa.PublicKey, *rsa.PublicKey:
-			return nil
-		default:
-			return fmt.Errorf("a key of type %T is not supported; use Ed25519, ECDSA or RSA", key)
-		}
-	})
 }

@@ -84,7 +84,7 @@ func TestTrial28WorkerDiesOfItsConfig(t *testing.T) {
 	each(t, func(t *testing.T, binary string) {
 		server := extension.NewMemory()
 		server.SetConfig("vendor", map[string]string{"main": hourly("deadly")})
-		r := start(t, binary, instance.WithTransport(server), instance.WithExtension(extension.WithConfigProbation(time.Hour)))
+		r := start(t, binary, instance.WithTransport(server), instance.WithConfig(extension.Config{Probation: time.Hour}))
 		for _, stale := range []bool{false, true} {
 			waitScheduled(t, r, "deadly")
 			rows, err := r.Query(patient(t), "select pid from osquery_info")

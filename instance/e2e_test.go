@@ -142,7 +142,7 @@ func TestEndToEndResults(t *testing.T) {
 			"always": {"query": "select '<&> ž 🐎' as v", "interval": 1, "snapshot": true}
 		}}`})
 		r := start(t, binary, instance.WithTransport(server),
-			instance.WithExtension(extension.WithLogBatch(2, 1<<20, 100*time.Millisecond)))
+			instance.WithLogs(extension.Logs{BatchLines: 2, BatchAge: 100 * time.Millisecond}))
 		snapshots := waitLogs(t, server, extension.QueueSnapshots, 3)
 		for _, line := range snapshots {
 			wantLine(t, line, `"name":"always"`, `"action":"snapshot"`, `"snapshot":[{"v":"<&> ž 🐎"}]`)
@@ -198,7 +198,7 @@ func TestEndToEndDistributed(t *testing.T) {
 	each(t, func(t *testing.T, binary string) {
 		testhelp.CheckLeaks(t)
 		server := extension.NewMemory()
-		r := start(t, binary, instance.WithTransport(server), instance.WithDistributed(time.Second))
+		r := start(t, binary, instance.WithTransport(server), instance.WithDistributed(extension.Distributed{Interval: time.Second}))
 
 		// All in one set: neither the one that fails nor its discovery spoils the others.
 		good := server.Ask("vendor", "select '<&> ž' as v")
@@ -240,7 +240,7 @@ func TestEndToEndLastGoodConfig(t *testing.T) {
 		server, dir := extension.NewMemory(), root(t)
 		server.SetConfig("vendor", map[string]string{"main": hourly("kept")})
 		opts := []instance.Option{
-			instance.WithTransport(server), instance.WithRoot(dir), instance.WithExtension(extension.WithConfigProbation(0)),
+			instance.WithTransport(server), instance.WithRoot(dir), instance.WithConfig(extension.Config{Probation: -1}),
 		}
 		first := start(t, binary, opts...)
 		waitScheduled(t, first, "kept")

@@ -29,6 +29,9 @@ func SDKFlags() []string {
 // ConfigMayBe reports which ends of a run count against a config.
 func ConfigMayBe(e *ExitError) bool { return configMayBe(e) }
 
+// WithActivated calls f when osqueryd first called a plugin after a registration.
+func WithActivated(f func(what string)) Option { return func(o *options) { o.activated = f } }
+
 // WithDiskHook calls f before whatever may hang with the instance's file system.
 func WithDiskHook(f func(what string)) Option { return func(o *options) { o.diskHook = f } }
 

@@ -32,7 +32,7 @@ func (o *options) sdkFlags(p paths, name string) []flag {
 		{name: "extensions_interval", value: "3"},
 		{name: "disable_extensions", value: "false"},
 		{name: "config_plugin", value: name},
-		{name: "config_refresh", value: seconds(o.configRefresh)},
+		{name: "config_refresh", value: seconds(o.configRefresh())},
 		{name: "config_accelerated_refresh", value: "30"},
 		{name: "config_enable_backup", value: "false"},
 		{name: "logger_plugin", value: name},
@@ -58,10 +58,10 @@ func (o *options) sdkFlags(p paths, name string) []flag {
 func (o *options) distributedFlags(name string) []flag {
 	flags := []flag{
 		{name: "distributed_plugin", value: name},
-		{name: "disable_distributed", value: strconv.FormatBool(o.distributed == 0)},
+		{name: "disable_distributed", value: strconv.FormatBool(o.distributedInterval() == 0)},
 	}
-	if o.distributed > 0 {
-		flags = append(flags, flag{name: "distributed_interval", value: seconds(o.distributed)})
+	if every := o.distributedInterval(); every > 0 {
+		flags = append(flags, flag{name: "distributed_interval", value: seconds(every)})
 	}
 	if o.watchdog.Disabled {
 		// Any kill in the middle of a distributed query, ours included, would bar

@@ -16,6 +16,7 @@ import (
 	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/emit"
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
@@ -35,7 +36,7 @@ type Instance struct {
 	log      *slog.Logger
 	rec      *record.Recorder
 	emitter  *emit.Emitter
-	ext      *extension.Extension
+	ext      *plugin.Extension
 	queries  *thriftconn.QueryQueue
 	requests chan request // to the goroutine of the current run
 
@@ -351,25 +352,15 @@ func (in *Instance) head() stats.Head {
 
 func (in *Instance) emit(e stats.Event) { in.emitter.Emit(context.Background(), e) }
 
-func (in *Instance) newExtension() (*extension.Extension, error) {
-	opts := []extension.Option{
-		extension.WithLogger(in.log),
-		extension.WithHostDetails(in.hostDetails),
-		extension.WithDiscovery(in.discover),
-		extension.WithLateConfig(func(map[string]string) { in.pushLate() }),
-		extension.WithDrain(0), // the stop of a run drains, and bounds it
-	}
-	opts = append(opts, in.o.hostExtension()...)
-	return extension.New(append(opts, // what follows ties it to the instance
-		extension.WithName(extensionName),
-		extension.WithNode(in.node),
-		extension.WithDir(in.paths.dir),
-		extension.WithEmit(in.emit),
-		extension.WithHead(in.head),
-		extension.WithCounters(in.rec.Counters()),
-		extension.WithOnActivated(in.noteActivation),
-		extension.WithDeferredQueues(), // two instances of one directory take turns; see use
-	)...)
+func (in *Instance) newExtension() (*plugin.Extension, error) {
+	s := in.o.extensionSettings()
+	s.Name, s.Dir, s.Node, s.Head, s.Emit = extensionName, in.paths.dir, in.node, in.head, in.emit
+	s.Logger, s.Counters = in.log, in.rec.Counters()
+	s.HostDetails, s.Discover = in.hostDetails, in.discover
+	s.LateConfig = func(map[string]string) { in.pushLate() }
+	s.Activated = in.noteActivation
+	s.DeferredQueues = true // two instances of one directory take turns; see use
+	return plugin.New(s)
 }
 
 // Errors that the methods of an Instance return, alone or wrapped.

@@ -13,6 +13,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -36,29 +37,31 @@ func (o *options) check() (Binary, error) {
 // errNotTried stands for a mistake that is told of elsewhere.
 var errNotTried = errors.New("not tried")
 
-// hostExtension is what the host says of the extension.
-func (o *options) hostExtension() []extension.Option {
-	opts := []extension.Option{
-		extension.WithTables(o.tables...),
-		extension.WithEnrolment(extension.Enrolment{Pace: o.settings.Pace}), extension.WithDiskBudget(o.settings.Disk),
-		extension.WithOwnedOptions(sortedKeys(o.flags)...), // a config wins over the command line, if it is let
+// extensionSettings is what the host sets of the extension.
+func (o *options) extensionSettings() plugin.Settings {
+	s := plugin.Settings{
+		Transport: o.transport, Tables: o.tables, Config: o.config, Logs: o.logs, Distributed: o.distributed,
+		Enrolment: o.enrolment, Keys: o.keys, Pace: o.settings.Pace, Budget: o.settings.Disk,
 	}
-	if o.transport != nil {
-		opts = append(opts, extension.WithTransport(o.transport))
-	}
-	return append(opts, extension.HostOptions(o.extOpts...))
+	// A config wins over the command line, if it is let.
+	s.Config.Owned = append(sortedKeys(o.flags), o.config.Owned...)
+	return s
 }
 
 // checkExtension holds the host's options against the extension's own rules.
 func (o *options) checkExtension() error {
-	opts := []extension.Option{
-		extension.WithDir(os.TempDir()), // checked elsewhere
-		extension.WithNode(func() extension.Node { return extension.Node{Instance: o.id} }),
+	s := o.extensionSettings()
+	s.Dir = os.TempDir() // checked elsewhere
+	s.Node = func() extension.Node { return extension.Node{Instance: o.id} }
+	var errs []error
+	for _, err := range s.Check() {
+		var wrong *plugin.SettingError
+		if errors.As(err, &wrong) {
+			err = &OptionError{Option: wrong.Option, Err: wrong.Err}
+		}
+		errs = append(errs, err)
 	}
-	if err := extension.Check(append(opts, o.hostExtension()...)...); err != nil {
-		return &OptionError{Option: "WithExtension, WithTables", Err: err}
-	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // OptionError is a mistake in an option. New reports all of them at once,
@@ -96,7 +99,12 @@ type options struct {
 
 	transport extension.Transport
 	tables    []extension.Table
-	extOpts   []extension.Option
+
+	config      extension.Config
+	logs        extension.Logs
+	distributed extension.Distributed
+	enrolment   extension.Enrolment
+	keys        extension.NodeKeyStore
 
 	flags    map[string]string
 	env      []string
@@ -104,12 +112,10 @@ type options struct {
 	labels   map[string]string
 	hostID   string
 
-	distributed   time.Duration
-	configRefresh time.Duration
-	timeouts      Timeouts
-	health        Health
-	queries       Queries
-	diagnostics   Diagnostics
+	timeouts    Timeouts
+	health      Health
+	queries     Queries
+	diagnostics Diagnostics
 
 	logger    *slog.Logger
 	ownLog    bool // nobody else logs by it
@@ -120,6 +126,7 @@ type options struct {
 	clock               control.Clock
 	oomKills            func() uint64
 	diskHook            func(what string) // for tests, before what may hang with the disk
+	activated           func(what string) // for tests, when osqueryd first called a plugin
 	noParentDeathSignal bool
 	problems            []error
 	made                []string // directories that were made for a check, the deepest first
@@ -127,21 +134,20 @@ type options struct {
 
 func defaults(id string) *options {
 	return &options{
-		id:            id,
-		checks:        &binaryChecks{},
-		ctx:           context.Background(),
-		flags:         map[string]string{},
-		labels:        map[string]string{},
-		distributed:   60 * time.Second,
-		configRefresh: 5 * time.Minute,
-		diskHook:      func(string) {},
-		clock:         systemClock(),
-		oomKills:      oomKills,
-		timeouts:      Timeouts{}.withDefaults(),
-		health:        Health{}.withDefaults(),
-		queries:       Queries{}.withDefaults(),
-		diagnostics:   Diagnostics{}.withDefaults(),
-		logger:        slog.New(slog.DiscardHandler),
+		id:          id,
+		checks:      &binaryChecks{},
+		ctx:         context.Background(),
+		flags:       map[string]string{},
+		labels:      map[string]string{},
+		diskHook:    func(string) {},
+		activated:   func(string) {},
+		clock:       systemClock(),
+		oomKills:    oomKills,
+		timeouts:    Timeouts{}.withDefaults(),
+		health:      Health{}.withDefaults(),
+		queries:     Queries{}.withDefaults(),
+		diagnostics: Diagnostics{}.withDefaults(),
+		logger:      slog.New(slog.DiscardHandler),
 	}
 }
 
@@ -197,12 +203,28 @@ func WithTables(tables ...extension.Table) Option {
 	return func(o *options) { o.tables = append(o.tables, tables...) }
 }
 
-// WithExtension passes options to the instance's extension: batch sizes, queue
-// limits, config policy and so on. Each call adds to the ones before. What ties it to the
-// instance is a mistake here: its name, directory, node, events, counters and tables, and how long it
-// delivers at the end, which Timeouts.Stop bounds.
-func WithExtension(opts ...extension.Option) Option {
-	return func(o *options) { o.extOpts = append(o.extOpts, opts...) }
+// WithConfig sets how the instance gets its config. A later one replaces the whole.
+func WithConfig(c extension.Config) Option { return func(o *options) { o.config = c } }
+
+// WithLogs sets how the instance's log lines are queued and shipped. A later one replaces the whole.
+func WithLogs(l extension.Logs) Option { return func(o *options) { o.logs = l } }
+
+// WithDistributed sets how the instance runs distributed queries. A later one replaces the whole.
+func WithDistributed(d extension.Distributed) Option { return func(o *options) { o.distributed = d } }
+
+// WithEnrolment limits how often the instance enrols. A later one replaces the whole.
+func WithEnrolment(e extension.Enrolment) Option { return func(o *options) { o.enrolment = e } }
+
+// WithNodeKeyStore sets where the node key is kept. The default is the file node_key in the
+// instance's directory, of mode 0600.
+func WithNodeKeyStore(k extension.NodeKeyStore) Option {
+	return func(o *options) {
+		if k == nil {
+			o.problem(optionErrorf("WithNodeKeyStore", "the store is nil; leave the option out for the file"))
+			return
+		}
+		o.keys = k
+	}
 }
 
 // WithFlag passes a flag to osqueryd. The name comes without dashes. Flags that
@@ -233,18 +255,6 @@ func WithLabels(labels map[string]string) Option {
 // instance. Without it osqueryd uses its instance_id, which it makes with its database and
 // keeps in there. When the name changes, the instance enrols again.
 func WithHostIdentifier(id string) Option { return func(o *options) { o.hostID = id } }
-
-// WithDistributed sets how often osqueryd asks for distributed queries; 0 turns
-// them off. The default is 60 s. Whole seconds.
-func WithDistributed(interval time.Duration) Option {
-	return func(o *options) { o.distributed = interval }
-}
-
-// WithConfigRefresh sets how often osqueryd asks for its config; 0 leaves it to
-// PushConfig. The default is 5 minutes. Whole seconds.
-func WithConfigRefresh(interval time.Duration) Option {
-	return func(o *options) { o.configRefresh = interval }
-}
 
 // WithLogger sets where the instance, and osqueryd's own words, are logged. Without it
 // nothing is. A handler that panics or blocks holds up nobody: after a tenth of a second
@@ -484,11 +494,21 @@ type durationRule struct {
 	seconds  bool // osqueryd takes whole seconds only
 }
 
+// configRefresh is how often osqueryd asks for its config; 0 for never.
+func (o *options) configRefresh() time.Duration {
+	return max(0, cmp.Or(o.config.Refresh, 5*time.Minute))
+}
+
+// distributedInterval is how often osqueryd asks for queries; 0 for never.
+func (o *options) distributedInterval() time.Duration {
+	return max(0, cmp.Or(o.distributed.Interval, time.Minute))
+}
+
 // durationRules bound every duration among the options but those of the watchdog.
 func (o *options) durationRules() []durationRule {
 	return []durationRule{
-		{"WithDistributed", o.distributed, 0, day, true},
-		{"WithConfigRefresh", o.configRefresh, 0, 7 * day, true},
+		{"WithDistributed: Interval", o.distributedInterval(), 0, day, true},
+		{"WithConfig: Refresh", o.configRefresh(), 0, 7 * day, true},
 		{"WithTimeouts: Start", o.timeouts.Start, time.Millisecond, day, false},
 		{"WithTimeouts: Replace", o.timeouts.Replace, time.Millisecond, day, false},
 		{"WithTimeouts: Register", o.timeouts.Register, time.Millisecond, time.Hour, false},

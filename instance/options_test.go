@@ -14,7 +14,6 @@ import (
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/internal/osqueryflags"
-	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -77,7 +76,7 @@ func TestBadOptions(t *testing.T) {
 		"nil observer":  {"a", []instance.Option{instance.WithObserver(nil)}, []string{"WithObserver: the observer is nil"}},
 		"nil table":     {"a", []instance.Option{instance.WithTables(nil)}, []string{"WithTables"}},
 
-		"fraction of a second": {"a", []instance.Option{instance.WithConfigRefresh(1500 * time.Millisecond)}, []string{"WithConfigRefresh: 1.5s is not a whole number of seconds"}},
+		"fraction of a second": {"a", []instance.Option{instance.WithConfig(extension.Config{Refresh: 1500 * time.Millisecond})}, []string{"WithConfig: Refresh: 1.5s is not a whole number of seconds"}},
 		"long delay":           {"a", []instance.Option{instance.WithHealth(instance.Health{Delay: 25 * time.Hour})}, []string{"WithHealth: Delay: 25h0m0s is out of range"}},
 		"no failures":          {"a", []instance.Option{instance.WithHealth(instance.Health{Failures: -1})}, []string{"WithHealth: Failures: -1 is out of range"}},
 		"history":              {"a", []instance.Option{instance.WithDiagnostics(instance.Diagnostics{History: 1001})}, []string{"WithDiagnostics: History: 1001 is out of range"}},
@@ -102,13 +101,13 @@ func TestDurationsOutOfRange(t *testing.T) {
 	fake := osquerydtest.Start(t)
 	const long = 1000 * time.Hour
 	wantTexts(t, refused(t, "a", instance.WithBinary(fake.Path()), instance.WithRoot(root(t)),
-		instance.WithDistributed(long), instance.WithConfigRefresh(-time.Second),
+		instance.WithDistributed(extension.Distributed{Interval: long}), instance.WithConfig(extension.Config{Refresh: 200 * time.Hour}),
 		instance.WithTimeouts(instance.Timeouts{
 			Start: -1, Replace: long, Register: -1, Extensions: time.Millisecond, Stop: long, Binary: -1, Disk: long, Observers: -1,
 		}),
 		instance.WithHealth(instance.Health{Interval: -1, Timeout: -1, Failures: 1001}),
 		instance.WithQueries(instance.Queries{Timeout: -1, MaxBytes: 1000, AbandonedWait: long}),
-	), "WithDistributed: 1000h0m0s is out of range; it must be from 0s to 24h0m0s", "WithConfigRefresh: ",
+	), "WithDistributed: Interval: 1000h0m0s is out of range; it must be from 0s to 24h0m0s", "WithConfig: Refresh: ",
 		"WithTimeouts: Start: ", "WithTimeouts: Replace: ", "WithTimeouts: Register: ", "WithTimeouts: Extensions: ", "WithTimeouts: Stop: ",
 		"WithTimeouts: Binary: ", "WithTimeouts: Disk: ", "WithTimeouts: Observers: ",
 		"WithHealth: Interval: ", "WithHealth: Timeout: ", "WithHealth: Failures: ",
@@ -181,30 +180,6 @@ func TestTrial27ConfigLeavesTheHostsFlagsAlone(t *testing.T) {
 		wantOptionsStripped(t, r, "disable_events", "schedule_splay_percent")
 		wantFlags(t, r, map[string]string{"disable_events": "false", "schedule_max_drift": "61", "schedule_splay_percent": "50"})
 	})
-}
-
-// An extension of another name, or elsewhere, would be none that osqueryd waits for, and two
-// drains would add up: what the instance sets itself is a mistake in WithExtension.
-func TestTrial33WhatTheInstanceSetsIsNoOptionOfItsExtension(t *testing.T) {
-	t.Parallel()
-	fake := osquerydtest.Start(t)
-	base := []instance.Option{instance.WithBinary(fake.Path()), instance.WithRoot(root(t))}
-	for name, opt := range map[string]extension.Option{
-		"WithName":           extension.WithName("acme"),
-		"WithDir":            extension.WithDir(root(t)),
-		"WithEmit":           extension.WithEmit(func(stats.Event) {}),
-		"WithNode":           extension.WithNode(func() extension.Node { return extension.Node{} }),
-		"WithHead":           extension.WithHead(func() stats.Head { return stats.Head{} }),
-		"WithCounters":       extension.WithCounters(&record.Counters{}),
-		"WithDeferredQueues": extension.WithDeferredQueues(),
-		"WithLateConfig":     extension.WithLateConfig(func(map[string]string) {}),
-		"WithTables":         extension.WithTables(),
-		"WithDrain":          extension.WithDrain(6 * time.Second),
-	} {
-		got := refused(t, "a", append(slices.Clone(base), instance.WithExtension(opt))...)
-		wantTexts(t, got, "WithExtension", "extension."+name+": the instance sets it itself")
-	}
-	wantTexts(t, refused(t, "a", append(base, instance.WithExtension(extension.WithDrain(0)))...), "use instance.WithTimeouts")
 }
 
 // A successor keeps as many runs as its own option says.

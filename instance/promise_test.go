@@ -142,7 +142,7 @@ func TestPromise07LostRegistrationIsMended(t *testing.T) {
 		r := start(t, binary, instance.WithTables(hostTable("host_facts", "x")), instance.WithHealth(instance.Health{
 			Interval: 20 * time.Millisecond,
 		}),
-			instance.WithDistributed(0), instance.WithExtension(extension.WithOnActivated(logger)))
+			instance.WithDistributed(extension.Distributed{Interval: -1}), instance.WithActivated(logger))
 		<-started
 		run := r.RunID()
 		for _, name := range []string{"osqvisor", "osqvisor_tables"} {

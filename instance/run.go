@@ -132,6 +132,7 @@ type activations struct{ config, logger int }
 
 // noteActivation is called by a call of osqueryd's, before it is answered.
 func (in *Instance) noteActivation(what string) {
+	in.o.activated(what)
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	r := in.current

@@ -14,8 +14,8 @@ import (
 
 	"github.com/osquery/osquery-go/gen/osquery"
 
-	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -97,7 +97,7 @@ func (in *Instance) register(ctx context.Context, c *thriftconn.Conn, name strin
 
 // watched is our extension, with the calls of its logger watched.
 type watched struct {
-	*extension.Extension
+	*plugin.Extension
 	logging *loggerCalls
 }
 

@@ -18,7 +18,7 @@ func TestRunTakesOverShipping(t *testing.T) {
 	server := extension.NewMemory()
 	server.SetConfig("vendor", map[string]string{"main": `{"schedule":{"always": {"query": "select 1", "interval": 1, "snapshot": true}}}`})
 	in := newInstance(t, osquerydtest.Start(t, osquerydtest.WithScript(fast)).Path(), instance.WithTransport(server),
-		instance.WithExtension(extension.WithLogBatch(1, 1<<20, 10*time.Millisecond)))
+		instance.WithLogs(extension.Logs{BatchLines: 1, BatchAge: 10 * time.Millisecond}))
 	shipping, endShipping := context.WithCancel(patient(t))
 	shipped := make(chan error, 1)
 	go func() { shipped <- in.Ship(shipping) }()

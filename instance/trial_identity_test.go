@@ -69,7 +69,7 @@ func TestTrial09WhatEnrolsIsWhatLogs(t *testing.T) {
 		for _, name := range []string{"", "", "Named-By the.host"} {
 			opts := []instance.Option{
 				instance.WithTransport(client), instance.WithRoot(fmt.Sprintf("%s/%d", base, len(seen))),
-				instance.WithExtension(extension.WithLogBatch(100, 1<<20, 50*time.Millisecond)),
+				instance.WithLogs(extension.Logs{BatchLines: 100, BatchAge: 50 * time.Millisecond}),
 			}
 			if name != "" {
 				opts = append(opts, instance.WithHostIdentifier(name))

@@ -109,7 +109,7 @@ func TestTrial08SameAsTheTLSLogger(t *testing.T) {
 		server, client := fleet(t)
 		server.SetConfig("", everyKind)
 		r := start(t, binary, instance.WithTransport(client), instance.WithFlag("verbose", "true"),
-			instance.WithExtension(extension.WithLogBatch(100, 1<<20, 50*time.Millisecond)))
+			instance.WithLogs(extension.Logs{BatchLines: 100, BatchAge: 50 * time.Millisecond}))
 		if got := collect(t, server, enrolledAs(server)); !reflect.DeepEqual(got, want) {
 			t.Errorf("we send %q, want %q", got, want)
 		}

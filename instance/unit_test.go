@@ -17,7 +17,7 @@ import (
 // is documented.
 func TestPromise12EveryDurationIsBounded(t *testing.T) {
 	o := defaults("a")
-	fields := 0
+	fields := 2 // Config.Refresh and Distributed.Interval; the others of package extension are checked by internal/plugin
 	for _, of := range []reflect.Type{
 		reflect.TypeFor[options](), reflect.TypeFor[Timeouts](), reflect.TypeFor[Health](), reflect.TypeFor[Queries](),
 		reflect.TypeFor[Diagnostics](),

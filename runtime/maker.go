@@ -6,6 +6,8 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/internal/control"
+	"github.com/osqvisor/osqvisor/internal/delivery"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -58,9 +60,9 @@ type realMaker struct {
 	noRoot   bool   // so is the root
 	defaults []instance.Option
 	gate     func(id string) control.Gate
-	pace     *extension.EnrollPace // of all instances together
+	pace     *plugin.EnrollPace // of all instances together
 	shared   *control.Shared
-	disk     *extension.DiskBudget // of all instances together
+	disk     *delivery.Budget // of all instances together
 }
 
 func (k *realMaker) options(own []instance.Option, set func(*control.Settings)) []instance.Option {

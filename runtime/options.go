@@ -111,7 +111,7 @@ func WithStartTurn(d time.Duration) Option { return func(o *options) { o.startTu
 func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
 
 // WithDisk bounds what the queues of all instances take of the disk together. The default is 4 GiB, and to leave a
-// twentieth of the file system free, at most 1 GiB. What a full queue does is set by extension.WithFullQueue.
+// twentieth of the file system free, at most 1 GiB. What a full queue does is set by extension.Logs.WhenFull.
 func WithDisk(l extension.DiskLimits) Option { return func(o *options) { o.disk = l } }
 
 // WithRateAlarm emits a stats.RateAlarm when an instance is restarted after

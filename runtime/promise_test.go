@@ -178,9 +178,9 @@ func TestPromise09PanicsAreContained(t *testing.T) {
 		}
 		h := newHost(t, d, runtime.WithTransport(transport),
 			runtime.WithObserver(stats.ObserverFunc(func(context.Context, stats.Event) { panic("observer") })),
-			runtime.WithInstanceDefaults(instance.WithDistributed(time.Second)),
+			runtime.WithInstanceDefaults(instance.WithDistributed(extension.Distributed{Interval: time.Second})),
 			runtime.WithInstance("plain", instance.WithTables(bad)),
-			runtime.WithInstance("policy", instance.WithExtension(extension.WithConfigPolicy(policy))),
+			runtime.WithInstance("policy", instance.WithConfig(extension.Config{Policy: policy})),
 			runtime.WithInstance("checker",
 				instance.WithHealth(instance.Health{Interval: 100 * time.Millisecond, Check: checker})),
 			runtime.WithInstance("config", instance.WithTransport(extension.Funcs{

@@ -8,9 +8,10 @@ import (
 	"sync"
 	"time"
 
-	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/control"
+	"github.com/osqvisor/osqvisor/internal/delivery"
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 )
 
 // Runner supervises a set of instances. All methods are safe for concurrent use,
@@ -59,8 +60,8 @@ func plan(opts []Option) (*Runner, error) {
 	}
 	maker := &realMaker{
 		root: o.root, noRoot: o.rootSet && o.root == "", defaults: o.defaults, gate: r.gateOf,
-		pace: extension.NewEnrollPace(extension.DefaultEnrollRate), shared: &control.Shared{},
-		disk: extension.NewDiskBudget(o.disk),
+		pace: plugin.NewEnrollPace(plugin.DefaultEnrollRate), shared: &control.Shared{},
+		disk: delivery.NewBudget(o.disk),
 	}
 	r.maker = maker
 	if o.binarySet {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/internal/testhelp"
 	"github.com/osqvisor/osqvisor/runtime"
 	"github.com/osqvisor/osqvisor/stats"
@@ -50,8 +51,9 @@ func TestTrial06UpdateOfTheDirectoryBringsTheQueueAlong(t *testing.T) {
 // queueLines fills the queue of results in an instance's directory.
 func queueLines(t *testing.T, dir string, n int) []string {
 	t.Helper()
-	e, err := extension.New(extension.WithDir(dir), extension.WithTransport(extension.NewMemory()),
-		extension.WithNode(func() extension.Node { return extension.Node{Instance: "tenant"} }))
+	e, err := plugin.New(plugin.Settings{
+		Dir: dir, Transport: extension.NewMemory(), Node: func() extension.Node { return extension.Node{Instance: "tenant"} },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/internal/testhelp"
 	"github.com/osqvisor/osqvisor/runtime"
 	"github.com/osqvisor/osqvisor/stats"
@@ -15,7 +16,7 @@ import (
 
 // TestTrial23InstancesOfARunnerShareAPace: a third of what a minute takes enrols at once, the others follow.
 func TestTrial23InstancesOfARunnerShareAPace(t *testing.T) {
-	const atOnce = extension.DefaultEnrollRate / 3
+	const atOnce = plugin.DefaultEnrollRate / 3
 	mem := extension.NewMemory()
 	opts := []runtime.Option{runtime.WithInstanceDefaults(instance.WithTransport(mem))}
 	var ids []string

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/internal/testhelp"
 	"github.com/osqvisor/osqvisor/runtime"
@@ -44,8 +43,7 @@ func survives(t *testing.T, h slog.Handler) {
 	host := newHost(t, fakeWith(t), runtime.WithLogger(log),
 		runtime.WithInstanceDefaults(instance.WithTimeouts(instance.Timeouts{Observers: time.Second})),
 		runtime.WithInstance("vendor"),
-		runtime.WithInstance("tenant", instance.WithLogger(log), instance.WithObserver(stats.LogTo(log)),
-			instance.WithExtension(extension.WithLogger(log))))
+		runtime.WithInstance("tenant", instance.WithLogger(log), instance.WithObserver(stats.LogTo(log))))
 	host.run(t)
 	host.ready(t, "vendor", "tenant")
 	kill(t, host.pid(t, "vendor"))

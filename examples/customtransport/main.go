@@ -98,8 +98,8 @@ func supervise(ctx context.Context, osqueryd, root, address string, server *Serv
 		runtime.WithRoot(root),
 		runtime.WithTransport(&Client{base: address, http: httpClient}), // one for all instances
 		runtime.WithInstanceDefaults(
-			instance.WithDistributed(time.Second), // for the eye; in earnest ask once a minute
-			instance.WithExtension(extension.WithLogBatch(1000, 1<<20, time.Second/2)),
+			instance.WithDistributed(extension.Distributed{Interval: time.Second}), // for the eye; in earnest ask once a minute
+			instance.WithLogs(extension.Logs{BatchAge: time.Second / 2}),
 		),
 	}
 	for _, id := range ids {

@@ -14,8 +14,6 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
 	"github.com/osqvisor/osqvisor/instance"
-
-	// A host has no need of this package: by it the agent reports to the process that watches it.
 	"github.com/osqvisor/osqvisor/internal/tlstrial"
 	"github.com/osqvisor/osqvisor/runtime"
 	"github.com/osqvisor/osqvisor/stats"
@@ -83,13 +81,12 @@ func newAgent(o tlstrial.Orders, out *tlstrial.Sender, log *slog.Logger) (*agent
 		runtime.WithLogger(log),
 		runtime.WithRestart(runtime.RestartPolicy{Initial: 200 * time.Millisecond, Max: 2 * time.Second}),
 		runtime.WithInstanceDefaults(
-			instance.WithConfigRefresh(10*time.Second),
-			instance.WithDistributed(2*time.Second),
-			instance.WithExtension(
-				extension.WithConfigPolicy(withTicks),
-				extension.WithLogBatch(200, 256<<10, 500*time.Millisecond),
-				extension.WithBackoff(200*time.Millisecond, 2*time.Second),
-			),
+			instance.WithConfig(extension.Config{Refresh: 10 * time.Second, Policy: withTicks}),
+			instance.WithDistributed(extension.Distributed{Interval: 2 * time.Second}),
+			instance.WithLogs(extension.Logs{
+				BatchLines: 200, BatchBytes: 256 << 10, BatchAge: 500 * time.Millisecond,
+				Delivery: extension.Delivery{FirstWait: 200 * time.Millisecond, LongestWait: 2 * time.Second},
+			}),
 		),
 	}
 	for _, id := range tlstrial.Names() {

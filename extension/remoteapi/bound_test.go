@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 )
 
 // silent is a server that does not answer.
@@ -95,8 +96,10 @@ func TestBatchOnASlowLinkArrives(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		ext, err := extension.New(extension.WithDir(dir), extension.WithTransport(client),
-			extension.WithNode(func() extension.Node { return extension.Node{Instance: "a", HostIdentifier: "a"} }))
+		ext, err := plugin.New(plugin.Settings{
+			Dir: dir, Transport: client,
+			Node: func() extension.Node { return extension.Node{Instance: "a", HostIdentifier: "a"} },
+		})
 		if err != nil {
 			t.Fatal(err)
 		}

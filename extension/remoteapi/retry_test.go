@@ -2,6 +2,7 @@ package remoteapi_test
 
 import (
 	"context"
+	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
 	"errors"
@@ -13,33 +14,36 @@ import (
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/extension/remoteapi"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
 // host is an extension that speaks to a server through a client, with what it announced.
 type host struct {
-	*extension.Extension
+	*plugin.Extension
 	mu     sync.Mutex
 	failed []stats.TransportFailed
 }
 
-func newHost(t *testing.T, client *remoteapi.Client, opts ...extension.Option) *host {
+func newHost(t *testing.T, client *remoteapi.Client, signer crypto.Signer) *host {
 	t.Helper()
 	h := &host{}
-	opts = append([]extension.Option{
-		extension.WithNode(func() extension.Node { return extension.Node{Instance: "a", HostIdentifier: "a"} }),
-		extension.WithDir(t.TempDir()), extension.WithTransport(client), extension.WithLogBatch(1000, 1<<20, time.Hour),
-		extension.WithBackoff(time.Millisecond, time.Millisecond),
-		extension.WithEmit(func(e stats.Event) {
+	ext, err := plugin.New(plugin.Settings{
+		Node: func() extension.Node { return extension.Node{Instance: "a", HostIdentifier: "a"} },
+		Dir:  t.TempDir(), Transport: client, Drain: 5 * time.Second,
+		Logs: extension.Logs{
+			BatchAge: time.Hour, Signer: signer,
+			Delivery: extension.Delivery{FirstWait: time.Millisecond, LongestWait: time.Millisecond},
+		},
+		Emit: func(e stats.Event) {
 			if e, ok := e.(stats.TransportFailed); ok {
 				h.mu.Lock()
 				defer h.mu.Unlock()
 				h.failed = append(h.failed, e)
 			}
-		}),
-	}, opts...)
-	ext, err := extension.New(opts...)
+		},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,7 +87,7 @@ func TestBadAnswersAreRetried(t *testing.T) {
 			}
 			server, client := serve(t, remoteapi.WithLimits(remoteapi.Limits{Config: 1 << 20, Answer: 64 << 10, Timeout: timeout}))
 			server.SetConfig("a", `{"schedule":{"q":{"query":"select 1","interval":60}}}`)
-			h := newHost(t, client)
+			h := newHost(t, client, nil)
 			if _, _, err := h.FetchConfig(within(t, 20*time.Second)); err != nil { // enrols
 				t.Fatal(err)
 			}
@@ -202,7 +206,7 @@ func TestSignatureVerifiesAtTheServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	server, client := serve(t, remoteapi.WithGzip())
-	h := newHost(t, client, extension.WithSigner(private))
+	h := newHost(t, client, private)
 	h.log(`{ "n" : 1.0, "s":"<&> ž" }`, `{"n":2}`)
 	if err := h.Flush(within(t, 20*time.Second)); err != nil {
 		t.Fatal(err)

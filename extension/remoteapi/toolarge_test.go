@@ -59,7 +59,7 @@ func bodyLimit(limit int) func(remoteapitest.Call, *http.Request) remoteapitest.
 func TestShipperSplitsWhatTheServerFindsTooLarge(t *testing.T) {
 	server, client := serve(t)
 	server.SetFault(bodyLimit(600))
-	h := newHost(t, client)
+	h := newHost(t, client, nil)
 	var want []string
 	for i := range 300 {
 		line := fmt.Sprintf(`{"n":%d}`, i)

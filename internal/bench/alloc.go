@@ -5,8 +5,8 @@ import (
 	"errors"
 	"runtime"
 
-	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/emit"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/internal/record"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -27,13 +27,13 @@ func allocGroup() Group {
 func openAlloc(_ context.Context, env *Env) (*Job, error) {
 	rec := record.New("bench", 0)
 	emitter := emit.New(context.Background(), 0, rec, stats.ObserverFunc(func(context.Context, stats.Event) {}))
-	observed, err := env.newExtension(
-		extension.WithCounters(rec.Counters()),
-		extension.WithEmit(func(e stats.Event) { emitter.Emit(context.Background(), e) }))
+	observed, err := env.newExtension(plugin.Settings{
+		Counters: rec.Counters(), Emit: func(e stats.Event) { emitter.Emit(context.Background(), e) },
+	})
 	if err != nil {
 		return nil, err
 	}
-	alone, err := env.newExtension()
+	alone, err := env.newExtension(plugin.Settings{})
 	if err != nil {
 		return nil, errors.Join(err, observed.Close())
 	}
@@ -50,7 +50,7 @@ func openAlloc(_ context.Context, env *Env) (*Job, error) {
 }
 
 // allocsPerLine gives the mean number of allocations of n calls, and of after.
-func allocsPerLine(ctx context.Context, x *extension.Extension, n int, after func()) (float64, error) {
+func allocsPerLine(ctx context.Context, x *plugin.Extension, n int, after func()) (float64, error) {
 	req := map[string]string{"string": logLine(), "category": "event"}
 	for range 100 { // what is kept for later calls
 		x.Call(ctx, "logger", x.Name(), req)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 )
 
 // durableGroup measures lines that are on the disk before osqueryd is answered.
@@ -27,10 +28,10 @@ func durableGroup() Group {
 }
 
 func openDurable(_ context.Context, env *Env) (*Job, error) {
-	var all []*extension.Extension
-	closeAll := func() { _ = each(all, (*extension.Extension).Close) }
+	var all []*plugin.Extension
+	closeAll := func() { _ = each(all, (*plugin.Extension).Close) }
 	for range 8 {
-		x, err := env.newExtension(extension.WithSync(extension.SyncEachLine()))
+		x, err := env.newExtension(plugin.Settings{Logs: extension.Logs{Sync: extension.SyncEachLine}})
 		if err != nil {
 			closeAll()
 			return nil, err
@@ -53,7 +54,7 @@ func openDurable(_ context.Context, env *Env) (*Job, error) {
 }
 
 type durable struct {
-	exts []*extension.Extension
+	exts []*plugin.Extension
 	file *os.File
 	n    int
 }
@@ -82,15 +83,15 @@ func (d *durable) inTurns(ctx context.Context) ([]Sample, error) {
 
 // together has 8 writers of one instance, and then one writer of 8.
 func (d *durable) together(ctx context.Context) ([]Sample, error) {
-	one, err := d.writers(ctx, func(int) *extension.Extension { return d.exts[0] })
+	one, err := d.writers(ctx, func(int) *plugin.Extension { return d.exts[0] })
 	if err != nil {
 		return nil, err
 	}
-	many, err := d.writers(ctx, func(i int) *extension.Extension { return d.exts[i] })
+	many, err := d.writers(ctx, func(i int) *plugin.Extension { return d.exts[i] })
 	return []Sample{{1, Ours, one}, {2, Ours, many}}, err
 }
 
-func (d *durable) writers(ctx context.Context, of func(i int) *extension.Extension) (float64, error) {
+func (d *durable) writers(ctx context.Context, of func(i int) *plugin.Extension) (float64, error) {
 	const writers = 8
 	errs := make([]error, writers)
 	text := logLine()
@@ -109,7 +110,7 @@ func (d *durable) writers(ctx context.Context, of func(i int) *extension.Extensi
 }
 
 // store hands an extension a log line, as osqueryd's call does.
-func store(ctx context.Context, x *extension.Extension, line string) error {
+func store(ctx context.Context, x *plugin.Extension, line string) error {
 	res := x.Call(ctx, "logger", x.Name(), map[string]string{"string": line, "category": "event"})
 	if res.Status.Code != 0 {
 		return errors.New(res.Status.Message)
@@ -118,13 +119,14 @@ func store(ctx context.Context, x *extension.Extension, line string) error {
 }
 
 // newExtension makes an extension without an osqueryd.
-func (e *Env) newExtension(opts ...extension.Option) (*extension.Extension, error) {
+func (e *Env) newExtension(set plugin.Settings) (*plugin.Extension, error) {
 	dir, err := e.newDir()
 	if err != nil {
 		return nil, err
 	}
-	return extension.New(append([]extension.Option{
-		extension.WithDir(dir), extension.WithTransport(takesAll()),
-		extension.WithNode(func() extension.Node { return extension.Node{Instance: "bench"} }),
-	}, opts...)...)
+	set.Dir, set.Node = dir, func() extension.Node { return extension.Node{Instance: "bench"} }
+	if set.Transport == nil {
+		set.Transport = takesAll()
+	}
+	return plugin.New(set)
 }

@@ -54,7 +54,7 @@ func (e *Env) newSet(o setOptions) (*set, error) {
 		runtime.WithBinary(e.Binary), runtime.WithRoot(root), runtime.WithTransport(takesAll()),
 		runtime.WithRestart(runtime.RestartPolicy{HealthyAfter: time.Millisecond, Budget: -1}),
 		runtime.WithInstanceDefaults(append([]instance.Option{
-			instance.WithDistributed(0), instance.WithWatchdog(instance.Watchdog{Disabled: !o.watchdog}),
+			instance.WithDistributed(extension.Distributed{Interval: -1}), instance.WithWatchdog(instance.Watchdog{Disabled: !o.watchdog}),
 		}, o.extra...)...),
 	}
 	for i := range o.n {

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 )
 
 // shipGroup measures how fast queued lines are delivered to a transport that takes
@@ -57,7 +58,7 @@ func (e *Env) ship(ctx context.Context, lines int) (rate, cores float64, err err
 		}
 		return nil
 	}}
-	x, err := e.newExtension(extension.WithTransport(sink), extension.WithSync(extension.SyncNever()))
+	x, err := e.newExtension(plugin.Settings{Transport: sink, Logs: extension.Logs{Sync: extension.SyncNever}})
 	if err != nil {
 		return 0, 0, err
 	}

@@ -8,7 +8,8 @@ import (
 	"sync"
 	"time"
 
-	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/delivery"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -28,9 +29,9 @@ type Settings struct {
 	// Gate bounds how many instances start at once.
 	Gate Gate
 	// Pace limits the enrolments of all instances that have the same one.
-	Pace *extension.EnrollPace
+	Pace *plugin.EnrollPace
 	// Disk bounds the queues of all instances that have the same one.
-	Disk *extension.DiskBudget
+	Disk *delivery.Budget
 	// Shared is what instances know of binaries together.
 	Shared *Shared
 	// Context ends the executions of the binary by instance.New, which fails then.

@@ -301,13 +301,14 @@ func timeouts(start time.Duration) instance.Timeouts {
 // options makes everything quick, so that a game takes a minute and not an hour.
 func (w *world) options() []instance.Option {
 	opts := []instance.Option{
-		instance.WithDistributed(0), instance.WithConfigRefresh(0), instance.WithTimeouts(timeouts(startPatience)),
-		instance.WithExtension(
-			extension.WithConfigTimeout(500*time.Millisecond), extension.WithTransportTimeout(time.Second),
-			extension.WithLogBatch(200, 64<<10, 50*time.Millisecond),
-			extension.WithBackoff(20*time.Millisecond, 200*time.Millisecond),
-			extension.WithSync(extension.SyncNever()),
-		),
+		instance.WithDistributed(extension.Distributed{Interval: -1}), instance.WithTimeouts(timeouts(startPatience)),
+		instance.WithConfig(extension.Config{Refresh: -1, Timeout: 500 * time.Millisecond}),
+		instance.WithLogs(extension.Logs{
+			BatchLines: 200, BatchBytes: 64 << 10, BatchAge: 50 * time.Millisecond, Sync: extension.SyncNever,
+			Delivery: extension.Delivery{
+				Timeout: time.Second, FirstWait: 20 * time.Millisecond, LongestWait: 200 * time.Millisecond,
+			},
+		}),
 	}
 	if w.fake != nil {
 		return append(opts,

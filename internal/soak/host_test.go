@@ -66,11 +66,11 @@ func hostOptions(cfg hostConfig, client *remoteapi.Client) []runtime.Option {
 		// Kills are the point: they must neither park an instance nor make the soak wait.
 		runtime.WithRestart(runtime.RestartPolicy{Initial: 20 * time.Millisecond, Max: 200 * time.Millisecond, Budget: -1}),
 		runtime.WithInstanceDefaults(
-			instance.WithDistributed(0),
-			instance.WithExtension(
-				extension.WithLogBatch(200, 32<<10, 20*time.Millisecond),
-				extension.WithBackoff(5*time.Millisecond, 50*time.Millisecond),
-			),
+			instance.WithDistributed(extension.Distributed{Interval: -1}),
+			instance.WithLogs(extension.Logs{
+				BatchLines: 200, BatchBytes: 32 << 10, BatchAge: 20 * time.Millisecond,
+				Delivery: extension.Delivery{FirstWait: 5 * time.Millisecond, LongestWait: 50 * time.Millisecond},
+			}),
 		),
 	}
 	for _, id := range cfg.Instances {

@@ -124,3 +124,11 @@ func WaitEvents[T stats.Event](t testing.TB, e *Events, id string, n int) []T {
 		}
 	}
 }
+
+// Equal fails the test when got is not want; what names them.
+func Equal[T comparable](t testing.TB, what string, got, want T) {
+	t.Helper()
+	if got != want {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}

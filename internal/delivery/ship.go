@@ -1,0 +1,474 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/spool"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// attempt tries to deliver the batch under way, or the next one. The caller holds
+// s.busy.
+func (s *Shipper) attempt(ctx context.Context) error {
+	if err := s.load(ctx); err != nil {
+		if ctx.Err() != nil {
+			return err
+		}
+		return s.postpone(fmt.Errorf("prepare a batch of the %s queue: %w", s.Set.Name, err))
+	}
+	b := s.step.flight
+	if b == nil {
+		return nil
+	}
+	if s.step.settled {
+		return s.settle()
+	}
+	if s.step.doubt.wantsProbe(time.Now(), s.Set.Elsewhere(), len(b.Lines)) {
+		if done, err := s.probe(ctx); done {
+			return err
+		}
+	}
+	b.Try++
+	start := time.Now()
+	late, err := s.deliver(ctx, *b)
+	switch {
+	case err == nil:
+		return s.delivered(time.Since(start))
+	case ctx.Err() != nil:
+		return err
+	case late:
+		s.step.pace.timedOut()
+	}
+	return s.failed(ctx, err)
+}
+
+// failed decides what follows from a call that failed.
+func (s *Shipper) failed(ctx context.Context, err error) error {
+	b := s.step.flight
+	switch {
+	case errors.Is(err, extension.ErrUnsupported):
+		return s.discard()
+	case errors.Is(err, extension.ErrTooLarge) && len(b.Lines) > 1:
+		s.step.pace.tooLarge(b.Bytes)
+		return s.split(ctx)
+	case errors.Is(err, extension.ErrPermanent) && len(b.Lines) > 1:
+		return s.narrow(ctx)
+	case errors.Is(err, extension.ErrPermanent), errors.Is(err, extension.ErrTooLarge):
+		return s.bury(err, "refused for good by the server")
+	default:
+		return s.refused(ctx, err)
+	}
+}
+
+// deliver makes one call; late tells that it took too long.
+func (s *Shipper) deliver(ctx context.Context, b extension.Batch) (late bool, err error) {
+	call, cancel := context.WithTimeout(ctx, s.step.pace.limit())
+	defer cancel()
+	err = s.Set.Send(call, b)
+	return call.Err() != nil && errors.Is(err, context.DeadlineExceeded), err
+}
+
+// refused decides what follows from a failure that is nobody's last word.
+func (s *Shipper) refused(ctx context.Context, err error) error {
+	d, b := &s.step.doubt, s.step.flight
+	d.turn = false
+	active, fresh := d.refused(time.Now(), b.Last, s.Set.Logs.Delivery), d.fresh
+	defer s.rememberDoubt()
+	if !active {
+		return s.postpone(err)
+	}
+	d.fresh = false
+	switch {
+	case len(b.Lines) > 1 && d.contrast:
+		return s.split(ctx)
+	case len(b.Lines) == 1 && fresh:
+		d.proofs++
+		if d.proofs >= proofs {
+			d.proven = time.Now()
+			return s.bury(err, "refused by the server, which took the lines around it")
+		}
+	}
+	return s.postpone(err)
+}
+
+// narrow begins to look for the line because of which a batch is refused for good.
+func (s *Shipper) narrow(ctx context.Context) error {
+	d := &s.step.doubt
+	if !d.active {
+		d.open(time.Now(), s.step.flight.Last)
+	}
+	d.contrast = true // the server said so itself
+	return s.split(ctx)
+}
+
+// probe sends one line from behind the batch under suspicion. It tells whether that was all
+// that is to be done now.
+func (s *Shipper) probe(ctx context.Context) (done bool, err error) {
+	d, b := &s.step.doubt, s.step.flight
+	r, err := s.Store.Read(s.beyond(b.Last), 1, 0)
+	if err != nil {
+		return true, s.postpone(fmt.Errorf("prepare a batch of the %s queue: %w", s.Set.Name, err))
+	}
+	if len(r.Lines) == 0 {
+		if d.reach > 0 {
+			d.reach = 0
+			return false, nil
+		}
+		if len(b.Lines) == 1 {
+			return false, nil // it holds up nothing
+		}
+		return true, s.split(ctx) // its other half is what is behind then
+	}
+	other, err := s.batch(ctx, r)
+	if err != nil {
+		return true, s.postpone(err)
+	}
+	other.Try = 1
+	d.probed = time.Now()
+	if _, err := s.deliver(ctx, *other); err != nil {
+		if ctx.Err() != nil {
+			return true, err
+		}
+		d.turn = true
+		d.reach = (d.reach + 1) % probeReach
+		return true, s.postpone(err)
+	}
+	if d.ahead == nil {
+		d.ahead = map[uint64]bool{}
+	}
+	d.ahead[r.Last], d.reach = true, 0
+	d.contrast, d.fresh, d.lonely = true, true, 0
+	s.step.backoff.Reset()
+	s.shipped(*other)
+	return true, nil
+}
+
+// beyond is the number after which the next probe is read.
+func (s *Shipper) beyond(last uint64) uint64 {
+	d := &s.step.doubt
+	at := last + d.reach
+	for d.ahead[at+1] {
+		at++
+	}
+	return at
+}
+
+// load makes the next batch the one under way: its end is written down before it
+// is sent, so that it is the same batch after a restart.
+func (s *Shipper) load(ctx context.Context) error {
+	before := s.Store.Stats()
+	floor := max(before.Acked, before.Evicted)
+	s.noteAge(before)
+	s.step.doubt.forget(floor)
+	if f := s.step.flight; f != nil && !s.step.settled && f.First <= before.Evicted {
+		s.step.flight = nil // announced as lost: it must not arrive all the same
+	}
+	if s.step.flight != nil {
+		return nil
+	}
+	lines, bytes := s.Set.Logs.BatchLines, s.step.pace.target
+	if before.Pinned > floor {
+		lines, bytes = 0, 0 // the batch that was under way, whatever its size
+	}
+	if room := s.step.doubt.room(floor); room > 0 && lines > 0 {
+		lines = min(lines, room)
+	}
+	r, err := s.Store.Read(0, lines, bytes)
+	if err != nil {
+		return err
+	}
+	if r, err = s.leaveOut(r); err != nil {
+		return err
+	}
+	if len(r.Lines) == 0 {
+		return s.loadNothing(r.Last)
+	}
+	if err := s.Store.Pin(r.Last); err != nil {
+		return err
+	}
+	b, err := s.batch(ctx, r)
+	if err != nil {
+		return err
+	}
+	s.step.covers = covers(before, r)
+	s.step.flight, s.step.settled = b, false
+	s.flying.Store(true)
+	s.recallDoubt()
+	return nil
+}
+
+// noteAge remembers how many lines there are now.
+func (s *Shipper) noteAge(st spool.Stats) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.ages.note(time.Now(), st.Last)
+}
+
+// leaveOut takes out of a batch what was delivered ahead of its turn: it begins behind
+// such lines and ends before them.
+func (s *Shipper) leaveOut(r spool.Batch) (spool.Batch, error) {
+	ahead := s.step.doubt.ahead
+	if len(ahead) == 0 {
+		return r, nil
+	}
+	n := 0
+	for n < len(r.Lines) && ahead[r.First+uint64(n)] {
+		n++
+	}
+	if n > 0 {
+		if err := s.Store.Ack(r.First + uint64(n) - 1); err != nil {
+			return r, err
+		}
+		s.step.doubt.forget(r.First + uint64(n) - 1)
+	}
+	end := n
+	for end < len(r.Lines) && !ahead[r.First+uint64(end)] {
+		end++
+	}
+	return partOf(r, n, end), nil
+}
+
+// partOf is the lines of r from one index to before another.
+func partOf(r spool.Batch, from, to int) spool.Batch {
+	out := spool.Batch{First: r.First + uint64(from), Last: r.First + uint64(to) - 1, Lines: r.Lines[from:to]}
+	for _, line := range out.Lines {
+		out.Bytes += len(line)
+	}
+	return out
+}
+
+// loadNothing is a read without lines: at most there are gaps, up to last.
+func (s *Shipper) loadNothing(last uint64) error {
+	s.flying.Store(false)
+	if last > 0 {
+		return s.Store.Ack(last)
+	}
+	if s.Pending() > 0 {
+		return errNothingRead
+	}
+	return nil
+}
+
+var errNothingRead = errors.New("lines are waiting, and none can be read")
+
+func (s *Shipper) batch(ctx context.Context, r spool.Batch) (*extension.Batch, error) {
+	node, err := s.Set.Node()
+	if err != nil {
+		s.Set.Announcer.AnnouncePanic(err)
+		return nil, err
+	}
+	epoch := s.Store.Stats().Epoch
+	b := &extension.Batch{
+		ID:    BatchID(node.Instance, s.Set.Name, epoch, r.First, r.Last),
+		Queue: s.Set.Name, Epoch: epoch, First: r.First, Last: r.Last, Lines: r.Lines, Bytes: r.Bytes,
+	}
+	if s.Set.Form != nil {
+		b.Lines = s.Set.Form(node, r.Lines)
+		b.Bytes = sizeOf(b.Lines)
+	}
+	return b, s.sign(ctx, b)
+}
+
+// sign waits for the signer as long as for the transport: it may be a device that hangs.
+func (s *Shipper) sign(ctx context.Context, b *extension.Batch) (err error) {
+	if s.Set.Logs.Signer == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, s.Set.Logs.Delivery.Timeout)
+	defer cancel()
+	unsigned := *b
+	b.Signature, err = guard.Bounded(ctx, s.Set.Tasks, s.signing, "signer", func(context.Context) ([]byte, error) {
+		return sign(s.Set.Logs.Signer, unsigned)
+	})
+	s.Set.Announcer.AnnouncePanic(err)
+	if err != nil {
+		return fmt.Errorf("sign batch %s: %w", b.ID, err)
+	}
+	return nil
+}
+
+// delivered is a batch that the transport took.
+func (s *Shipper) delivered(took time.Duration) error {
+	b := s.step.flight
+	s.step.pace.delivered(took)
+	s.step.backoff.Reset()
+	s.step.doubt.taken(b.Last)
+	s.shipped(*b)
+	return s.settle()
+}
+
+// settle acknowledges the batch under way and sets when the next may go.
+func (s *Shipper) settle() error {
+	b := s.step.flight
+	s.step.settled = true
+	if err := s.Store.Ack(b.Last); err != nil {
+		return s.postpone(fmt.Errorf("acknowledge batch %s: %w", b.ID, err))
+	}
+	s.step.flight = nil
+	s.flying.Store(false)
+	s.recount(b.Bytes)
+	s.told.Store(false)
+	s.rest(b.Bytes)
+	return nil
+}
+
+// recount notes what waits after a batch of so many bytes was acknowledged. The sum of
+// bytes is not exact: what a queue loses stays in it, and what a start finds is the size
+// of files. A batch that took all there was puts it right.
+func (s *Shipper) recount(sent int) {
+	st := s.Store.Stats()
+	s.lines.Store(int64(st.Records))
+	switch left := s.bytes.Add(-int64(sent)); {
+	case st.Records == 0 || left < 0:
+		s.bytes.Store(0)
+	case s.step.covers > 0 && s.step.covers <= st.AppendedBytes:
+		s.bytes.Store(int64(st.AppendedBytes - s.step.covers))
+	}
+}
+
+// covers gives how many bytes had been appended since the queue was opened when the last
+// line of r was, provided that r reaches to the last line of before; else 0, which says
+// nothing.
+func covers(before spool.Stats, r spool.Batch) uint64 {
+	if r.Last < before.Last {
+		return 0
+	}
+	sum := before.AppendedBytes
+	for i, line := range r.Lines {
+		if r.First+uint64(i) > before.Last {
+			sum += uint64(len(line))
+		}
+	}
+	return sum
+}
+
+// rest sets when the next batch may go: at once, unless there is a backlog and
+// the host limits its rate.
+func (s *Shipper) rest(sent int) {
+	now := time.Now()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.oldest, s.notBefore, s.asked = now, time.Time{}, time.Time{}
+	if s.Set.Logs.BackfillRate > 0 && s.full() {
+		s.notBefore = now.Add(time.Duration(float64(sent) / float64(s.Set.Logs.BackfillRate) * float64(time.Second)))
+	}
+}
+
+// postpone holds the batch under way back, and says so.
+func (s *Shipper) postpone(err error) error {
+	return s.postponeBy(s.step.backoff.NextBackOff(), err)
+}
+
+// postponeBy holds the queue back for a while, or for as long as the server asked for.
+func (s *Shipper) postponeBy(wait time.Duration, err error) error {
+	asked := RetryAfter(err)
+	if asked > 0 {
+		wait = asked
+	}
+	s.mu.Lock()
+	s.notBefore, s.asked = time.Now().Add(wait), time.Time{}
+	if asked > 0 {
+		s.asked = s.notBefore
+	}
+	s.mu.Unlock()
+	s.failedCall(err, wait)
+	return err
+}
+
+// split halves a batch that the server refused. Its lines get another id: when the server
+// took some of them all the same, it is sent those twice.
+func (s *Shipper) split(ctx context.Context) error {
+	b := s.step.flight
+	r := partOf(spool.Batch{First: b.First, Lines: b.Lines}, 0, len(b.Lines)/2)
+	if err := s.Store.Pin(r.Last); err != nil {
+		return s.postpone(fmt.Errorf("split batch %s: %w", b.ID, err))
+	}
+	smaller, err := s.batch(ctx, r)
+	if err != nil {
+		return s.postpone(err)
+	}
+	s.step.flight, s.step.covers = smaller, 0
+	return nil
+}
+
+// bury gives up a line that will never be taken. The next one waits when the server took
+// nothing since the last one was given up: a server that refuses all it gets is at fault itself.
+func (s *Shipper) bury(cause error, reason string) error {
+	b := s.step.flight
+	s.Set.Announcer.Warn("a batch is given up", "batch", b.ID, "reason", reason, "error", cause)
+	s.Lost(reason+s.bequeath(*b, cause), uint64(len(b.Lines)), uint64(b.Bytes))
+	d := &s.step.doubt
+	d.proofs, d.turn, d.refusals = 0, false, 0
+	d.lonely++
+	d.closeAt(b.Last)
+	if d.lonely == 1 {
+		s.step.backoff.Reset()
+		return s.settle()
+	}
+	if err := s.settle(); err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.notBefore = time.Now().Add(s.step.backoff.NextBackOff())
+	return nil
+}
+
+// bequeath keeps a batch as a dead letter, and gives what to add to the reason.
+func (s *Shipper) bequeath(b extension.Batch, cause error) string {
+	if s.dead == nil {
+		return ""
+	}
+	if err := s.dead.Keep(b, cause); err != nil {
+		s.Set.Announcer.Warn("a dead letter was not kept", "batch", b.ID, "error", err)
+		return ", and not kept"
+	}
+	return ", kept as a dead letter"
+}
+
+// discard gives up what waits, and what is to come: there is nobody to take it,
+// which is no loss.
+func (s *Shipper) discard() error {
+	s.discarding.Store(true)
+	s.Set.Announcer.Warn("the transport takes no lines of this queue; they are discarded", "queue", string(s.Set.Name))
+	if last := s.Store.Stats().Last; last > s.step.flight.Last {
+		s.step.flight.Last = last
+	}
+	return s.settle()
+}
+
+// reasonOf gives a few stable words for why the queue did not take a line.
+func reasonOf(err error) string {
+	switch {
+	case errors.Is(err, spool.ErrNoSpace):
+		return "no space left"
+	case errors.Is(err, spool.ErrFull):
+		return "the queue is full"
+	case errors.Is(err, spool.ErrTooLarge):
+		return "longer than the limit of a line"
+	case errors.Is(err, spool.ErrClosed):
+		return "the extension is closed"
+	default:
+		return "input or output failed"
+	}
+}
+
+// failedCall announces a call that failed.
+func (s *Shipper) failedCall(err error, wait time.Duration) {
+	s.Set.Announcer.Announce(func(h stats.Head) stats.Event {
+		return stats.TransportFailed{Head: h, Call: s.Set.Call, Err: err, Retry: wait}
+	})
+}
+
+// shipped counts and announces a batch that the transport accepted.
+func (s *Shipper) shipped(b extension.Batch) {
+	s.Set.Counters.Out(len(b.Lines), b.Bytes)
+	s.Set.Announcer.Announce(func(h stats.Head) stats.Event {
+		return stats.LogsShipped{Head: h, Batch: b.ID, Queue: string(b.Queue), Lines: len(b.Lines), Bytes: b.Bytes}
+	})
+}

@@ -1,0 +1,413 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cenkalti/backoff/v4"
+
+	"github.com/osqvisor/osqvisor/extension"
+	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/record"
+	"github.com/osqvisor/osqvisor/internal/spool"
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// shipper moves the lines of one queue to the transport: in order, one batch at a
+// time, each with an id that stays.
+type Shipper struct {
+	Set     Settings
+	Store   Store
+	dead    *deadLetters // nil: nothing is kept
+	notes   string       // where the case against a batch is kept; empty: nowhere
+	live    *live        // how distributed results are delivered; nil for logs
+	signing guard.Slot   // one call of the signer at a time
+
+	// Hot path: how much waits, and when to wake the dispatcher.
+	lines, bytes atomic.Int64
+	alert        atomic.Bool // wake at the next line
+	told         atomic.Bool // a full batch was reported
+	discarding   atomic.Bool // the transport takes no such lines
+	flying       atomic.Bool // a batch is under way
+
+	busy guard.Slot // who has it owns the fields below
+	step struct {
+		flight  *extension.Batch
+		settled bool   // flight is dealt with and only has to be acknowledged
+		covers  uint64 // see covers; of flight
+		pace    pace
+		backoff *backoff.ExponentialBackOff
+		doubt   doubt
+		// recalled is true when what an earlier process wrote down of doubt was read.
+		recalled bool
+	}
+
+	mu        sync.Mutex
+	oldest    time.Time // when the oldest waiting line came; zero: long ago
+	notBefore time.Time // backoff, rate or the server's wish
+	asked     time.Time // the server's wish alone
+	ages      ages
+}
+
+// ages remembers how many lines there had been at some moments, which tells how old the
+// oldest is that waits. The shipper's mu guards it.
+type ages []ageMark
+
+// ageMark is a moment at which after was the number of the newest line.
+type ageMark struct {
+	after uint64
+	at    time.Time
+}
+
+// maxAges bounds how many moments are remembered.
+const maxAges = 256
+
+// note remembers the moment.
+func (a *ages) note(now time.Time, newest uint64) {
+	n := len(*a)
+	if n > 0 && (*a)[n-1].after >= newest {
+		(*a)[n-1].at = now // nothing came since
+		return
+	}
+	if n == maxAges { // keep every second one
+		for i := range n / 2 {
+			(*a)[i] = (*a)[2*i]
+		}
+		*a = (*a)[:n/2]
+	}
+	*a = append(*a, ageMark{newest, now})
+}
+
+// since gives a moment before which the line had not come, and forgets what is earlier.
+func (a *ages) since(line uint64) time.Time {
+	for len(*a) > 1 && (*a)[1].after < line {
+		*a = (*a)[1:]
+	}
+	if len(*a) == 0 {
+		return time.Time{}
+	}
+	return (*a)[0].at
+}
+
+// shipSettings is what a shipper is made of.
+type Settings struct {
+	Name extension.Queue
+	Call string // the transport's call, as events name it
+	Dir  string // the instance's
+	// logs is complete: no field is zero that has a default.
+	Logs     extension.Logs
+	Deferred bool // the queue is opened by open
+	Discard  bool // there is nobody to deliver to
+	Budget   *Budget
+	Node     func() (extension.Node, error)
+	Form     func(extension.Node, [][]byte) [][]byte // what the lines are sent as, one for one; nil: as they are
+	Send     func(context.Context, extension.Batch) error
+	Results  *Results // of the queue of distributed results, in place of send
+	// elsewhere returns when another call of the transport last succeeded; nil stands for never.
+	Elsewhere func() time.Time
+
+	Announcer *guard.Announcer
+	Counters  *record.Counters
+	Drops     *Drops
+	Wake      func()
+	Tasks     *guard.Tasks
+}
+
+var errLineTooLong = errors.New("it is longer than the limit of a line")
+
+// openShipper makes the shipper of a queue, and opens the queue unless that is deferred.
+func Open(set Settings) (*Shipper, error) {
+	if set.Results != nil {
+		l := &set.Logs // each write goes alone and at once
+		l.BatchLines, l.BatchBytes, l.BatchAge, l.BackfillRate, l.Signer = 1, 1, 0, 0, nil
+		l.LineLimit = maxDistributed(l.QueueBytes)
+	}
+	known := &damages{}
+	q := &lazyQueue{
+		fresh: func() bool { return set.Deferred && neverQueued(set.Dir, set.Name) },
+		open: func() (Store, error) {
+			q, found, err := openQueue(set.Dir, set.Name, spoolOptions(&set, func(l spool.Loss) {
+				known.noted(l)
+				set.lost(l)
+			}))
+			if err == nil {
+				set.recovered(found, known)
+			}
+			return q, err
+		},
+	}
+	if !set.Deferred {
+		if err := q.reopen(); err != nil {
+			return nil, err
+		}
+	}
+	s := New(q, set)
+	s.notes = doubtPath(set.Dir, set.Name)
+	if set.Logs.DeadLetterBytes > 0 {
+		s.dead = NewDeadLetters(set.Dir, set.Name, set.Logs.DeadLetterBytes)
+	}
+	if set.Results != nil {
+		s.live = newLive(s, set.Dir)
+		s.live.restore()
+	}
+	return s, nil
+}
+
+// maxDistributed bounds one write of distributed results that is kept on disk.
+func maxDistributed(queueBytes int64) int { return int(min(32<<20, queueBytes/4)) }
+
+func New(q Store, set Settings) *Shipper {
+	if set.Elsewhere == nil {
+		set.Elsewhere = func() time.Time { return time.Time{} }
+	}
+	s := &Shipper{Set: set, Store: q, busy: guard.NewSlot(), signing: guard.NewSlot()}
+	s.step.pace = newPace(set.Logs.BatchBytes, set.Logs.Delivery.Timeout)
+	s.step.backoff = NewBackoff(set.Logs.Delivery.FirstWait, set.Logs.Delivery.LongestWait)
+	st := q.Stats()
+	s.lines.Store(int64(st.Records))
+	s.bytes.Store(max(0, st.Bytes))
+	s.flying.Store(st.Pinned > st.Acked)
+	s.alert.Store(st.Records == 0)
+	s.discarding.Store(set.Discard)
+	s.ages.note(time.Now(), max(st.Acked, st.Evicted))
+	return s
+}
+
+// recovered announces what the opening of a queue found.
+func (s *Settings) recovered(found spool.Recovery, known *damages) {
+	if known.unheard(found) {
+		s.Drops.Defer(func(h stats.Head) stats.Event {
+			return stats.QueueDamaged{
+				Head: h, Queue: string(s.Name), Bytes: found.CutBytes + found.DamagedBytes,
+				Missing: found.Missing, CursorLost: found.CursorLost,
+			}
+		})
+		s.Wake()
+	}
+	s.lost(spool.Loss{Reason: spool.Damaged, Records: known.news(found)})
+}
+
+// lost notes lines that a queue lost after they were stored.
+func (s *Settings) lost(l spool.Loss) {
+	if l.Records == 0 {
+		return
+	}
+	bytes := uint64(max(0, l.Bytes))
+	s.Drops.add(s.Name, l.Reason.String(), l.Records, bytes)
+	s.Counters.Dropped(l.Records, bytes)
+	s.Wake()
+}
+
+// open opens the queue if it is not open.
+func (s *Shipper) OpenStore() error {
+	q, ok := s.Store.(*lazyQueue)
+	if !ok || q.isOpen() {
+		return nil
+	}
+	if err := q.reopen(); err != nil {
+		return err
+	}
+	return s.resume()
+}
+
+// adopt brings along the queue of the instance's former directory. What cannot be moved is announced
+// by a stats.QueueLeft and stays where it is.
+func (s *Shipper) Adopt(ctx context.Context, dir string) error {
+	err := spool.Move(ctx, QueueDir(dir, s.Set.Name), QueueDir(s.Set.Dir, s.Set.Name), spoolOptions(&s.Set, s.Set.lost))
+	if err != nil {
+		s.Set.Drops.Defer(func(h stats.Head) stats.Event {
+			return stats.QueueLeft{Head: h, Queue: string(s.Set.Name), Dir: dir, Err: err}
+		})
+		s.Set.Wake()
+	}
+	return err
+}
+
+// close closes the queue until it is opened again.
+func (s *Shipper) CloseStore() error { return s.Store.Close() }
+
+// state is what a host may see of the queue.
+func (s *Shipper) State(d stats.Delivery) stats.QueueState {
+	st := s.Store.Stats()
+	out := stats.QueueState{Queue: string(s.Set.Name), Lines: st.Records, Bytes: st.Bytes, Delivery: d}
+	if st.Records == 0 {
+		out.Bytes = 0
+		return out
+	}
+	if s.live == nil {
+		out.Bytes = min(out.Bytes, s.bytes.Load())
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if at := s.ages.since(max(st.Acked, st.Evicted) + 1); !at.IsZero() {
+		out.Age = time.Since(at)
+	}
+	return out
+}
+
+// take appends one line. It is called while osqueryd waits: it makes one write
+// and never waits for the transport, an observer or the dispatcher.
+func (s *Shipper) Append(line []byte) error {
+	if s.discarding.Load() {
+		return nil
+	}
+	if len(line) > s.Set.Logs.LineLimit {
+		s.Lost("longer than the limit of a line", 1, uint64(len(line)))
+		return errLineTooLong
+	}
+	seq, err := s.Store.Append(line)
+	if seq == 0 && err != nil {
+		s.Lost("not written to the queue: "+reasonOf(err), 1, uint64(len(line)))
+		return err
+	}
+	s.note(len(line))
+	return nil
+}
+
+// note counts a line and wakes the dispatcher if it has to know.
+func (s *Shipper) note(n int) {
+	lines, bytes := s.lines.Add(1), s.bytes.Add(int64(n))
+	wake := s.firstCame()
+	if lines >= int64(s.Set.Logs.BatchLines) || bytes >= int64(s.Set.Logs.BatchBytes) {
+		wake = s.told.CompareAndSwap(false, true) || wake
+	}
+	if wake {
+		s.Set.Wake()
+	}
+}
+
+func (s *Shipper) Lost(reason string, lines, bytes uint64) {
+	s.Set.Drops.add(s.Set.Name, reason, lines, bytes)
+	s.Set.Counters.Dropped(lines, bytes)
+	s.Set.Wake()
+}
+
+// due says when the next batch should go; false when there is none, and then the
+// next line wakes the dispatcher.
+func (s *Shipper) Due() (time.Time, bool) {
+	if s.live != nil {
+		return s.live.due()
+	}
+	if !s.flying.Load() && s.Pending() == 0 {
+		s.alert.Store(true)
+		if s.Pending() == 0 {
+			return time.Time{}, false
+		}
+		s.firstCame()
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.flying.Load() || s.full() || s.Set.Logs.BatchAge == 0 {
+		return s.notBefore, true
+	}
+	when := s.oldest.Add(s.Set.Logs.BatchAge)
+	if when.Before(s.notBefore) {
+		when = s.notBefore
+	}
+	return when, true
+}
+
+// firstCame notes the time of the first line since the dispatcher looked, and
+// tells whether this was it.
+func (s *Shipper) firstCame() bool {
+	if !s.alert.Load() || !s.alert.CompareAndSwap(true, false) {
+		return false
+	}
+	newest := s.Store.Stats().Last
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.oldest = time.Now()
+	s.ages.note(s.oldest, max(newest, 1)-1)
+	return true
+}
+
+// full tells whether a whole batch waits.
+func (s *Shipper) full() bool {
+	return s.lines.Load() >= int64(s.Set.Logs.BatchLines) || s.bytes.Load() >= int64(s.Set.Logs.BatchBytes)
+}
+
+// pending counts the lines that are not acknowledged.
+func (s *Shipper) Pending() uint64 { return s.Store.Stats().Records }
+
+// one sends one batch, if there is one.
+func (s *Shipper) DeliverOne(ctx context.Context) error {
+	if err := s.busy.Take(ctx); err != nil {
+		return err
+	}
+	defer s.busy.Free()
+	if s.live != nil {
+		return s.live.one(ctx)
+	}
+	return s.attempt(ctx)
+}
+
+// drain sends batch after batch until nothing waits, a try fails or ctx ends. It
+// waits for neither age nor backoff, but for a server that asked for it.
+func (s *Shipper) DeliverAll(ctx context.Context) error {
+	if err := s.busy.Take(ctx); err != nil {
+		return err
+	}
+	defer s.busy.Free()
+	if s.live != nil {
+		return s.live.drain(ctx)
+	}
+	for s.Pending() > 0 || s.flying.Load() {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		if err := s.askedToWait(); err != nil {
+			return err
+		}
+		if err := s.attempt(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// askedToWait is an error while a wait lasts that the server asked for.
+func (s *Shipper) askedToWait() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if left := time.Until(s.asked); left > 0 {
+		return extension.RetryAfter(left, errAskedToWait)
+	}
+	return nil
+}
+
+var errAskedToWait = errors.New("the server asked to wait")
+
+// batchID names consecutive lines of a queue, for ever: the epoch is random.
+func BatchID(instance string, queue extension.Queue, epoch string, first, last uint64) string {
+	return fmt.Sprintf("%s/%s/%s/%d-%d", instance, queue, epoch, first, last)
+}
+
+// resume begins with what the queue holds now: somebody else may have had it.
+func (s *Shipper) resume() error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*guard.ReturnGrace)
+	defer cancel()
+	if err := s.busy.Take(ctx); err != nil {
+		return fmt.Errorf("open the %s queue: a delivery of the last run: %w", s.Set.Name, guard.ErrNotReturned)
+	}
+	defer s.busy.Free()
+	st := s.Store.Stats()
+	s.step.flight, s.step.settled, s.step.doubt = nil, false, doubt{}
+	s.step.recalled = false
+	if s.live != nil {
+		s.live.restore()
+	}
+	s.alert.Store(st.Records == 0)
+	s.told.Store(false)
+	s.mu.Lock()
+	s.ages = nil
+	s.ages.note(time.Now(), max(st.Acked, st.Evicted))
+	s.mu.Unlock()
+	s.lines.Store(int64(st.Records))
+	s.bytes.Store(max(0, st.Bytes))
+	s.flying.Store(st.Pinned > st.Acked)
+	return nil
+}

@@ -1,0 +1,134 @@
+package guard
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"time"
+
+	"github.com/osqvisor/osqvisor/stats"
+)
+
+// panicError is a panic of the host's code, as an error.
+type PanicError struct {
+	where string
+	value string
+	stack string
+}
+
+func (p *PanicError) Error() string { return p.where + " panicked: " + p.value }
+
+// contain runs f, which calls code of the host, and gives a panic in it as an
+// error. where names the code.
+func Contain(where string, f func() error) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = &PanicError{where: where, value: fmt.Sprint(r), stack: string(debug.Stack())}
+		}
+	}()
+	return f()
+}
+
+// announcer hands events to the host. It is safe for concurrent use.
+type Announcer struct {
+	Emit func(stats.Event)
+	Head func() stats.Head
+	Warn func(msg string, args ...any)
+}
+
+// say hands over one event. A panic in the host's hook is only logged: there is
+// nobody left to tell.
+func (a *Announcer) Announce(event func(stats.Head) stats.Event) {
+	err := Contain("event hook", func() error {
+		a.Emit(event(a.Head()))
+		return nil
+	})
+	if err != nil {
+		a.Warn("an event was lost", "error", err)
+	}
+}
+
+// caught announces err if it is a panic.
+func (a *Announcer) AnnouncePanic(err error) {
+	var p *PanicError
+	if !errors.As(err, &p) {
+		return
+	}
+	a.Announce(func(h stats.Head) stats.Event {
+		return stats.PanicCaught{Head: h, Where: p.where, Value: p.value, Stack: p.stack}
+	})
+}
+
+// guard runs f and announces a panic in it.
+func (a *Announcer) Contain(where string, f func() error) error {
+	err := Contain(where, f)
+	a.AnnouncePanic(err)
+	return err
+}
+
+// errNotReturned says that a call of the host's code outlived its context.
+var ErrNotReturned = errors.New("it did not return when its context ended")
+
+// returnGrace is how long a call may take to return after its context ended.
+const ReturnGrace = 500 * time.Millisecond
+
+// slot lets one call at a time through, under a context.
+type Slot chan struct{}
+
+func NewSlot() Slot { return make(Slot, 1) }
+
+func (s Slot) Take(ctx context.Context) error {
+	select {
+	case s <- struct{}{}:
+		return nil
+	default:
+	}
+	select {
+	case s <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (s Slot) Free() { <-s }
+
+// outcome is what a contained call gave.
+type outcome[T any] struct {
+	value T
+	err   error
+}
+
+// bounded runs f in a goroutine of its own, so that code of the host that
+// ignores its context holds up nobody. where names it. busy is held until f
+// really returned: a call that hangs is never made a second time beside itself.
+func Bounded[T any](ctx context.Context, t *Tasks, busy Slot, where string, f func(context.Context) (T, error)) (T, error) {
+	var none T
+	if err := busy.Take(ctx); err != nil {
+		return none, fmt.Errorf("%s: an earlier call is still under way: %w", where, err)
+	}
+	done := make(chan outcome[T], 1)
+	t.Go(func() {
+		defer busy.Free()
+		var o outcome[T]
+		o.err = Contain(where, func() (err error) {
+			o.value, err = f(ctx)
+			return err
+		})
+		done <- o
+	})
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-ctx.Done():
+	}
+	grace := time.NewTimer(ReturnGrace)
+	defer grace.Stop()
+	select {
+	case o := <-done:
+		return o.value, o.err
+	case <-grace.C:
+		return none, fmt.Errorf("%s: %w: %w", where, ErrNotReturned, ctx.Err())
+	}
+}

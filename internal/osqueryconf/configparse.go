@@ -1,0 +1,175 @@
+package osqueryconf
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/osqvisor/osqvisor/extension"
+)
+
+// maxSources bounds how many sources a config can have.
+const maxSources = 256
+
+// document is a parsed config source.
+type Document struct {
+	Source string
+	tree   *node
+	// original is what came; it is handed on as it is unless plain is false
+	// (it had comments, which are read by rules of osqueryd's own) or the tree
+	// was changed.
+	original string
+	plain    bool
+	changed  bool
+	Ignored  []*extension.ConfigError // what osqueryd will not use of it
+}
+
+// text gives the document as osqueryd gets it.
+func (d *Document) Text() string {
+	if d.plain && !d.changed {
+		return d.original
+	}
+	return string(d.tree.write(nil))
+}
+
+// parseConfig reads one source, strictly: what it accepts, osqueryd accepts, but for the parts
+// that it notes as ignored.
+func Parse(source, text string, limit int) (*Document, error) {
+	fail := func(format string, args ...any) error {
+		return &extension.ConfigError{Source: source, Reason: fmt.Sprintf(format, args...)}
+	}
+	if len(text) > 4*limit {
+		return nil, fail("%d bytes, comments included, are more than 4 times the limit of %d", len(text), limit)
+	}
+	stripped, plain := stripComments(text)
+	if len(stripped) > limit {
+		return nil, fail("%d bytes without comments are more than the limit of %d", len(stripped), limit)
+	}
+	if strings.TrimSpace(stripped) == "" {
+		return nil, fail("it is empty; an empty config is {}")
+	}
+	tree, twice, err := parseTree([]byte(stripped))
+	if err != nil {
+		return nil, fail("%v", err)
+	}
+	if tree.kind != '{' {
+		return nil, fail("it is not a JSON object")
+	}
+	s := shape{source: source}
+	for _, what := range twice {
+		s.skipped("", "%s", what)
+	}
+	s.document(tree)
+	return &Document{
+		Source: source, tree: tree, original: text, plain: plain, changed: len(twice) > 0, Ignored: s.notes(),
+	}, s.err()
+}
+
+// stripComments does what osqueryd does before it parses: it joins lines that end
+// in a backslash and leaves out lines that begin with # or //. plain says that
+// there was nothing to do.
+func stripComments(text string) (stripped string, plain bool) {
+	joined := strings.ReplaceAll(text, "\\\n", "")
+	plain = len(joined) == len(text)
+	var b strings.Builder
+	for line := range strings.SplitSeq(joined, "\n") {
+		line = strings.Trim(line, " \t\n\v\f\r")
+		if strings.HasPrefix(line, "#") || strings.HasPrefix(line, "//") {
+			plain = false
+			line = "" // the line stays, so that errors name the right one
+		}
+		b.WriteString(line)
+		b.WriteByte('\n')
+	}
+	return b.String(), plain
+}
+
+// parseConfigs reads all sources of a config.
+func ParseAll(config map[string]string, limit int) ([]*Document, error) {
+	if len(config) > maxSources {
+		return nil, fmt.Errorf("the config has %d sources, more than %d", len(config), maxSources)
+	}
+	var docs []*Document
+	var errs []error
+	for _, source := range slices.Sorted(maps.Keys(config)) {
+		if strings.ContainsRune(source, 0) {
+			errs = append(errs, &extension.ConfigError{Source: source, Reason: "its name holds NUL"})
+			continue
+		}
+		d, err := Parse(source, config[source], limit)
+		errs = append(errs, err)
+		docs = append(docs, d)
+	}
+	return docs, errors.Join(errs...)
+}
+
+// namesPacks reports whether the document has packs that it only names.
+func (d *Document) NamesPacks() bool {
+	packs := d.tree.get("packs")
+	return packs != nil && slices.ContainsFunc(packs.members, namesPack)
+}
+
+// putPacks puts the packs in that the document only names, and checks the whole again: packs can
+// make it too large or too deep, or end osqueryd.
+func (d *Document) PutPacks(limit int, resolve func(name, value string) (string, error)) (*Document, error) {
+	packs := d.tree.get("packs")
+	var all []member
+	ignored := d.Ignored
+	for _, m := range packs.members {
+		if !namesPack(m) {
+			all = append(all, m)
+			continue
+		}
+		text, err := resolve(m.key, m.value.text)
+		if err != nil {
+			return nil, fmt.Errorf("pack %q of config source %q: %w", m.key, d.Source, err)
+		}
+		found, twice, err := parsePack(d.Source, m.key, text, limit)
+		if err != nil {
+			return nil, err
+		}
+		all, ignored = append(all, found...), append(ignored, twice...)
+	}
+	packs.members, d.changed = all, true
+	whole, err := Parse(d.Source, d.Text(), limit)
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range ignored { // of what the whole has no more, too
+		if !slices.ContainsFunc(whole.Ignored, func(other *extension.ConfigError) bool { return *other == *part }) {
+			whole.Ignored = append(whole.Ignored, part)
+		}
+	}
+	return whole, nil
+}
+
+func namesPack(m member) bool { return m.value.kind == '"' }
+
+// parsePack reads a pack; its shape is checked with the document that it joins. The
+// name "*" stands for an object of several. ignored are keys that are there twice.
+func parsePack(source, name, text string, limit int) (found []member, ignored []*extension.ConfigError, err error) {
+	bad := func(reason string) *extension.ConfigError {
+		return &extension.ConfigError{Source: source, Path: "packs." + name, Reason: reason}
+	}
+	stripped, _ := stripComments(text)
+	if len(stripped) > limit {
+		return nil, nil, bad(fmt.Sprintf("%d bytes are more than the limit of %d", len(stripped), limit))
+	}
+	tree, twice, err := parseTree([]byte(stripped))
+	if err != nil {
+		return nil, nil, bad(err.Error())
+	}
+	if tree.kind != '{' {
+		return nil, nil, bad("it is not a JSON object")
+	}
+	for _, what := range twice[:min(len(twice), maxShapeErrors)] {
+		ignored = append(ignored, bad(what))
+	}
+	found = []member{{name, tree}}
+	if name == "*" {
+		found = tree.members
+	}
+	return found, ignored, nil
+}
