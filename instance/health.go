@@ -123,7 +123,6 @@ func (r *run) noteSleep() bool {
 		return told
 	}
 	r.health.failures = 0
-	r.log.Info("the machine slept; health starts over", "for", d)
 	r.in.emit(stats.Suspended{Head: r.in.head(), For: d})
 	return true
 }
@@ -424,7 +423,6 @@ func (r *run) readBackFlags(ctx context.Context) {
 		if !known || sameFlag(f.value, got) {
 			continue // gflags' own, such as flagfile, are not listed by every version
 		}
-		r.log.Warn("a flag did not take effect", "flag", f.name, "want", f.value, "got", got)
 		r.in.emit(stats.FlagIneffective{Head: r.in.head(), Flag: f.name, Want: f.value, Got: got})
 	}
 }

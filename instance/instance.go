@@ -602,6 +602,5 @@ func (in *Instance) caughtPanic(value any, stack []byte) {
 }
 
 func (in *Instance) caughtPanicIn(where string, value any, stack []byte) {
-	in.log.Error("code of the host panicked and was contained", "where", where, "value", value)
 	in.emit(stats.PanicCaught{Head: in.head(), Where: where, Value: fmt.Sprint(value), Stack: string(stack)})
 }

@@ -256,9 +256,11 @@ func WithLabels(labels map[string]string) Option {
 // keeps in there. When the name changes, the instance enrols again.
 func WithHostIdentifier(id string) Option { return func(o *options) { o.hostID = id } }
 
-// WithLogger sets where the instance, and osqueryd's own words, are logged. Without it
-// nothing is. A handler that panics or blocks holds up nobody: after a tenth of a second
-// up to 1024 records wait for it, and those that are lost are counted in the log.
+// WithLogger sets the logger of osqueryd's own lines (with source=osqueryd) and of what no
+// event reports. Events are not logged here: pass stats.LogTo to WithObserver, with the same
+// logger for one complete log in which everything stands once. Default: nothing is logged.
+// A handler that panics or blocks delays nothing: after 0.1 s up to 1024 records wait for
+// it, and lost ones are counted in the log.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {

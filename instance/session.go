@@ -414,7 +414,6 @@ func (g *registration) owns(owned map[string][]string) error {
 func (r *run) repair(ctx context.Context, l lost) error {
 	began, why := time.Now(), errors.Join(l.tables, l.plugins)
 	r.in.emit(stats.RegistrationLost{Head: r.in.head(), Err: why})
-	r.log.Warn("osqueryd lost our registration; registering again", "err", why)
 	var err error
 	if l.tables != nil {
 		err = r.exchangeTables(ctx)

@@ -121,8 +121,9 @@ func WithRateAlarm(n int, window time.Duration) Option {
 	return func(o *options) { o.alarmLimit, o.alarmWindow, o.alarmSet = n, window, true }
 }
 
-// WithLogger sets where the Runner and its instances log. Without it nothing is logged. A
-// handler that panics or blocks holds up nobody, as instance.WithLogger has it.
+// WithLogger sets the logger of the Runner and its instances, for osqueryd's own lines and
+// for what no event reports; see instance.WithLogger. Events, such as a crash and its
+// restart, are logged by WithObserver(stats.LogTo(logger)). Default: nothing is logged.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {

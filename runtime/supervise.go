@@ -78,7 +78,7 @@ func (s *supervisor) shipping(ctx context.Context, wait func()) {
 // host has the directory, both of which pass while an instance is parked for days.
 const shipAgain = 30 * time.Second
 
-// ship is told of once by the log, however often it fails.
+// ship retries until ctx ends; it warns on the first failure only.
 func (s *supervisor) ship(ctx context.Context) {
 	for level := slog.LevelWarn; ctx.Err() == nil; level = slog.LevelDebug {
 		err := s.in.Ship(ctx)
@@ -131,7 +131,6 @@ func (s *supervisor) takeAgain() bool {
 // settle does what follows from a failed run, and waits until the next one is due.
 func (s *supervisor) settle(ctx context.Context, f failure, err error) {
 	if s.r.sleeping() != nil {
-		s.log.Info("osqueryd ended while the machine slept and is started again on wake", "cause", f.cause, "err", err)
 		s.in.Record(ctx, stats.RestartScheduled{Head: head(s.m.id), Cause: f.cause, Attempt: 1})
 		return
 	}
@@ -140,7 +139,6 @@ func (s *supervisor) settle(ctx context.Context, f failure, err error) {
 		s.park(ctx, f, v, err)
 		return
 	}
-	s.log.Warn("osqueryd ended and is started again", "cause", f.cause, "delay", v.delay, "attempt", v.attempt, "err", err)
 	s.in.Record(ctx, stats.RestartScheduled{Head: head(s.m.id), Cause: f.cause, Delay: v.delay, Attempt: v.attempt})
 	if v.delay > 0 { // to open and close the queues for nothing would hold up the new start
 		s.shipping(ctx, func() { s.wait(ctx, v.delay, true) })
@@ -159,7 +157,7 @@ func (s *supervisor) wait(ctx context.Context, d time.Duration, watch bool) stat
 		case <-s.m.wake: // perhaps from before; look
 		case <-w.due():
 			if why := w.look(ctx); why != "" {
-				s.log.Info("what may have kept osqueryd from starting has changed; it is started again", "reason", why)
+				s.log.Debug("what may have kept osqueryd from starting has changed; it is started again", "reason", why)
 				s.ledger.clear()
 				return why
 			}
@@ -180,7 +178,6 @@ const forever = time.Duration(math.MaxInt64)
 func (s *supervisor) park(ctx context.Context, f failure, v verdict, err error) {
 	s.setParked(true) // first: an observer of the event may resume it
 	defer s.setParked(false)
-	s.log.Error("osqueryd does not start and is parked", "cause", f.cause, "failures", v.failures, "for", v.delay, "err", err)
 	s.in.Record(ctx, stats.InstanceParked{
 		Head: head(s.m.id), Cause: f.cause, For: v.delay, Failures: v.failures, Window: s.ledger.policy.Window, Err: err,
 	})

@@ -3,6 +3,8 @@ package runtime_test
 import (
 	"context"
 	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -66,4 +68,56 @@ func TestTrial18LogHandlerThatBlocks(t *testing.T) {
 func TestPromise09LogHandlerThatPanics(t *testing.T) {
 	testhelp.CheckLeaks(t)
 	survives(t, handlerFunc(func() { panic("the host's log handler") }))
+}
+
+// records keeps what is logged, without osqueryd's own lines.
+type records struct {
+	mu   sync.Mutex
+	text []string
+}
+
+func (r *records) Enabled(context.Context, slog.Level) bool { return true }
+
+func (r *records) Handle(_ context.Context, rec slog.Record) error {
+	own, text := true, rec.Level.String()+" "+rec.Message
+	rec.Attrs(func(a slog.Attr) bool {
+		own = own && a.Key != "source"
+		text += " " + a.String()
+		return true
+	})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if own {
+		r.text = append(r.text, text)
+	}
+	return nil
+}
+
+func (r *records) WithAttrs([]slog.Attr) slog.Handler { return r }
+func (r *records) WithGroup(string) slog.Handler      { return r }
+
+// A crash stands in the log once, although the Runner, its instance and the observer that logs events have the same logger.
+func TestACrashIsLoggedOnce(t *testing.T) {
+	testhelp.CheckLeaks(t)
+	var log records
+	host := newHost(t, fakeWith(t), runtime.WithLogger(slog.New(&log)), runtime.WithObserver(stats.LogTo(slog.New(&log))),
+		runtime.WithInstance("vendor"))
+	host.run(t)
+	host.ready(t, "vendor")
+	kill(t, host.pid(t, "vendor"))
+	testhelp.WaitEvents[stats.RunReady](t, host.events, "vendor", 2)
+	host.stop()
+	log.mu.Lock()
+	defer log.mu.Unlock()
+	var crash []string
+	for _, text := range log.text {
+		if !strings.HasPrefix(text, "DEBUG ") && (strings.Contains(text, "ended") || strings.Contains(text, "signal")) {
+			crash = append(crash, text)
+		}
+	}
+	for i, want := range []string{"ERROR run ended ", "WARN restart scheduled ", "INFO run ended "} {
+		if len(crash) != 3 || !strings.HasPrefix(crash[i], want) {
+			t.Fatalf("logged %q, want one end, one restart and the end on request", crash)
+		}
+	}
 }

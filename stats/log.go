@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"reflect"
+	"strings"
 	"time"
 )
 
@@ -78,10 +79,14 @@ func levelOf(e Event) slog.Level {
 }
 
 // logField returns one field of an event for people, and false when it has nothing to tell
-// them: a number or duration of 0 is left out unless it has a meaning of its own.
+// them: a number or duration of 0 is left out unless it has a meaning of its own, and so is
+// a hint that the error has too.
 func logField(e Event, key string, v any) (slog.Attr, bool) {
 	if ended, ok := e.(RunEnded); ok && key == "code" {
 		return slog.Int(key, ended.Code), ended.PID != 0 && ended.Code >= 0
+	}
+	if ended, ok := e.(RunEnded); ok && key == "hint" && ended.Err != nil {
+		return slog.String(key, ended.Hint), !strings.Contains(ended.Err.Error(), ended.Hint)
 	}
 	if zero, ok := zeros[e.Kind()+" "+key]; ok && v == any(time.Duration(0)) {
 		return slog.String(key, zero), true

@@ -95,8 +95,10 @@ func TestLogToTextsOfZeroAndDuration(t *testing.T) {
 		`phase=serve cause=exit pid=7 code=0 uptime=523.12ms`:         RunEnded{Phase: PhaseServe, Cause: CauseExit, PID: 7, Uptime: 523123456},
 		`phase=serve cause=signal pid=7 signal=KILL uptime=1h0m0s`:    RunEnded{Phase: PhaseServe, Cause: CauseSignal, PID: 7, Code: -1, Signal: "KILL", Uptime: time.Hour},
 		`phase=spawn cause="binary missing" error=boom`:               RunEnded{Phase: PhaseSpawn, Cause: CauseBinaryMissing, Err: errors.New("boom")},
-		`bytes=3 sources=1 stale=false`:                               ConfigServed{Bytes: 3, Sources: 1},
-		`resource=memory message=m`:                                   WatchdogKilled{Resource: "memory", Message: "m"},
+		`phase=serve cause=exit pid=7 code=0 error="e; do x"`: RunEnded{Phase: PhaseServe, Cause: CauseExit, PID: 7,
+			Err: errors.New("e; do x"), Hint: "do x"},
+		`bytes=3 sources=1 stale=false`: ConfigServed{Bytes: 3, Sources: 1},
+		`resource=memory message=m`:     WatchdogKilled{Resource: "memory", Message: "m"},
 	} {
 		var out bytes.Buffer
 		LogTo(slog.New(slog.NewTextHandler(&out, &slog.HandlerOptions{Level: slog.LevelDebug}))).Observe(t.Context(), e)

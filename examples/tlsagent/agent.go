@@ -78,7 +78,7 @@ func newAgent(o tlstrial.Orders, out *tlstrial.Sender, log *slog.Logger) (*agent
 		runtime.WithRoot(o.Root),
 		runtime.WithTransport(transport{Client: a.client, out: out}),
 		runtime.WithObserver(stats.ObserverFunc(a.observe)),
-		runtime.WithLogger(log),
+		runtime.WithLogger(log), runtime.WithObserver(stats.LogTo(log)),
 		runtime.WithRestart(runtime.RestartPolicy{Initial: 200 * time.Millisecond, Max: 2 * time.Second}),
 		runtime.WithInstanceDefaults(
 			instance.WithConfig(extension.Config{Refresh: 10 * time.Second, Policy: withTicks}),

@@ -81,7 +81,8 @@ func (w *world) settle(ctx context.Context) error {
 	runner, err := runtime.New(
 		runtime.WithBinary(w.binary), runtime.WithRoot(w.root), runtime.WithTransport(w.sink),
 		runtime.WithObserver(w.journal), runtime.WithObserver(stats.ObserverFunc(w.journal.trip)),
-		runtime.WithInstanceDefaults(w.options()...), runtime.WithRestart(restartPolicy()), runtime.WithLogger(w.log),
+		runtime.WithInstanceDefaults(w.options()...), runtime.WithRestart(restartPolicy()),
+		runtime.WithLogger(w.log), runtime.WithObserver(stats.LogTo(w.log)),
 	)
 	if err != nil {
 		return err
