@@ -116,7 +116,7 @@ func TestPromise06WorkersAreReplacedInPlace(t *testing.T) {
 			<-time.After(apart) // a younger worker is respawned late, by osqueryd's own rule
 			kill(t, workerPID(t, r))
 			e := next[stats.WorkerReplaced](t, r.events)
-			t.Logf("worker %d replaced in %v", i+1, e.Took)
+			t.Logf("worker %d replaced in %v", i+1, e.Elapsed)
 			rows, err := r.Query(patient(t), "select value from host_facts")
 			if err != nil || rows.Len() != 1 {
 				t.Fatalf("the host's table after worker %d: %v, %v", i+1, rows.Len(), err)
@@ -168,7 +168,7 @@ func TestPromise07LostRegistrationIsMended(t *testing.T) {
 				t.Fatalf("%s was not registered", name)
 			}
 			next[stats.RegistrationLost](t, r.events)
-			next[stats.RegistrationMended](t, r.events)
+			next[stats.RegistrationRestored](t, r.events)
 			if err := r.Health(patient(t)); err != nil {
 				t.Error(err)
 			}

@@ -310,7 +310,7 @@ func (r *run) reclaim(ctx context.Context) error {
 		for _, id := range killed {
 			pids = append(pids, id.PID)
 		}
-		r.in.emit(stats.LeftoverCleaned{Head: r.in.head(), PIDs: pids, Took: time.Since(began)})
+		r.in.emit(stats.LeftoverCleaned{Head: r.in.head(), PIDs: pids, Elapsed: time.Since(began)})
 	}
 	switch {
 	case err == nil:

@@ -57,7 +57,7 @@ func TestWorkerReplacedInPlace(t *testing.T) {
 		}
 		kill(t, atoi(t, rows.Row(0).Get("pid")))
 		e := next[stats.WorkerReplaced](t, r.events)
-		t.Logf("replaced in %v", e.Took)
+		t.Logf("replaced in %v", e.Elapsed)
 		ctx, cancel := context.WithTimeout(patient(t), 30*time.Second)
 		defer cancel()
 		if _, err := r.Query(ctx, "select 1"); err != nil {

@@ -110,10 +110,10 @@ func (r *run) announceWorker(lost time.Time) {
 	defer r.setAnnounced()
 	if pid := r.session.pid; pid != 0 && pid == r.lastPID {
 		r.quick = max(0, r.quick-1)
-		r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
+		r.in.emit(stats.RegistrationRestored{Head: r.in.head(), Elapsed: time.Since(lost)})
 		return
 	}
-	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.whyReplaced(r.lastPID), Took: time.Since(lost)})
+	r.in.emit(stats.WorkerReplaced{Head: r.in.head(), Reason: r.whyReplaced(r.lastPID), Elapsed: time.Since(lost)})
 }
 
 // whyReplaced returns why the worker of that pid ended, as far as it is known.
@@ -169,7 +169,7 @@ func (r *run) reattach(ctx context.Context, lost time.Time) bool {
 	r.in.queries.Reset(r.in.Socket())
 	r.setReady(true)
 	r.syncTables(ctx) // SetTables found no run that was ready
-	r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(lost)})
+	r.in.emit(stats.RegistrationRestored{Head: r.in.head(), Elapsed: time.Since(lost)})
 	r.setAnnounced()
 	return true
 }

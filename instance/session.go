@@ -428,7 +428,7 @@ func (r *run) repair(ctx context.Context, l lost) error {
 		return fmt.Errorf("registering again because %w: %w", why, err)
 	}
 	r.announce(true)
-	r.in.emit(stats.RegistrationMended{Head: r.in.head(), Took: time.Since(began)})
+	r.in.emit(stats.RegistrationRestored{Head: r.in.head(), Elapsed: time.Since(began)})
 	return nil
 }
 

@@ -24,7 +24,7 @@ func (r *run) start(ctx context.Context) error {
 	r.phase = stats.PhaseServe
 	r.setReady(true)
 	r.in.emit(stats.RunReady{
-		Head: r.in.head(), PID: r.proc.PID(), Took: time.Since(r.started),
+		Head: r.in.head(), PID: r.proc.PID(), Elapsed: time.Since(r.started),
 		Version: info["version"], InstanceID: info["instance_id"],
 	})
 	r.setAnnounced()

@@ -241,7 +241,7 @@ func TestTrial14ExitAfterMendedRegistration(t *testing.T) {
 	if err := worker.Do(patient(t), osquerydtest.Action{Do: osquerydtest.DropRegistration}); err != nil {
 		t.Fatal(err)
 	}
-	next[stats.RegistrationMended](t, r.events)
+	next[stats.RegistrationRestored](t, r.events)
 	if err := worker.RefreshConfig(patient(t)); err != nil {
 		t.Fatal(err)
 	}

@@ -85,7 +85,7 @@ func TestPromise03OneDiesTheOthersGoOn(t *testing.T) {
 		a, b, victim := h.pid(t, "a"), h.pid(t, "b"), h.pid(t, "victim")
 		kill(t, victim)
 		ready := testhelp.WaitEvents[stats.RunReady](t, h.events, "victim", 2)
-		t.Logf("recovered in %v", ready[1].Took)
+		t.Logf("recovered in %v", ready[1].Elapsed)
 		if h.pid(t, "a") != a || h.pid(t, "b") != b {
 			t.Error("others were restarted")
 		}

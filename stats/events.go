@@ -111,8 +111,8 @@ type RunReady struct {
 	Head
 	// PID is the process we started: the watcher, or the only process there is.
 	PID int
-	// Took is the time from the start of the run.
-	Took    time.Duration
+	// Elapsed is the time from the start of the run.
+	Elapsed time.Duration
 	Version string
 	// InstanceID is osquery's own id of its database (osquery_info.instance_id).
 	InstanceID string
@@ -127,8 +127,8 @@ type WorkerReplaced struct {
 	Head
 	// Reason is what osqueryd said of it; empty when it said nothing.
 	Reason string
-	// Took is the time from the loss of the old worker.
-	Took time.Duration
+	// Elapsed is the time from the loss of the old worker.
+	Elapsed time.Duration
 }
 
 func (WorkerReplaced) Kind() string                   { return "worker replaced" }
@@ -163,14 +163,14 @@ type RegistrationLost struct {
 func (RegistrationLost) Kind() string                   { return "registration lost" }
 func (e RegistrationLost) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// RegistrationMended reports that our extension was registered again in place.
-type RegistrationMended struct {
+// RegistrationRestored reports that our extension was registered again in place.
+type RegistrationRestored struct {
 	Head
-	Took time.Duration
+	Elapsed time.Duration
 }
 
-func (RegistrationMended) Kind() string                   { return "registration mended" }
-func (e RegistrationMended) MarshalJSON() ([]byte, error) { return marshal(e) }
+func (RegistrationRestored) Kind() string                   { return "registration restored" }
+func (e RegistrationRestored) MarshalJSON() ([]byte, error) { return marshal(e) }
 
 // TableParked reports that a host table was left out because osqueryd has one of that name.
 type TableParked struct {
@@ -294,8 +294,8 @@ type ConfigPushed struct{ Head }
 func (ConfigPushed) Kind() string                   { return "config pushed" }
 func (e ConfigPushed) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// LogsShipped reports that the transport took a batch.
-type LogsShipped struct {
+// LogsDelivered reports that the transport took a batch.
+type LogsDelivered struct {
 	Head
 	Batch string
 	Queue string
@@ -303,8 +303,8 @@ type LogsShipped struct {
 	Bytes int
 }
 
-func (LogsShipped) Kind() string                   { return "logs shipped" }
-func (e LogsShipped) MarshalJSON() ([]byte, error) { return marshal(e) }
+func (LogsDelivered) Kind() string                   { return "logs delivered" }
+func (e LogsDelivered) MarshalJSON() ([]byte, error) { return marshal(e) }
 
 // LogsDropped reports that log lines are lost, and why.
 type LogsDropped struct {
@@ -429,8 +429,8 @@ func (e RateAlarm) MarshalJSON() ([]byte, error) { return marshal(e) }
 // LeftoverCleaned reports that processes of an earlier host were ended.
 type LeftoverCleaned struct {
 	Head
-	PIDs []int
-	Took time.Duration
+	PIDs    []int
+	Elapsed time.Duration
 }
 
 func (LeftoverCleaned) Kind() string                   { return "leftover cleaned" }

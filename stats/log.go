@@ -67,7 +67,7 @@ func levelOf(e Event) slog.Level {
 			return slog.LevelWarn
 		}
 		return slog.LevelDebug
-	case LogsShipped, ConfigPushed:
+	case LogsDelivered, ConfigPushed:
 		return slog.LevelDebug
 	case RestartScheduled, WorkerLost, WatchdogKilled, RegistrationLost, TableParked,
 		HealthFailed, ConfigRefused, LogsDropped, QueueDamaged, QueueLeft, TransportFailed, QueryDenylisted,

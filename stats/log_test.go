@@ -18,19 +18,19 @@ func TestLogToFields(t *testing.T) {
 	want := map[string]string{
 		"instance parked": "cause error failures for window", "instance resumed": "reason", "restart scheduled": "attempt cause delay",
 		"run starting": "binary version", "process started": "pid",
-		"extension registered": "again plugins uuid", "run ready": "instance_id pid took version",
-		"worker replaced": "reason took", "watchdog killed": "limit message resource used",
-		"registration lost": "error", "registration mended": "took", "table parked": "error table",
+		"extension registered": "again plugins uuid", "run ready": "elapsed instance_id pid version",
+		"worker replaced": "elapsed reason", "watchdog killed": "limit message resource used",
+		"registration lost": "error", "registration restored": "elapsed", "table parked": "error table",
 		"health failed": "error in_a_row",
 		"run ended":     "cause code error hint phase pid signal stderr uptime",
 		"config served": "bytes sources stale", "config refused": "error source",
 		"option stripped": "option reason source", "config part ignored": "path reason source",
 		"config set aside": "deaths hash sources", "discovery failed": "error query",
-		"logs shipped": "batch bytes lines queue", "logs dropped": "bytes lines queue reason",
+		"logs delivered": "batch bytes lines queue", "logs dropped": "bytes lines queue reason",
 		"queue damaged": "bytes cursor_lost missing queue", "queue left": "dir error queue",
 		"transport failed": "call error retry", "enrolled": "again",
 		"query denylisted": "distributed query", "database replaced": "backup", "flag ineffective": "flag got want",
-		"rate alarm": "count what window", "leftover cleaned": "pids took",
+		"rate alarm": "count what window", "leftover cleaned": "elapsed pids",
 		"suspended": "for", "panic caught": "stack value where",
 	}
 	for _, e := range allEvents(at(1, "r1")) {
@@ -65,7 +65,7 @@ func TestLogToLevels(t *testing.T) {
 		got[levelOf(e)] = append(got[levelOf(e)], e.Kind())
 	}
 	want := map[slog.Level][]string{
-		slog.LevelDebug: {"config served", "config pushed", "logs shipped"},
+		slog.LevelDebug: {"config served", "config pushed", "logs delivered"},
 		slog.LevelError: {"instance parked", "run ended", "panic caught"},
 		slog.LevelWarn: {"restart scheduled", "worker lost", "watchdog killed", "registration lost",
 			"table parked", "health failed", "config refused", "option stripped", "config part ignored", "config set aside",
@@ -121,7 +121,7 @@ func TestLogToTextsOfZeroAndDuration(t *testing.T) {
 
 func TestLogToAllocatesNothingBelowTheLevel(t *testing.T) {
 	o := LogTo(slog.New(slog.NewTextHandler(&bytes.Buffer{}, nil)))
-	var e Event = LogsShipped{Head: at(1, "r1"), Batch: "b"}
+	var e Event = LogsDelivered{Head: at(1, "r1"), Batch: "b"}
 	if got := testing.AllocsPerRun(100, func() { o.Observe(context.Background(), e) }); got != 0 {
 		t.Errorf("%v allocations", got)
 	}

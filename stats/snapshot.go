@@ -68,20 +68,20 @@ type Run struct {
 
 // Totals count since the instance was made; an Update goes on with them.
 type Totals struct {
-	Runs            uint64 `json:"runs"`
-	Restarts        uint64 `json:"restarts"` // runs after the first
-	Failures        uint64 `json:"failures"` // runs that ended unasked
-	WorkersReplaced uint64 `json:"workers_replaced"`
-	Mended          uint64 `json:"registrations_mended"`
-	HealthFailures  uint64 `json:"health_failures"`
-	WatchdogKills   uint64 `json:"watchdog_kills"`
-	Denylisted      uint64 `json:"queries_denylisted"`
-	Databases       uint64 `json:"databases_replaced"`
-	Panics          uint64 `json:"panics"`
-	TransportErrors uint64 `json:"transport_errors"`
-	ConfigsServed   uint64 `json:"configs_served"`
-	ConfigsRefused  uint64 `json:"configs_refused"`
-	ConfigsSetAside uint64 `json:"configs_set_aside"`
+	Runs                  uint64 `json:"runs"`
+	Restarts              uint64 `json:"restarts"` // runs after the first
+	Failures              uint64 `json:"failures"` // runs that ended unasked
+	WorkersReplaced       uint64 `json:"workers_replaced"`
+	RegistrationsRestored uint64 `json:"registrations_restored"`
+	HealthFailures        uint64 `json:"health_failures"`
+	WatchdogKills         uint64 `json:"watchdog_kills"`
+	Denylisted            uint64 `json:"queries_denylisted"`
+	Databases             uint64 `json:"databases_replaced"`
+	Panics                uint64 `json:"panics"`
+	TransportErrors       uint64 `json:"transport_errors"`
+	ConfigsServed         uint64 `json:"configs_served"`
+	ConfigsRefused        uint64 `json:"configs_refused"`
+	ConfigsSetAside       uint64 `json:"configs_set_aside"`
 
 	Queries       uint64 `json:"queries"`        // asked by the host, answered or not
 	QueriesFailed uint64 `json:"queries_failed"` // of those, failed or abandoned

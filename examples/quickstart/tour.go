@@ -329,7 +329,7 @@ func (t *tour) observe(_ context.Context, e stats.Event) {
 	case stats.ProcessStarted:
 		t.remember(e.PID)
 	case stats.RunReady:
-		t.tell.line("%-8s  ready after %v: osquery %s, pid %d", id, e.Took.Round(time.Millisecond), e.Version, e.PID)
+		t.tell.line("%-8s  ready after %v: osquery %s, pid %d", id, e.Elapsed.Round(time.Millisecond), e.Version, e.PID)
 	case stats.RunEnded:
 		t.tell.line("%-8s  ended after %v: %s", id, e.Uptime.Round(time.Millisecond), e.Cause)
 	case stats.RestartScheduled:

@@ -469,6 +469,6 @@ func (s *Shipper) failedCall(err error, wait time.Duration) {
 func (s *Shipper) shipped(b extension.Batch) {
 	s.Set.Counters.Out(len(b.Lines), b.Bytes)
 	s.Set.Announcer.Announce(func(h stats.Head) stats.Event {
-		return stats.LogsShipped{Head: h, Batch: b.ID, Queue: string(b.Queue), Lines: len(b.Lines), Bytes: b.Bytes}
+		return stats.LogsDelivered{Head: h, Batch: b.ID, Queue: string(b.Queue), Lines: len(b.Lines), Bytes: b.Bytes}
 	})
 }

@@ -107,7 +107,7 @@ func TestCloseWithAKeptContextWaits(t *testing.T) {
 		gate := make(chan struct{})
 		var kept context.Context
 		e := New(t.Context(), 0, nil, stats.ObserverFunc(func(ctx context.Context, ev stats.Event) {
-			if ev.(stats.LogsShipped).Lines == 1 {
+			if ev.(stats.LogsDelivered).Lines == 1 {
 				kept = ctx
 				return
 			}

@@ -16,7 +16,7 @@ import (
 
 // shipped is an event with a number.
 func shipped(n int) stats.Event {
-	return stats.LogsShipped{Head: stats.Head{Instance: "a", Run: "r"}, Lines: n}
+	return stats.LogsDelivered{Head: stats.Head{Instance: "a", Run: "r"}, Lines: n}
 }
 
 type seen struct {
@@ -35,7 +35,7 @@ func (s *seen) lines() []int {
 	defer s.mu.Unlock()
 	var out []int
 	for _, e := range s.events {
-		if l, ok := e.(stats.LogsShipped); ok {
+		if l, ok := e.(stats.LogsDelivered); ok {
 			out = append(out, l.Lines)
 		}
 	}
@@ -92,7 +92,7 @@ func TestEmitFromAnObserverQueues(t *testing.T) {
 	var got seen
 	var e *Emitter
 	first := stats.ObserverFunc(func(ctx context.Context, ev stats.Event) {
-		if l, ok := ev.(stats.LogsShipped); ok && l.Lines < 3 {
+		if l, ok := ev.(stats.LogsDelivered); ok && l.Lines < 3 {
 			e.Emit(ctx, shipped(l.Lines+1))
 			e.Dropped() // would deadlock if a lock were held
 		}
@@ -128,7 +128,7 @@ func TestEmitKeepsTheOrderOfEachCaller(t *testing.T) {
 	last := make(map[string]int)
 	e := New(t.Context(), callers*each, nil, stats.ObserverFunc(func(_ context.Context, ev stats.Event) {
 		inside++
-		l := ev.(stats.LogsShipped)
+		l := ev.(stats.LogsDelivered)
 		if l.Lines != last[l.Run]+1 {
 			t.Errorf("caller %s: %d after %d", l.Run, l.Lines, last[l.Run])
 		}
@@ -138,7 +138,7 @@ func TestEmitKeepsTheOrderOfEachCaller(t *testing.T) {
 	for c := range callers {
 		wg.Go(func() {
 			for n := range each {
-				e.Emit(t.Context(), stats.LogsShipped{Head: stats.Head{Run: string(rune('a' + c))}, Lines: n + 1})
+				e.Emit(t.Context(), stats.LogsDelivered{Head: stats.Head{Run: string(rune('a' + c))}, Lines: n + 1})
 			}
 		})
 	}
@@ -214,7 +214,7 @@ func TestPanicOverAReportEndsThere(t *testing.T) {
 func TestGoexitOfAnObserverStopsNobodyElse(t *testing.T) {
 	var got seen
 	exit := stats.ObserverFunc(func(_ context.Context, ev stats.Event) {
-		if ev.(stats.LogsShipped).Lines == 1 {
+		if ev.(stats.LogsDelivered).Lines == 1 {
 			runtime.Goexit()
 		}
 	})

@@ -15,7 +15,7 @@ func TestSettleEndsTheContextOfASlowObserver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var first, got seen
 		slow := stats.ObserverFunc(func(ctx context.Context, ev stats.Event) {
-			if ev.(stats.LogsShipped).Lines == 1 {
+			if ev.(stats.LogsDelivered).Lines == 1 {
 				<-ctx.Done()
 			}
 		})
@@ -107,7 +107,7 @@ func TestSettleWaitsForWhatWasBeforeIt(t *testing.T) {
 			if err := e.Settle(ctx, time.Hour); err != nil { // inside: nothing to wait for
 				t.Error(err)
 			}
-			<-gates[ev.(stats.LogsShipped).Lines]
+			<-gates[ev.(stats.LogsDelivered).Lines]
 		}))
 		e.Emit(t.Context(), shipped(1))
 		settled := make(chan error, 1)

@@ -99,7 +99,7 @@ func exitFaults() []fault {
 			name: "opens the socket late", notice: kinds(stats.RunReady{}), fakeOnly: noScript,
 			sees: func(_ *strike, e stats.Event) bool {
 				ready, ok := e.(stats.RunReady)
-				return ok && ready.Took >= time.Second
+				return ok && ready.Elapsed >= time.Second
 			},
 			inject: func(ctx context.Context, s *strike) error {
 				err := s.misbehave(ctx, 1, osquerydtest.Rule{

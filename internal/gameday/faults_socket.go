@@ -26,7 +26,7 @@ func socketFaults() []fault {
 		},
 		{
 			name: "socket connections closed", notice: kinds(stats.WorkerLost{}), fakeOnly: noScript,
-			settle: kinds(stats.RegistrationMended{}),
+			settle: kinds(stats.RegistrationRestored{}),
 			inject: func(ctx context.Context, s *strike) error {
 				return s.tell(ctx, osquerydtest.Action{Do: osquerydtest.CloseConnections})
 			},
@@ -34,7 +34,7 @@ func socketFaults() []fault {
 		spoiled("socket connection reset mid-call", spoilReset),
 		{
 			name: "registration dropped in silence", notice: kinds(stats.RegistrationLost{}),
-			settle: kinds(stats.RegistrationMended{}), inject: dropRegistration,
+			settle: kinds(stats.RegistrationRestored{}), inject: dropRegistration,
 		},
 	}
 }

@@ -28,7 +28,7 @@ func newJournal() *journal {
 // Observe takes an event. Deliveries are left out: there are many, and the transport
 // counts them.
 func (j *journal) Observe(_ context.Context, e stats.Event) {
-	if _, ok := e.(stats.LogsShipped); ok {
+	if _, ok := e.(stats.LogsDelivered); ok {
 		return
 	}
 	j.mu.Lock()

@@ -32,7 +32,7 @@ func TestShipsBatchesByLinesAndAge(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
-		shipped := eventsOf[stats.LogsShipped](r)
+		shipped := eventsOf[stats.LogsDelivered](r)
 		equal(t, "batches", len(shipped), 2)
 		equal(t, "first id", short(shipped[0].Batch), "a/results/1-3")
 		equal(t, "second id", short(shipped[1].Batch), "a/results/4-4")

@@ -112,7 +112,7 @@ func (r *Recorder) fold(e stats.Event, text string) {
 		r.foldRun(e, text)
 	case stats.RegistrationLost, stats.HealthFailed, stats.WorkerLost:
 		r.failed(e.Meta(), text)
-	case stats.RegistrationMended, stats.HealthRecovered:
+	case stats.RegistrationRestored, stats.HealthRecovered:
 		r.recovered(e.Meta())
 	case stats.WorkerReplaced:
 		if r.current(e.Head) {
@@ -189,7 +189,7 @@ func (r *Recorder) started(e stats.RunStarting) {
 }
 
 func (r *Recorder) ready(e stats.RunReady) {
-	if !r.adopt(e.Head, e.Time.Add(-e.Took)) {
+	if !r.adopt(e.Head, e.Time.Add(-e.Elapsed)) {
 		return
 	}
 	run := &r.run
@@ -324,8 +324,8 @@ func (r *Recorder) tally(e stats.Event) {
 	switch e.(type) {
 	case stats.WorkerReplaced:
 		r.totals.WorkersReplaced++
-	case stats.RegistrationMended:
-		r.totals.Mended++
+	case stats.RegistrationRestored:
+		r.totals.RegistrationsRestored++
 	case stats.HealthFailed:
 		r.totals.HealthFailures++
 	case stats.WatchdogKilled:

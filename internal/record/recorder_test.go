@@ -49,7 +49,7 @@ func TestRecorderStates(t *testing.T) {
 		"ready":                   {ready, nil, stats.StateReady, 2, "", true},
 		"ready twice":             {ready, []stats.Event{stats.RunReady{Head: at(3, "r1")}}, stats.StateReady, 2, "", true},
 		"registration lost":       {ready, []stats.Event{stats.RegistrationLost{Head: at(3, "r1")}}, stats.StateUnhealthy, 3, "registration lost", true},
-		"registration mended":     {ready, []stats.Event{stats.RegistrationLost{Head: at(3, "r1"), Err: boom}, stats.RegistrationMended{Head: at(4, "r1")}}, stats.StateReady, 4, "boom", true},
+		"registration restored":   {ready, []stats.Event{stats.RegistrationLost{Head: at(3, "r1"), Err: boom}, stats.RegistrationRestored{Head: at(4, "r1")}}, stats.StateReady, 4, "boom", true},
 		"health failed twice":     {ready, []stats.Event{stats.HealthFailed{Head: at(3, "r1"), InARow: 1}, stats.HealthFailed{Head: at(4, "r1"), Err: boom, InARow: 2}}, stats.StateUnhealthy, 3, "boom", true},
 		"health recovered":        {ready, []stats.Event{stats.HealthFailed{Head: at(3, "r1"), Err: boom, InARow: 1}, stats.HealthRecovered{Head: at(4, "r1")}}, stats.StateReady, 4, "boom", true},
 		"worker lost":             {ready, []stats.Event{stats.WorkerLost{Head: at(3, "r1")}}, stats.StateUnhealthy, 3, "worker lost", true},
@@ -70,7 +70,7 @@ func TestRecorderStates(t *testing.T) {
 		"added again":             {removed, []stats.Event{stats.InstanceAdded{Head: at(6, "")}}, stats.StateIdle, 6, "", false},
 
 		"health failed while starting":     {start, []stats.Event{stats.HealthFailed{Head: at(2, "r1"), Err: boom, InARow: 1}}, stats.StateStarting, 1, "", true},
-		"mended while starting":            {start, []stats.Event{stats.RegistrationMended{Head: at(2, "r1")}}, stats.StateStarting, 1, "", true},
+		"mended while starting":            {start, []stats.Event{stats.RegistrationRestored{Head: at(2, "r1")}}, stats.StateStarting, 1, "", true},
 		"health failed while stopping":     {ready, []stats.Event{stats.RunStopping{Head: at(3, "r1")}, stats.HealthFailed{Head: at(4, "r1"), Err: boom, InARow: 1}}, stats.StateStopping, 3, "", true},
 		"worker replaced while stopping":   {ready, []stats.Event{stats.RunStopping{Head: at(3, "r1")}, stats.WorkerReplaced{Head: at(4, "r1")}}, stats.StateStopping, 3, "", true},
 		"ready while stopping":             {start, []stats.Event{stats.RunStopping{Head: at(2, "r1")}, stats.RunReady{Head: at(3, "r1")}}, stats.StateStopping, 2, "", true},
@@ -88,7 +88,7 @@ func TestRecorderStates(t *testing.T) {
 		"resumed after the removal":        {removed, []stats.Event{stats.InstanceResumed{Head: at(6, "")}}, stats.StateStopped, 4, "", false},
 		"an older run":                     {failed, []stats.Event{stats.RunStarting{Head: at(5, "r2")}, stats.RunReady{Head: at(6, "r1")}, stats.HealthFailed{Head: at(6, "r1"), Err: boom, InARow: 1}}, stats.StateStarting, 5, "boom", true},
 		"another instance":                 {ready, []stats.Event{stats.RunStopping{Head: stats.Head{Instance: "b", Run: "r1"}}}, stats.StateReady, 2, "", true},
-		"ready, its start was lost":        {failed, []stats.Event{stats.RunReady{Head: at(9, "r2"), Took: time.Second}}, stats.StateReady, 9, "boom", true},
+		"ready, its start was lost":        {failed, []stats.Event{stats.RunReady{Head: at(9, "r2"), Elapsed: time.Second}}, stats.StateReady, 9, "boom", true},
 		"process, its start was lost":      {failed, []stats.Event{stats.ProcessStarted{Head: at(9, "r2"), PID: 7}}, stats.StateStarting, 9, "boom", true},
 		"removed, the end was lost":        {ready, []stats.Event{stats.InstanceRemoved{Head: at(9, "")}}, stats.StateStopped, 9, "", false},
 		"ready after removal without end":  {ready, []stats.Event{stats.InstanceRemoved{Head: at(9, "")}, stats.RunReady{Head: at(10, "r1")}}, stats.StateStopped, 9, "", false},
@@ -114,7 +114,7 @@ func TestRecorderRun(t *testing.T) {
 		stats.RunStarting{Head: at(1, "r1"), Binary: "/bin/osqueryd", Version: "5.9"},
 		stats.ProcessStarted{Head: at(2, "r1"), PID: 7},
 		stats.ExtensionRegistered{Head: at(3, "r1")},
-		stats.RunReady{Head: at(4, "r1"), PID: 8, Took: 3 * time.Second, Version: "5.9.1", InstanceID: "uuid"},
+		stats.RunReady{Head: at(4, "r1"), PID: 8, Elapsed: 3 * time.Second, Version: "5.9.1", InstanceID: "uuid"},
 		stats.WorkerLost{Head: at(5, "r1")},
 		stats.ExtensionRegistered{Head: at(6, "r1"), Again: true},
 		stats.WorkerReplaced{Head: at(6, "r1")},
@@ -183,11 +183,11 @@ func TestRecorderHistoryIsBoundedNewestFirst(t *testing.T) {
 // configs and log lines are counted by Counters.
 func counted(h stats.Head) []stats.Event {
 	return []stats.Event{
-		stats.RunStarting{Head: h}, stats.WorkerReplaced{Head: h}, stats.RegistrationMended{Head: h}, stats.HealthFailed{Head: h},
+		stats.RunStarting{Head: h}, stats.WorkerReplaced{Head: h}, stats.RegistrationRestored{Head: h}, stats.HealthFailed{Head: h},
 		stats.WatchdogKilled{Head: h}, stats.QueryDenylisted{Head: h}, stats.DatabaseReplaced{Head: h}, stats.PanicCaught{Head: h},
 		stats.TransportFailed{Head: h}, stats.ConfigRefused{Head: h}, stats.ConfigSetAside{Head: h},
 		stats.RunEnded{Head: h, Cause: stats.CauseExit},
-		stats.ConfigServed{Head: h}, stats.LogsShipped{Head: h}, stats.LogsDropped{Head: h},
+		stats.ConfigServed{Head: h}, stats.LogsDelivered{Head: h}, stats.LogsDropped{Head: h},
 	}
 }
 
@@ -206,7 +206,7 @@ func TestRecorderTotals(t *testing.T) {
 	c.Out(2, 20)
 	c.Dropped(4, 40)
 	c.Config()
-	want := stats.Totals{Runs: 1, Failures: 1, WorkersReplaced: 1, Mended: 1, HealthFailures: 1,
+	want := stats.Totals{Runs: 1, Failures: 1, WorkersReplaced: 1, RegistrationsRestored: 1, HealthFailures: 1,
 		WatchdogKills: 1, Denylisted: 1, Databases: 1, Panics: 1, TransportErrors: 1,
 		ConfigsServed: 1, ConfigsRefused: 1, ConfigsSetAside: 1,
 		Queries: 2, QueriesFailed: 1, Distributed: 3, LinesIn: 1, BytesIn: 10, LinesOut: 2, BytesOut: 20,
