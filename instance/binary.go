@@ -26,13 +26,13 @@ import (
 
 func (o *options) checkedBinary() (Binary, error) {
 	if o.timeouts.Binary <= 0 || len(o.checkEnv()) > 0 { // it could make the binary something else
-		return Binary{}, errNotTried
+		return Binary{}, errSkipped
 	}
 	if b, ok := o.checks.known(o.binary); ok {
 		return b, nil
 	}
 	if o.binary == "" && o.settings.NoBinary {
-		return Binary{}, errNotTried
+		return Binary{}, errSkipped
 	}
 	return o.checkBinary(o.ctx, o.binary)
 }
@@ -49,18 +49,18 @@ func identityOf(path string) string {
 // of distributed queries came with it.
 const MinVersion = "5.5.0"
 
-// Errors that say why a binary cannot be run. CheckBinary wraps them.
+// Reasons why a binary cannot be run. CheckBinary wraps them.
 var (
-	// ErrBinaryMissing says that there is no file at the path.
+	// ErrBinaryMissing reports that there is no file at the path.
 	ErrBinaryMissing = errors.New("the binary is missing")
-	// ErrBinaryUnusable says that the file cannot, or must not, be run.
+	// ErrBinaryUnusable reports that the file cannot, or must not, be run.
 	ErrBinaryUnusable = errors.New("the binary cannot be used")
 )
 
-// errBinarySlow is no verdict on the binary: a virus scanner or a busy machine may be why.
+// errBinarySlow does not condemn the binary: a virus scanner or a busy machine may be why.
 var errBinarySlow = errors.New("it gave no answer")
 
-// Binary is an osqueryd that was looked at and asked for its version and flags.
+// Binary is an osqueryd that was checked, with its version and flags.
 type Binary struct {
 	// Path is absolute.
 	Path string
@@ -127,10 +127,10 @@ func (o *options) checkBound() time.Duration {
 func (o *options) checkBinary(ctx context.Context, path string) (Binary, error) {
 	b := Binary{Path: path}
 	if path == "" {
-		return b, fmt.Errorf("%w: no path is given; name the osqueryd to run", ErrBinaryMissing)
+		return b, fmt.Errorf("%w: the path is empty; name the osqueryd to run", ErrBinaryMissing)
 	}
 	if !filepath.IsAbs(path) {
-		return b, fmt.Errorf("%w: %q is relative; give an absolute path", ErrBinaryUnusable, path)
+		return b, fmt.Errorf("%w: %q is relative; use an absolute path", ErrBinaryUnusable, path)
 	}
 	foreign, err := inspectBinary(&b)
 	if err != nil {
@@ -147,7 +147,7 @@ func (o *options) checkBinary(ctx context.Context, path string) (Binary, error) 
 	return b, err
 }
 
-// unchanged says whether the file is still the one that was checked.
+// unchanged reports whether the file is still the one that was checked.
 func (b Binary) unchanged() bool {
 	info, err := os.Stat(b.Path)
 	return err == nil && b.print.is(info)
@@ -218,7 +218,7 @@ func clip(b []byte, n int) string {
 }
 
 // checkArchitecture reads the file's header, because "exec format error" alone
-// has cost people hours. A script with an interpreter line passes. foreign says that the
+// has cost people hours. A script with an interpreter line passes. foreign reports that the
 // program is for another processor than the host's, which explains why it does not run if it
 // does not: a 32-bit host's system, or one that emulates, may well run it.
 func checkArchitecture(path string) (foreign, err error) {
@@ -241,8 +241,8 @@ func checkArchitecture(path string) (foreign, err error) {
 	return why, nil
 }
 
-// machine gives the system and the architectures a program is made for, in Go's
-// words. The system is empty for a script.
+// machine returns the system and the architectures of a program by their names in Go. The
+// system is empty for a script.
 func machine(r io.ReaderAt) (system string, archs []string, err error) {
 	magic := make([]byte, 4)
 	if _, err := r.ReadAt(magic, 0); err != nil {
@@ -430,7 +430,7 @@ func (c *binaryChecks) join(key, file string, p probe) (answer, *flight) {
 
 // land keeps an answer of a file that did not change meanwhile.
 func (c *binaryChecks) land(key, shared, file string, p probe, f *flight) {
-	keep := p.settles(f.answer.err) && file != "" && identityOf(p.path) == file
+	keep := p.final(f.answer.err) && file != "" && identityOf(p.path) == file
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.flights[shared] == f {
@@ -463,8 +463,8 @@ func (c *binaryChecks) leave(f *flight) {
 	}
 }
 
-// settles says whether an execution that ended so was answered for good.
-func (p probe) settles(err error) bool {
+// final reports whether the result of an execution that ended so can be kept.
+func (p probe) final(err error) bool {
 	exit, ok := errors.AsType[exitStatus](err)
 	return err == nil || ok && p.refuses && exit.Code == 1
 }
@@ -476,7 +476,7 @@ const (
 	probeKillWait = 5 * time.Second
 )
 
-// exitStatus says that an execution ended otherwise than with 0.
+// exitStatus reports that an execution did not end with 0.
 type exitStatus process.Exit
 
 func (e exitStatus) Error() string {

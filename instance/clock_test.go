@@ -49,16 +49,16 @@ func TestTrial26SleepWithoutWakeEnds(t *testing.T) {
 		r := &run{in: in}
 		in.SetAsleep(true)
 		for range 3 {
-			if !r.noteNap() {
+			if !r.noteAnnouncedSleep() {
 				t.Error("awake at once")
 			}
 		}
 		<-time.After(control.SleepLimit)
-		if r.noteNap() {
+		if r.noteAnnouncedSleep() {
 			t.Error("it sleeps for ever")
 		}
 		in.SetAsleep(false)
-		if !r.noteNap() || r.noteNap() {
+		if !r.noteAnnouncedSleep() || r.noteAnnouncedSleep() {
 			t.Error("the late end is not one look long")
 		}
 	})

@@ -377,7 +377,7 @@ func usable(b Binary) bool {
 // pluginCause tells, for an exit with 78, how far osqueryd came with our plugins.
 func (r *run) pluginCause() stats.Cause {
 	r.in.mu.Lock()
-	asked := r.asked
+	asked := r.activated
 	r.in.mu.Unlock()
 	switch {
 	case asked.config > 0 && !r.begun: // it has the config and did not find the logger

@@ -51,32 +51,32 @@ func sleepClock(always, running func() time.Duration) control.Clock {
 }
 
 // suspendJump is how far the time that always goes on has to be ahead of running time to
-// say that the machine slept: what is shorter does no harm.
+// count as a sleep: a shorter one does no harm.
 const suspendJump = 5 * time.Second
 
-// nap is what the host said of the machine's sleep.
-type nap struct {
+// sleepState is what the host announced about the machine's sleep.
+type sleepState struct {
 	n     uint64 // odd while it sleeps
 	since time.Time
 }
 
 // asleep forgets a sleep that was never ended.
-func (n nap) asleep() bool { return n.n%2 == 1 && time.Since(n.since) < control.SleepLimit }
+func (s sleepState) asleep() bool { return s.n%2 == 1 && time.Since(s.since) < control.SleepLimit }
 
 // health is what earlier checks of a run have shown.
 type health struct {
 	failures  int  // in a row
-	unwell    bool // a failure was told, and no recovery since
+	unwell    bool // a failure was announced, and no recovery since
 	checks    int
 	looks     int           // at the schedule, and those that were left out
 	announced uint64        // denylisted queries at the last look
-	naps      uint64        // of the instance, at the last look
+	sleeps    uint64        // of the instance, at the last look
 	always    time.Time     // of the last look at the clock
 	running   time.Duration // of the same moment
 }
 
 func (r *run) newHealth() health {
-	h := health{naps: r.in.lastNap().n}
+	h := health{sleeps: r.in.lastSleep().n}
 	h.slept(r.o.clock())
 	return h
 }
@@ -87,24 +87,24 @@ func (r *run) newHealth() health {
 func (in *Instance) setAsleep(asleep bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	if (in.nap.n%2 == 1) != asleep {
-		in.nap = nap{in.nap.n + 1, time.Now()}
+	if (in.sleep.n%2 == 1) != asleep {
+		in.sleep = sleepState{in.sleep.n + 1, time.Now()}
 	}
 }
 
-func (in *Instance) lastNap() nap {
+func (in *Instance) lastSleep() sleepState {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.nap
+	return in.sleep
 }
 
-// noteNap says whether the host spoke of a sleep since the last look, or the machine sleeps.
-func (r *run) noteNap() bool {
-	last := r.in.lastNap()
-	if last.n == r.health.naps && !last.asleep() {
+// noteAnnouncedSleep says whether the host spoke of a sleep since the last look, or the machine sleeps.
+func (r *run) noteAnnouncedSleep() bool {
+	last := r.in.lastSleep()
+	if last.n == r.health.sleeps && !last.asleep() {
 		return false
 	}
-	r.health.naps, r.health.failures = last.n, 0
+	r.health.sleeps, r.health.failures = last.n, 0
 	return true
 }
 
@@ -115,12 +115,12 @@ func (h *health) slept(always time.Time, running time.Duration) time.Duration {
 	return ahead
 }
 
-// noteSleep voids what was found before the machine slept, and says whether it did.
+// noteSleep discards what was found before the machine slept, and reports whether it did.
 func (r *run) noteSleep() bool {
-	told := r.noteNap()
+	announced := r.noteAnnouncedSleep()
 	d := r.health.slept(r.o.clock())
 	if d <= suspendJump {
-		return told
+		return announced
 	}
 	r.health.failures = 0
 	r.in.emit(stats.Suspended{Head: r.in.head(), For: d})
@@ -163,7 +163,7 @@ func (r *run) healthy() {
 	}
 }
 
-// denied is what osqueryd's schedule said of denylisted queries at the last look.
+// denied is the list of denylisted queries in osqueryd's schedule at the last look.
 type denied struct {
 	mu    sync.Mutex
 	names []string
@@ -185,7 +185,7 @@ func (d *denied) set(names []string) {
 // nothing is denylisted.
 const scheduleEvery = 10
 
-// readDenied asks osqueryd which queries it refuses to run: now and then, and at every check
+// readDenied reads which queries osqueryd refuses to run: now and then, and at every check
 // while there are any or one was announced since the last look.
 func (r *run) readDenied(ctx context.Context) {
 	h := &r.health
@@ -221,15 +221,15 @@ func (r *run) checkOnce(ctx context.Context) error {
 		r.awaitLoss(ctx)
 		return err
 	}
-	return r.in.askHostChecker(ctx, r.session.sentinel.Lost())
+	return r.in.runHostCheck(ctx, r.session.sentinel.Lost())
 }
 
 // lossGrace is how much later than that of another connection the sentinel's end can be
 // noticed when a worker dies.
 const lossGrace = 100 * time.Millisecond
 
-// awaitLoss gives the sentinel the time to tell that the worker died, if another
-// connection ended though nobody was out of patience with it.
+// awaitLoss waits for the sentinel to report the worker's death, if another connection ended
+// by itself.
 func (r *run) awaitLoss(ctx context.Context) {
 	if !r.session.control.Broken() || ctx.Err() != nil {
 		return
@@ -243,7 +243,7 @@ func (r *run) awaitLoss(ctx context.Context) {
 	}
 }
 
-// workerLost says whether the worker that the session is with went away.
+// workerLost reports whether the session's worker ended.
 func (r *run) workerLost() bool {
 	select {
 	case <-r.session.sentinel.Lost():
@@ -254,7 +254,7 @@ func (r *run) workerLost() bool {
 }
 
 // checkSession looks for all that a session consists of. A registration that is gone
-// is mended right here.
+// is repaired right here.
 func (r *run) checkSession(ctx context.Context) error {
 	if err := r.reconnect(ctx); err != nil {
 		return err
@@ -266,7 +266,7 @@ func (r *run) checkSession(ctx context.Context) error {
 	r.noteDenylisted(ctx)
 	lost, err := r.findLost(ctx)
 	if err != nil {
-		return err // it did not answer, which says nothing about the registration
+		return err // it did not answer; the registration may stand
 	}
 	if lost.any() {
 		return r.repair(ctx, lost)
@@ -292,7 +292,7 @@ func (r *run) reachable(ctx context.Context) error {
 	return c.Close()
 }
 
-// sameSocket says whether the file of the socket is still the one we came in by.
+// sameSocket checks that the socket's file is still the one that we connected to.
 func sameSocket(path string, file os.FileInfo) error {
 	now, err := os.Lstat(path)
 	switch {
@@ -336,35 +336,35 @@ func (r *run) reconnect(ctx context.Context) error {
 	return nil
 }
 
-// hostChecker lets one call of the host's health checker run at a time, and holds
+// hostCheck lets one call of the host's health check run at a time, and holds
 // nobody up when one does not return.
-type hostChecker struct {
+type hostCheck struct {
 	slot chan struct{} // full while the host's code runs
 }
 
-func newHostChecker() hostChecker { return hostChecker{slot: make(chan struct{}, 1)} }
+func newHostCheck() hostCheck { return hostCheck{slot: make(chan struct{}, 1)} }
 
-// errGone says that there is nothing left to be checked.
+// errGone reports that there is nothing left to check.
 var errGone = errors.New("osqueryd's worker went away meanwhile")
 
-// askHostChecker calls the host's own check, if it has one, and contains it. It
+// runHostCheck calls the host's own check, if it has one, and contains it. It
 // returns with ctx at the latest, and when gone is closed, which may be nil: the host's
 // code may wait for what only the caller can bring back.
-func (in *Instance) askHostChecker(ctx context.Context, gone <-chan struct{}) error {
+func (in *Instance) runHostCheck(ctx context.Context, gone <-chan struct{}) error {
 	if in.o.health.Check == nil {
 		return nil
 	}
 	select {
-	case in.checker.slot <- struct{}{}:
+	case in.hostCheck.slot <- struct{}{}:
 	case <-gone:
 		return errGone
 	case <-ctx.Done():
-		return fmt.Errorf("the host's health checker has not returned from an earlier call: %w", context.Cause(ctx))
+		return fmt.Errorf("the host's health check has not returned from an earlier call: %w", context.Cause(ctx))
 	}
 	done := make(chan error, 1)
 	go func() { // it ends when the host's code returns; wait joins it
-		defer func() { <-in.checker.slot }()
-		done <- in.callHostChecker(ctx)
+		defer func() { <-in.hostCheck.slot }()
+		done <- in.callHostCheck(ctx)
 	}()
 	select {
 	case err := <-done:
@@ -372,32 +372,32 @@ func (in *Instance) askHostChecker(ctx context.Context, gone <-chan struct{}) er
 	case <-gone:
 		return errGone
 	case <-ctx.Done():
-		return fmt.Errorf("the host's health checker: %w", context.Cause(ctx))
+		return fmt.Errorf("the host's health check: %w", context.Cause(ctx))
 	}
 }
 
-func (in *Instance) callHostChecker(ctx context.Context) (err error) {
+func (in *Instance) callHostCheck(ctx context.Context) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
-			in.caughtPanicIn("health checker", v, debug.Stack())
-			err = fmt.Errorf("the host's health checker panicked: %v", v)
+			in.caughtPanicIn("health check", v, debug.Stack())
+			err = fmt.Errorf("the host's health check panicked: %v", v)
 		}
 	}()
 	if err := in.o.health.Check(ctx, in); err != nil {
-		return fmt.Errorf("the host's health checker: %w", err)
+		return fmt.Errorf("the host's health check: %w", err)
 	}
 	return nil
 }
 
 // wait joins a call that is under way, for at most d.
-func (c hostChecker) wait(d time.Duration, log *slog.Logger) {
+func (c hostCheck) wait(d time.Duration, log *slog.Logger) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
 	case c.slot <- struct{}{}:
 		<-c.slot
 	case <-timer.C:
-		log.Error("the host's health checker does not return although its context ended")
+		log.Error("the host's health check does not return although its context ended")
 	}
 }
 
@@ -453,8 +453,8 @@ func boolFlag(s string) (value, ok bool) {
 	return value, err == nil
 }
 
-// Health checks the registration now, on a connection of its own, and asks the
-// host's checker. It returns nil when all is well, and changes nothing.
+// Health checks the registration now, on a connection of its own, and calls Health.Check. It
+// returns nil when all is well, and changes nothing.
 func (in *Instance) Health(ctx context.Context) (err error) {
 	in.mu.Lock()
 	r := in.current
@@ -476,7 +476,7 @@ func (in *Instance) Health(ctx context.Context) (err error) {
 	want := strconv.FormatInt(uuid, 10)
 	for _, row := range rows {
 		if row["uuid"] == want && row["name"] == extensionName {
-			return in.askHostChecker(ctx, nil)
+			return in.runHostCheck(ctx, nil)
 		}
 	}
 	return fmt.Errorf("instance %q: osqueryd does not list our extension (UUID %s)", in.o.id, want)

@@ -40,24 +40,24 @@ type Instance struct {
 	queries  *thriftconn.QueryQueue
 	requests chan request // to the goroutine of the current run
 
-	shipping chan struct{} // holds a token while somebody ships
-	pushing  chan struct{} // holds a token while somebody pushes a config, from its fetch on
-	looking  chan struct{} // holds a token while Conditions waits for the disk
-	ended    chan struct{} // closed by Close
-	use      use
-	checker  hostChecker
-	logging  loggerCalls
-	denied   denied
+	shipping  chan struct{} // holds a token while somebody ships
+	pushing   chan struct{} // holds a token while somebody pushes a config, from its fetch on
+	looking   chan struct{} // holds a token while Conditions waits for the disk
+	ended     chan struct{} // closed by Close
+	dirLock   dirLock
+	hostCheck hostCheck
+	logging   loggerCalls
+	denied    denied
 
 	tablesSet atomic.Uint64 // counts the calls of SetTables
 
 	mu       sync.Mutex
-	stopBy   time.Time // when a stop that was asked for has to be over
-	nap      nap
+	stopBy   time.Time // when a stop that was requested has to be over
+	sleep    sleepState
 	running  bool
 	closed   bool
 	binary   Binary
-	identity string          // what osqueryd calls itself in its logs, as far as it could be asked
+	identity string          // osqueryd's instance_id, as far as it could be read
 	current  *run            // nil between runs
 	former   []string        // directories of predecessors whose queues are still to be brought along
 	leftover <-chan struct{} // closed at the end of a delivery that a run left behind; nil when none did
@@ -119,8 +119,8 @@ func (o *options) build() (_ *Instance, err error) {
 		rec:      rec,
 		requests: make(chan request),
 		shipping: make(chan struct{}, 1), pushing: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
-		checker: newHostChecker(),
-		changed: make(chan struct{}),
+		hostCheck: newHostCheck(),
+		changed:   make(chan struct{}),
 	}
 	in.former = o.formerDirs(in.paths.dir)
 	if err := in.paths.shortSocket(); err != nil {
@@ -156,17 +156,17 @@ func (o *options) formerDirs(dir string) []string {
 	return slices.DeleteFunc(o.former, func(former string) bool { return former == dir })
 }
 
-// ID gives the instance's id.
+// ID returns the instance's id.
 func (in *Instance) ID() string { return in.o.id }
 
-// Directory gives the instance's own directory.
+// Directory returns the instance's own directory.
 func (in *Instance) Directory() string { return in.paths.dir }
 
-// Socket gives the path of osqueryd's extension socket. Whoever can open it can
+// Socket returns the path of osqueryd's extension socket. Whoever can open it can
 // read the node key and change the config: it is a secret.
 //
 // It stays the same from run to run, unless it lies outside of the instance's directory, where
-// its path would be too long, and another user took its place meanwhile.
+// its path would be too long, and another user occupied it meanwhile.
 func (in *Instance) Socket() string { return in.place().socket }
 
 func (in *Instance) place() paths {
@@ -175,14 +175,14 @@ func (in *Instance) place() paths {
 	return in.paths
 }
 
-// Binary gives the osqueryd that the next run starts, or the current one started.
+// Binary returns the osqueryd of the current run, or of the next one.
 func (in *Instance) Binary() Binary {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.binary
 }
 
-// Snapshot gives the instance's state, counters and newest runs, what waits in its queues, how
+// Snapshot returns the instance's state, counters and newest runs, what waits in its queues, how
 // its server answers, and which queries are denylisted. It is a copy.
 func (in *Instance) Snapshot() stats.Snapshot {
 	s := in.rec.Snapshot()
@@ -204,10 +204,10 @@ func (in *Instance) record(ctx context.Context, e stats.Event) {
 // which is logged; when one does not return then either, for as long again, it is left
 // to itself. A run that was asked to end, and Close, end with it. Called from an observer of the instance it
 // does nothing.
-func (in *Instance) settle(ctx context.Context) { in.settleWithin(ctx, in.settlePatience()) }
+func (in *Instance) settle(ctx context.Context) { in.settleWithin(ctx, in.settleWait()) }
 
-// settlePatience is Timeouts.Observers, or what the stop that ends now leaves of it.
-func (in *Instance) settlePatience() time.Duration {
+// settleWait is Timeouts.Observers, or what the stop that ends now leaves of it.
+func (in *Instance) settleWait() time.Duration {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	t := in.o.timeouts
@@ -231,9 +231,9 @@ func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
 	}
 }
 
-// closePatience is Timeouts.Observers, or half of what ctx leaves: observers may take
+// closeWait is Timeouts.Observers, or half of what ctx leaves: observers may take
 // twice as long.
-func (in *Instance) closePatience(ctx context.Context) time.Duration {
+func (in *Instance) closeWait(ctx context.Context) time.Duration {
 	end, ok := ctx.Deadline()
 	if !ok {
 		return in.o.timeouts.Observers
@@ -241,7 +241,7 @@ func (in *Instance) closePatience(ctx context.Context) time.Duration {
 	return max(0, min(in.o.timeouts.Observers, time.Until(end)/2))
 }
 
-// Close gives back what the instance holds between runs. It fails with
+// Close releases what the instance holds between runs. It fails with
 // ErrRunning while a run is under way, and does nothing the second time. After
 // it returned nil, no observer is called. It waits for observers that run as the end of a
 // run does, and no longer than until ctx's deadline. A Runner closes its instances itself:
@@ -259,7 +259,7 @@ func (in *Instance) closeOnce(ctx context.Context) error {
 		return err
 	}
 	err := errors.Join(in.queries.Close(), in.closeExtension(ctx))
-	in.settleWithin(ctx, in.closePatience(ctx))
+	in.settleWithin(ctx, in.closeWait(ctx))
 	return errors.Join(err, in.emitter.Close(ctx))
 }
 
@@ -289,7 +289,7 @@ func (in *Instance) closeExtension(ctx context.Context) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, in.o.timeouts.Disk, errDiskHangs)
 	defer cancel()
 	closed := make(chan error, 1)
-	in.use.disk.Go(func() {
+	in.dirLock.disk.Go(func() {
 		in.o.diskHook("closing the extension")
 		closed <- in.ext.Close()
 	})
@@ -323,7 +323,7 @@ func (in *Instance) shut() (first bool, err error) {
 	return true, nil
 }
 
-// node says who is asking.
+// node returns who calls the transport.
 func (in *Instance) node() extension.Node {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -365,15 +365,15 @@ func (in *Instance) newExtension() (*plugin.Extension, error) {
 
 // Errors that the methods of an Instance return, alone or wrapped.
 var (
-	// ErrRunning says that a run of this instance is under way already.
+	// ErrRunning reports that a run of this instance is under way already.
 	ErrRunning = errors.New("the instance is running already")
 	// ErrSupervised reports that a Runner runs and closes this instance, and nobody else may.
 	ErrSupervised = errors.New("the instance belongs to a Runner")
-	// ErrNotRunning says that no run is under way, so nothing can be asked.
+	// ErrNotRunning reports that no run is under way.
 	ErrNotRunning = errors.New("the instance is not running")
-	// ErrParked says that whoever supervises the instance has given it up for now.
+	// ErrParked reports that the supervisor does not restart the instance for now.
 	ErrParked = errors.New("the instance is parked")
-	// ErrClosed says that the instance was closed.
+	// ErrClosed reports that the instance was closed.
 	ErrClosed = errors.New("the instance is closed")
 
 	// ErrQueryWaiting reports that a query was given up before osqueryd had it: it did not run.
@@ -430,8 +430,8 @@ func (in *Instance) wake() {
 
 // WaitReady waits until the current run is ready, or one that is started
 // meanwhile. It fails with ErrParked, with ErrClosed, or with ctx's cause; the text
-// then says what the instance was doing, and what its last failure was. In an observer it
-// can wait for what the end of a run lets wait for the observer.
+// has the instance's state and its last failure. An observer must not call it: it could
+// wait for the end of a run, which waits for the observer.
 func (in *Instance) WaitReady(ctx context.Context) error {
 	return in.awaitReady(ctx, nil, func() bool { return in.rec.State() == stats.StateParked })
 }
@@ -461,14 +461,14 @@ func (in *Instance) awaitReady(ctx context.Context, until <-chan struct{}, parke
 	}
 }
 
-// isReady says whether the current run takes requests.
+// isReady reports whether the current run serves requests.
 func (in *Instance) isReady() bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.current != nil && in.current.ready
 }
 
-// notRunning is ErrNotRunning with what the instance does instead.
+// notRunning returns ErrNotRunning with the instance's state.
 func (in *Instance) notRunning() error {
 	state := in.rec.State()
 	if state == stats.StateParked {
@@ -486,7 +486,7 @@ func (in *Instance) parked() error {
 	return e
 }
 
-// notReady says why a wait ended.
+// notReady returns why a wait ended.
 func (in *Instance) notReady(why error) error {
 	s := in.Snapshot()
 	if s.LastError == "" {
@@ -495,7 +495,7 @@ func (in *Instance) notReady(why error) error {
 	return fmt.Errorf("instance %q is %s, not ready: %w; its last failure: %s", in.o.id, s.State, why, s.LastError)
 }
 
-// RunID gives the id of the current run; it is empty between runs.
+// RunID returns the id of the current run; it is empty between runs.
 func (in *Instance) RunID() string {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -523,7 +523,7 @@ func (in *Instance) WaitRunOver(ctx context.Context, run string) error {
 	return nil
 }
 
-// PID gives the process that we started, the watcher when the watchdog is on; 0 between runs.
+// PID returns the process that we started, the watcher when the watchdog is on; 0 between runs.
 func (in *Instance) PID() int {
 	in.mu.Lock()
 	defer in.mu.Unlock()
@@ -533,7 +533,7 @@ func (in *Instance) PID() int {
 	return in.current.proc.PID()
 }
 
-// errLooking says that the disk has not answered yet.
+// errLooking reports that the disk has not answered yet.
 var errLooking = errors.New("an earlier look at the binary and the directory has not returned")
 
 // conditions looks at the binary and at the room in the directory, by two system calls.
@@ -558,10 +558,9 @@ func (in *Instance) conditions(ctx context.Context) (control.Conditions, error) 
 	}
 }
 
-// SetTables replaces the host's tables, at once when osqueryd runs and else at its
-// next start. A run's other plugins are not touched. While the tables are exchanged,
-// a query for one of them can fail. It reports all mistakes in the tables at once. Not to be
-// called from the health checker, which holds up the run that it waits for.
+// SetTables replaces the host's tables, at once when osqueryd runs and else at its next start. A
+// query for one of them can fail meanwhile. It reports all mistakes in the tables at once. It must
+// not be called from Health.Check: it would deadlock.
 func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) error {
 	if err := in.ext.SetTables(tables...); err != nil {
 		return err
@@ -574,15 +573,13 @@ func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) er
 	return err
 }
 
-// PushConfig fetches the config and hands it to osqueryd now, by osqueryd's own
-// update call, instead of at its next refresh. It does nothing when the config is
-// the one that osqueryd has. An invalid config does not reach osqueryd: it is an
-// error, and an event; the error is [extension.ErrConfigSetAside] for one that osqueryd died
-// with. Of several at the same time one goes after the other, so that the newest config is
-// in force in the end; each waits under its ctx. It fails with ErrNotRunning unless the
-// instance is ready. Not to be called from the health checker or the transport's Config.
+// PushConfig fetches the config and pushes it to osqueryd now instead of at its next refresh. It
+// does nothing when osqueryd has that config already. An invalid config does not reach osqueryd: it
+// is an error, [extension.ErrConfigSetAside] for one that osqueryd died with, and an event. Calls
+// run one after the other, each under its ctx. It fails with ErrNotRunning unless the instance is
+// ready. It must not be called from Health.Check or the transport's Config: it would deadlock.
 func (in *Instance) PushConfig(ctx context.Context) error {
-	if !in.isReady() { // what an earlier osqueryd had says nothing
+	if !in.isReady() { // what an earlier osqueryd had does not count
 		return in.notRunning()
 	}
 	release, err := in.lockPush(ctx)
@@ -596,7 +593,7 @@ func (in *Instance) PushConfig(ctx context.Context) error {
 	return in.pushNewest(ctx, false)
 }
 
-// caughtPanic is told of a panic behind osqueryd's calls that nobody nearer caught.
+// caughtPanic reports a panic behind osqueryd's calls that nothing nearer caught.
 func (in *Instance) caughtPanic(value any, stack []byte) {
 	in.caughtPanicIn("extension", value, stack)
 }

@@ -17,7 +17,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// check holds all that can be known before a start.
+// check checks all that can be known before a start.
 func (o *options) check() (Binary, error) {
 	errs := []error{o.validate(), o.checkExtension()}
 	errs = append(errs, o.checkPaths()...)
@@ -25,7 +25,7 @@ func (o *options) check() (Binary, error) {
 	errs = append(errs, flagErrs...)
 	b, err := o.checkedBinary()
 	switch {
-	case errors.Is(err, errNotTried):
+	case errors.Is(err, errSkipped):
 	case err != nil:
 		errs = append(errs, &OptionError{Option: "WithBinary", Err: err})
 	case len(flagErrs) == 0: // a refused flag may do anything, so none is tried
@@ -34,8 +34,8 @@ func (o *options) check() (Binary, error) {
 	return b, errors.Join(errs...)
 }
 
-// errNotTried stands for a mistake that is told of elsewhere.
-var errNotTried = errors.New("not tried")
+// errSkipped stands for a mistake that is reported elsewhere.
+var errSkipped = errors.New("not tried")
 
 // extensionSettings is what the host sets of the extension.
 func (o *options) extensionSettings() plugin.Settings {
@@ -48,7 +48,7 @@ func (o *options) extensionSettings() plugin.Settings {
 	return s
 }
 
-// checkExtension holds the host's options against the extension's own rules.
+// checkExtension checks the host's options by the extension's own rules.
 func (o *options) checkExtension() error {
 	s := o.extensionSettings()
 	s.Dir = os.TempDir() // checked elsewhere
@@ -69,14 +69,14 @@ func (o *options) checkExtension() error {
 type OptionError struct {
 	// Option names the option, such as "WithBinary".
 	Option string
-	// Err says what is wrong with it and what to do.
+	// Err is what is wrong with it and what to do.
 	Err error
 }
 
-// Error names the option and says what is wrong.
+// Error names the option and what is wrong.
 func (e *OptionError) Error() string { return e.Option + ": " + e.Err.Error() }
 
-// Unwrap gives the reason.
+// Unwrap returns Err.
 func (e *OptionError) Unwrap() error { return e.Err }
 
 func optionErrorf(option, format string, args ...any) error {
@@ -84,7 +84,7 @@ func optionErrorf(option, format string, args ...any) error {
 }
 
 // Option sets one thing about an Instance. Options are applied in order; a
-// later one wins over an earlier one, except for those that say they add.
+// later one replaces an earlier one, except for those that are documented to add.
 type Option func(*options)
 
 type options struct {
@@ -184,7 +184,7 @@ func WithDirectory(dir string) Option { return func(o *options) { o.dir = dir } 
 // directory that only this user can enter.
 func WithSocket(path string) Option { return func(o *options) { o.socket = path } }
 
-// WithTransport says how the instance reaches its server. One transport may
+// WithTransport sets how the instance reaches its server. One transport may
 // serve many instances. Without it the config is empty, logs are counted and
 // discarded, and no distributed queries run.
 func WithTransport(t extension.Transport) Option {
@@ -240,8 +240,8 @@ func WithEnv(vars ...string) Option {
 	return func(o *options) { o.env = append(o.env, vars...) }
 }
 
-// WithLabels gives the instance words of the host's own, which every transport
-// call bears. Each call adds to the ones before.
+// WithLabels sets labels of the host's own, which every transport call has in its Node. Each
+// call adds to the ones before.
 func WithLabels(labels map[string]string) Option {
 	return func(o *options) {
 		for k, v := range labels {
@@ -250,10 +250,9 @@ func WithLabels(labels map[string]string) Option {
 	}
 }
 
-// WithHostIdentifier sets what osqueryd calls this node in its logs, and what the node is
-// enrolled as. Servers know nodes by it: it must be another one on each host and for each
-// instance. Without it osqueryd uses its instance_id, which it makes with its database and
-// keeps in there. When the name changes, the instance enrols again.
+// WithHostIdentifier sets what osqueryd calls this node in its logs, and what the node enrols as.
+// It must be different on each host and for each instance. Default: osqueryd's instance_id, which
+// it keeps in its database. When it changes, the instance enrols again.
 func WithHostIdentifier(id string) Option { return func(o *options) { o.hostID = id } }
 
 // WithLogger sets the logger of osqueryd's own lines (with source=osqueryd) and of what no
@@ -441,23 +440,22 @@ func (d Diagnostics) withDefaults() Diagnostics {
 // history returns how many runs are kept.
 func (d Diagnostics) history() int { return max(0, d.History) }
 
-// Watchdog is how osqueryd contains itself. The zero value is osqueryd's own
-// normal level: the worker may grow by 200 MB and use 10 % of all CPU threads for 12 s.
+// Watchdog sets osqueryd's limits on itself. The zero value is osqueryd's normal level: the worker
+// may grow by 200 MB and use 10 % of all CPU threads for 12 s.
 type Watchdog struct {
-	// Disabled runs osqueryd as one process that nothing contains. Queries that
-	// run when it dies are then not denylisted by distributed reads either.
+	// Disabled runs osqueryd as one process without limits. Distributed queries that run when
+	// it dies are then not denylisted either.
 	Disabled bool
-	// Restrictive lowers osqueryd's own limits to 100 MB and 5 % for 6 s.
+	// Restrictive lowers osqueryd's limits to 100 MB and 5 % for 6 s.
 	Restrictive bool
-	// MemoryMB overrides the limit of growth in MiB; 0 leaves it at the level's.
+	// MemoryMB limits the growth in MiB; 0 is the level's.
 	MemoryMB int
-	// CPUPercent overrides the limit of CPU in percent of all threads, 1 to 100;
-	// 0 leaves it at the level's.
+	// CPUPercent limits the CPU in percent of all threads, 1 to 100; 0 is the level's.
 	CPUPercent int
-	// CPUFor is how long that may last, in whole seconds; 0 leaves it at the level's.
+	// CPUFor is how long that may last, in whole seconds; 0 is the level's.
 	CPUFor time.Duration
-	// Delay is the time after a worker's start in which limits do not count, in
-	// whole seconds. 0 means osqueryd's 60 s.
+	// Delay is the time after a worker's start without limits, in whole seconds; 0 is
+	// osqueryd's 60 s.
 	Delay time.Duration
 }
 

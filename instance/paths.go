@@ -25,13 +25,13 @@ const MaxIDLength = 64
 const windowsDevices = " con prn aux nul com0 com1 com2 com3 com4 com5 com6 com7 com8 com9" +
 	" lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9 "
 
-// CheckID says whether id can name an instance: 1 to 64 letters, digits, dots,
+// CheckID checks whether id can name an instance: 1 to 64 letters, digits, dots,
 // underscores and hyphens, beginning and ending with a letter or a digit. The id names
 // the instance's directory and stands in every log line and event.
 func CheckID(id string) error {
 	switch {
 	case id == "":
-		return errors.New("the id is empty; give the instance a name such as \"vendor\"")
+		return errors.New("the id is empty; name the instance, such as \"vendor\"")
 	case len(id) > MaxIDLength:
 		return fmt.Errorf("the id is %d bytes long; at most %d are allowed", len(id), MaxIDLength)
 	}
@@ -103,10 +103,10 @@ func (o *options) checkPaths() []error {
 	case o.root == "" && o.settings.NoRoot:
 		return nil
 	case o.root == "":
-		return []error{optionErrorf("WithRoot", "no directory is given; name one for the instance to keep its data in")}
+		return []error{optionErrorf("WithRoot", "the directory is empty; name one for the instance to keep its data in")}
 	}
 	if !filepath.IsAbs(base) {
-		return []error{optionErrorf(option, "%q is relative; give an absolute path", base)}
+		return []error{optionErrorf(option, "%q is relative; use an absolute path", base)}
 	}
 	if o.dir == "" {
 		if err := o.makeWritableDir(o.root, false); err != nil {
@@ -114,7 +114,7 @@ func (o *options) checkPaths() []error {
 		}
 	}
 	if CheckID(o.id) != nil {
-		return nil // said already, and not to be made a directory of
+		return nil // reported already, and no name for a directory
 	}
 	var errs []error
 	p := o.layout()
@@ -132,7 +132,7 @@ func (o *options) checkPaths() []error {
 // to it, it must be sticky. A dir that is not there is made for the check, 0700, and removed again.
 func CheckRoot(dir string) error {
 	if !filepath.IsAbs(dir) {
-		return fmt.Errorf("%q is relative; give an absolute path", dir)
+		return fmt.Errorf("%q is relative; use an absolute path", dir)
 	}
 	var o options
 	defer o.unmake()
@@ -154,7 +154,7 @@ func makeDir(dir string, private bool) error {
 		return fmt.Errorf("%s: %w", dir, reason(err))
 	}
 	if private && info.Mode()&fs.ModeSymlink != 0 {
-		return fmt.Errorf("%s is a symbolic link; give the directory itself", dir)
+		return fmt.Errorf("%s is a symbolic link; use the directory itself", dir)
 	}
 	if info, err = os.Stat(dir); err != nil {
 		return fmt.Errorf("%s: %w", dir, reason(err))
@@ -203,7 +203,7 @@ func (o *options) unmake() {
 }
 
 // checkWritable makes a file, because modes alone do not tell: read-only mounts,
-// quotas and access lists have their say.
+// quotas and access lists count too.
 func checkWritable(dir string) error {
 	f, err := os.CreateTemp(dir, ".osqvisor-*")
 	if err != nil {
@@ -258,10 +258,10 @@ func reason(err error) error {
 	return err
 }
 
-// use is the hold on the instance's directory: the lock that keeps other hosts and
-// other instances out, and the open queues. A run and a Ship may share it; it is
-// given back with the last of them, so that nothing stays open between runs.
-type use struct {
+// dirLock holds the instance's directory: the lock that keeps other hosts and other instances
+// out, and the open queues. A run and a delivery between runs may share it; the last of them
+// releases it, so that nothing stays open between runs.
+type dirLock struct {
 	disk  guard.Lane // for what changes the directory, in order; the rest belongs to it
 	users int
 	lock  *flock.Flock
@@ -276,7 +276,7 @@ var errDiskHangs = errors.New("the file system does not answer")
 func (in *Instance) onDisk(ctx context.Context, what string, f func() error, undo func()) error {
 	bounded, cancel := context.WithTimeoutCause(ctx, in.o.timeouts.Disk, errDiskHangs)
 	defer cancel()
-	err := in.use.disk.Try(bounded, in.o.timeouts.giveUp(), func() error {
+	err := in.dirLock.disk.Try(bounded, in.o.timeouts.giveUp(), func() error {
 		in.o.diskHook(what)
 		return f()
 	}, undo)
@@ -293,12 +293,12 @@ func (in *Instance) onDisk(ctx context.Context, what string, f func() error, und
 // somebody else who has it: that is an error.
 func (in *Instance) enter(ctx context.Context) error {
 	return in.onDisk(ctx, "opening it", func() error {
-		if in.use.users == 0 {
+		if in.dirLock.users == 0 {
 			if err := in.openDirectory(ctx); err != nil {
 				return fmt.Errorf("%w: %w", errDirectory, err)
 			}
 		}
-		in.use.users++
+		in.dirLock.users++
 		return nil
 	}, in.leave)
 }
@@ -321,7 +321,7 @@ func (in *Instance) openDirectory(ctx context.Context) error {
 	if err := in.ext.OpenQueues(); err != nil {
 		return errors.Join(err, lock.Unlock())
 	}
-	in.use.lock = lock
+	in.dirLock.lock = lock
 	return nil
 }
 
@@ -364,11 +364,11 @@ func (in *Instance) adoptFrom(ctx context.Context, dir string) error {
 
 // leave ends one use. It is for the lane.
 func (in *Instance) leave() {
-	if in.use.users--; in.use.users > 0 {
+	if in.dirLock.users--; in.dirLock.users > 0 {
 		return
 	}
-	if err := errors.Join(in.ext.CloseQueues(), in.use.lock.Unlock()); err != nil {
-		in.log.Warn("the instance's directory could not be given back cleanly", "err", err)
+	if err := errors.Join(in.ext.CloseQueues(), in.dirLock.lock.Unlock()); err != nil {
+		in.log.Warn("the instance's directory could not be released cleanly", "err", err)
 	}
-	in.use.lock = nil
+	in.dirLock.lock = nil
 }

@@ -215,7 +215,7 @@ func TestPromise09PanicsAreContained(t *testing.T) {
 			t.Error(err)
 		}
 		seen := map[string]bool{}
-		for !seen["table bad"] || !seen["health checker"] || !seen["transport config"] {
+		for !seen["table bad"] || !seen["health check"] || !seen["transport config"] {
 			seen[next[stats.PanicCaught](t, r.events).Where] = true
 		}
 	})

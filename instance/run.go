@@ -35,7 +35,7 @@ var (
 )
 
 // run is one lifetime of an osqueryd. Its methods are called by the goroutine
-// that called Run and by no other, except where they say so.
+// that called Run and by no other, except where noted.
 type run struct {
 	in      *Instance
 	o       *options
@@ -52,7 +52,7 @@ type run struct {
 	oomSeen  uint64 // what the kernel had killed for memory, at the last look
 	sessions int
 
-	release      func()                       // gives the start's place back; nil when it has none
+	release      func()                       // releases the start's place; nil when it has none
 	stopShipping func() (ended chan struct{}) // of this run; nil when it has none
 	diskHangs    bool                         // nobody waits for the directory's file system any more
 	madeDirs     bool                         // prepare came to the sockets
@@ -68,7 +68,7 @@ type run struct {
 	stopAsked atomic.Pointer[time.Time] // when Run's context ended
 	stopBegan time.Time                 // from when Timeouts.Stop counts
 
-	asked     activations // guarded by in.mu
+	activated activations // guarded by in.mu
 	ready     bool        // guarded by in.mu
 	announced bool        // ready, and the events say so; guarded by in.mu
 	over      bool        // no more ready; guarded by in.mu
@@ -127,7 +127,7 @@ func (in *Instance) newRun() *run {
 	return r
 }
 
-// activations counts what osqueryd's workers have asked our plugins for at their start.
+// activations counts how often osqueryd's workers have activated our plugins.
 type activations struct{ config, logger int }
 
 // noteActivation is called by a call of osqueryd's, before it is answered.
@@ -142,21 +142,21 @@ func (in *Instance) noteActivation(what string) {
 	switch what {
 	case "config":
 		r.stderr.distrust()
-		r.asked.config++
+		r.activated.config++
 	case "logger":
-		r.asked.logger++
+		r.activated.logger++
 		in.wake()
 	}
 }
 
-// newRunID gives 8 random bytes in hex: unique enough to tell runs apart for ever.
+// newRunID returns 8 random bytes in hex: unique enough to tell runs apart for ever.
 func newRunID() string {
 	b := make([]byte, 8)
-	_, _ = rand.Read(b) // it never fails, says its documentation
+	_, _ = rand.Read(b) // it never fails
 	return hex.EncodeToString(b)
 }
 
-// live takes the run through its phases and returns why it left the last one.
+// live goes through the run's phases and returns why the last one ended.
 func (r *run) live(ctx context.Context) error {
 	r.in.emit(stats.RunStarting{Head: r.in.head(), Binary: r.o.binary, Version: r.in.Binary().Version})
 	if err := r.gate(ctx); err != nil {
@@ -189,7 +189,7 @@ func (r *run) gate(ctx context.Context) error {
 	if r.o.settings.Gate == nil {
 		return ctx.Err()
 	}
-	release, err := r.in.askGate(ctx)
+	release, err := r.in.waitGate(ctx)
 	if err != nil {
 		return err
 	}
@@ -201,9 +201,9 @@ func (r *run) gate(ctx context.Context) error {
 	return nil
 }
 
-// askGate waits for the host's gate, and a while longer when ctx has ended: then the gate
-// is left to itself, and the place that it may give goes back.
-func (in *Instance) askGate(ctx context.Context) (release func(), err error) {
+// waitGate waits for the host's gate, and a while longer when ctx has ended: then the gate
+// is left behind, and a place that it returns later is released.
+func (in *Instance) waitGate(ctx context.Context) (release func(), err error) {
 	var got func()
 	err = guard.Call(ctx, in.o.timeouts.giveUp(), func() (err error) {
 		got, err = in.callGate(ctx)
@@ -248,7 +248,7 @@ func (r *run) releaseGate() {
 	}
 }
 
-// finish stops whatever is left, says why the run ended and gives Run's result.
+// finish stops whatever is left and returns Run's result.
 func (r *run) finish(ctx context.Context, err error) error {
 	asked := ctx.Err() != nil // decided by our own context, never by an error
 	phase := r.phase
@@ -469,7 +469,7 @@ func (in *Instance) ship(ctx context.Context) error {
 	}
 	err := guard.Call(ctx, 2*in.o.timeouts.giveUp(), func() error {
 		defer func() { <-in.shipping }()
-		defer func() { <-in.use.disk.Go(in.leave) }()
+		defer func() { <-in.dirLock.disk.Go(in.leave) }()
 		return in.ext.Run(ctx)
 	}, nil)
 	if errors.Is(err, guard.ErrHangs) {

@@ -140,7 +140,7 @@ func (r *run) announceKill(pid int) (why string) {
 func (r *run) loggerActivations() int {
 	r.in.mu.Lock()
 	defer r.in.mu.Unlock()
-	return r.asked.logger
+	return r.activated.logger
 }
 
 // reattach reports whether the worker whose connections were lost is still the one that we are
@@ -225,7 +225,7 @@ func (in *Instance) onRun(ctx context.Context, wait bool, do func(context.Contex
 }
 
 // errRequestTimeout is reached only when the run's goroutine itself is blocked.
-var errRequestTimeout = errors.New("the run did not get to it in time; a health checker must not wait for its own instance")
+var errRequestTimeout = errors.New("the run did not get to it in time; a health check must not wait for its own instance")
 
 // requestBound is longer than anything the run may be busy with.
 func (in *Instance) requestBound(wait bool) time.Duration {

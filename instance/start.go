@@ -103,7 +103,7 @@ func (r *run) awaitLogger(ctx context.Context, before int) error {
 	defer timer.Stop()
 	for {
 		r.in.mu.Lock()
-		begun, changed := r.asked.logger > before, r.in.changed
+		begun, changed := r.activated.logger > before, r.in.changed
 		r.in.mu.Unlock()
 		if begun {
 			return nil

@@ -79,7 +79,7 @@ func (r *run) stop(asked bool) exit {
 		x = r.stopProcess()
 	}
 	r.closeSession(r.left(stopHost))
-	r.in.checker.wait(r.left(stopHost), r.log)
+	r.in.hostCheck.wait(r.left(stopHost), r.log)
 	if asked {
 		r.drain()
 	}
@@ -99,7 +99,7 @@ func (r *run) stop(asked bool) exit {
 // tidy does on the disk what the end of a run demands, come what may, after what was begun
 // there before.
 func (r *run) tidy(what string, f func()) {
-	done := r.in.use.disk.Go(func() {
+	done := r.in.dirLock.disk.Go(func() {
 		r.o.diskHook(what)
 		f()
 	})

@@ -209,7 +209,7 @@ func (o *options) checkSocket(p paths) error {
 	case p.ownSocketDir:
 		return p.shortSocket()
 	case !filepath.IsAbs(p.socket):
-		return fmt.Errorf("%q is relative; give an absolute path", p.socket)
+		return fmt.Errorf("%q is relative; use an absolute path", p.socket)
 	case len(p.socket) > maxSocketPath:
 		return fmt.Errorf("%s is %d bytes long; at most %d are allowed, or leave the option out for a short one",
 			p.socket, len(p.socket), maxSocketPath)
