@@ -98,7 +98,8 @@ func (in *Instance) lastSleep() sleepState {
 	return in.sleep
 }
 
-// noteAnnouncedSleep says whether the host spoke of a sleep since the last look, or the machine sleeps.
+// noteAnnouncedSleep reports whether the host announced a sleep since the last look, or one that
+// still lasts.
 func (r *run) noteAnnouncedSleep() bool {
 	last := r.in.lastSleep()
 	if last.n == r.health.sleeps && !last.asleep() {

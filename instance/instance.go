@@ -25,11 +25,9 @@ import (
 // extensionName is what osqueryd knows our extension and its plugins by.
 const extensionName = "osqvisor"
 
-// Instance is one osqueryd identity, living through many runs. It owns its
-// extension, its process, its connections, its health and its stats. All methods
-// are safe for concurrent use, and may be called from tables, transports, observers and
-// health checkers, except that Run and Close must not be called from those of the
-// same instance, which would wait for themselves; nor must what other methods name.
+// Instance is one osqueryd identity, living through many runs. All methods are safe for
+// concurrent use, and may be called from the host's callbacks; Run and Close would deadlock in
+// those of the same instance.
 type Instance struct {
 	o        *options
 	paths    paths
@@ -64,9 +62,9 @@ type Instance struct {
 	changed  chan struct{}   // closed and made anew whenever readiness changes
 }
 
-// New makes an instance and its extension. It checks every option and reports
-// all mistakes at once, each as an *OptionError, and leaves nothing behind then; it makes the
-// instance's directory, and it runs the binary to learn its version. It starts nothing else.
+// New makes an instance. It checks every option and reports all mistakes at once, each as an
+// *OptionError; it leaves nothing behind then. It makes the instance's directory and runs the
+// binary for its version, and starts nothing else.
 func New(id string, opts ...Option) (*Instance, error) {
 	o := defaults(id)
 	for i, opt := range opts {
@@ -241,11 +239,9 @@ func (in *Instance) closeWait(ctx context.Context) time.Duration {
 	return max(0, min(in.o.timeouts.Observers, time.Until(end)/2))
 }
 
-// Close releases what the instance holds between runs. It fails with
-// ErrRunning while a run is under way, and does nothing the second time. After
-// it returned nil, no observer is called. It waits for observers that run as the end of a
-// run does, and no longer than until ctx's deadline. A Runner closes its instances itself:
-// theirs fails with ErrSupervised.
+// Close releases what the instance holds between runs. It waits, until ctx's deadline, for
+// observers; after it returned nil, none is called. It fails with ErrRunning while a run is under
+// way, and with ErrSupervised for an instance of a Runner, and does nothing the second time.
 func (in *Instance) Close(ctx context.Context) error {
 	if in.supervised() {
 		return fmt.Errorf("instance %q: %w", in.o.id, ErrSupervised)
@@ -367,24 +363,22 @@ func (in *Instance) newExtension() (*plugin.Extension, error) {
 var (
 	// ErrRunning reports that a run of this instance is under way already.
 	ErrRunning = errors.New("the instance is running already")
-	// ErrSupervised reports that a Runner runs and closes this instance, and nobody else may.
-	ErrSupervised = errors.New("the instance belongs to a Runner")
 	// ErrNotRunning reports that no run is under way.
 	ErrNotRunning = errors.New("the instance is not running")
 	// ErrParked reports that the supervisor does not restart the instance for now.
 	ErrParked = errors.New("the instance is parked")
 	// ErrClosed reports that the instance was closed.
 	ErrClosed = errors.New("the instance is closed")
+	// ErrSupervised reports that a Runner runs and closes this instance, and nobody else may.
+	ErrSupervised = errors.New("the instance belongs to a Runner")
 
 	// ErrQueryWaiting reports that a query was given up before osqueryd had it: it did not run.
 	ErrQueryWaiting = errors.New("the query was still waiting for its turn")
-	// ErrQueryRunning reports that a query was given up while osqueryd ran it. osqueryd
-	// cannot cancel a query and goes on with it.
+	// ErrQueryRunning reports that a query was given up while osqueryd ran it, and goes on.
 	ErrQueryRunning = errors.New("osqueryd was still running the query")
-	// ErrConnectionLost reports that osqueryd went away while it ran the query. Whether
-	// the query finished is unknown.
+	// ErrConnectionLost reports that osqueryd ended while it ran the query, finished or not.
 	ErrConnectionLost = errors.New("osqueryd went away while it ran the query")
-	// ErrAnswerTooLarge reports an answer above the limit; QueryEach has the same one.
+	// ErrAnswerTooLarge reports an answer above Queries.MaxBytes.
 	ErrAnswerTooLarge = errors.New("the answer is too large")
 )
 
@@ -428,10 +422,9 @@ func (in *Instance) wake() {
 	in.changed = make(chan struct{})
 }
 
-// WaitReady waits until the current run is ready, or one that is started
-// meanwhile. It fails with ErrParked, with ErrClosed, or with ctx's cause; the text
-// has the instance's state and its last failure. An observer must not call it: it could
-// wait for the end of a run, which waits for the observer.
+// WaitReady waits until the current run is ready, or one that is started meanwhile. It fails with
+// ErrParked, ErrClosed or ctx's cause; the text has the instance's state and last failure. It can
+// deadlock in an observer until ctx ends.
 func (in *Instance) WaitReady(ctx context.Context) error {
 	return in.awaitReady(ctx, nil, func() bool { return in.rec.State() == stats.StateParked })
 }

@@ -127,9 +127,9 @@ func (o *options) checkPaths() []error {
 	return errs
 }
 
-// CheckRoot reports whether dir can be a root: absolute, of this user, a directory that
-// can be written to, and none in which others can replace what is not theirs: if they can write
-// to it, it must be sticky. A dir that is not there is made for the check, 0700, and removed again.
+// CheckRoot checks whether dir can be a root: an absolute path to a writable directory of this
+// user, in which others cannot replace files (it is sticky if they can write to it). A directory
+// that does not exist is made, 0700, and removed again.
 func CheckRoot(dir string) error {
 	if !filepath.IsAbs(dir) {
 		return fmt.Errorf("%q is relative; use an absolute path", dir)

@@ -74,13 +74,11 @@ type run struct {
 	over      bool        // no more ready; guarded by in.mu
 }
 
-// Run is one lifetime of osqueryd: it returns when osqueryd is gone and every
-// process, goroutine, socket and file of the run with it. It returns nil when ctx ended,
-// however osqueryd exited, and within Timeouts.Stop: the observers have its events by then,
-// or their time is over. It returns an *ExitError when the run ended by itself. A second
-// call at the same time fails with ErrRunning; after it returned, it may be called again.
-// After Close it fails with ErrClosed, and for an instance of a Runner, which runs it
-// itself, with ErrSupervised.
+// Run is one lifetime of osqueryd: it returns when every process, goroutine, socket and file of the
+// run is gone. It returns nil when ctx ended, however osqueryd exited, within Timeouts.Stop; and
+// an *ExitError when the run ended by itself. It may be called again after it returned; at the
+// same time it fails with ErrRunning, after Close with ErrClosed, and for an instance of a Runner
+// with ErrSupervised.
 func (in *Instance) Run(ctx context.Context) error {
 	if in.supervised() {
 		return fmt.Errorf("instance %q: %w", in.o.id, ErrSupervised)
