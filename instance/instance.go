@@ -162,9 +162,6 @@ func (in *Instance) Directory() string { return in.paths.dir }
 
 // Socket returns the path of osqueryd's extension socket. Whoever can open it can
 // read the node key and change the config: it is a secret.
-//
-// It stays the same from run to run, unless it lies outside of the instance's directory, where
-// its path would be too long, and another user occupied it meanwhile.
 func (in *Instance) Socket() string { return in.place().socket }
 
 func (in *Instance) place() paths {
@@ -180,8 +177,7 @@ func (in *Instance) Binary() Binary {
 	return in.binary
 }
 
-// Snapshot returns the instance's state, counters and newest runs, what waits in its queues, how
-// its server answers, and which queries are denylisted. It is a copy.
+// Snapshot returns a copy of the instance's state, counters and newest runs.
 func (in *Instance) Snapshot() stats.Snapshot {
 	s := in.rec.Snapshot()
 	s.Queues, s.Calls = in.ext.Delivery()

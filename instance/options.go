@@ -170,18 +170,16 @@ func WithBinary(path string) Option {
 	return func(o *options) { o.binary = path }
 }
 
-// WithRoot names the directory below which the instance has a directory of its
-// own, named by its id. It must be absolute; it is made, 0700, if it is not there.
-// Either WithRoot or WithDirectory is required.
+// WithRoot sets the directory below which the instance has its own, named by its id. It must be
+// absolute; it is made, 0700, if it does not exist. WithRoot or WithDirectory is required.
 func WithRoot(dir string) Option { return func(o *options) { o.root = dir } }
 
-// WithDirectory names the instance's own directory, and wins over WithRoot. It must be
-// absolute; it is made, 0700, if it is not there. No two instances may share one.
+// WithDirectory sets the instance's own directory, whatever WithRoot is. It must be absolute; it is
+// made, 0700, if it does not exist. No two instances may share one.
 func WithDirectory(dir string) Option { return func(o *options) { o.dir = dir } }
 
-// WithSocket fixes the path of osqueryd's extension socket, or on Windows the
-// name of its pipe. Without it a short one is chosen. At most 97 bytes (a pipe's 240), in a
-// directory that only this user can enter.
+// WithSocket sets the path of osqueryd's extension socket, of at most 97 bytes, in a directory that
+// only this user can enter; or on Windows the name of its pipe, of at most 240. Default: a short one.
 func WithSocket(path string) Option { return func(o *options) { o.socket = path } }
 
 // WithTransport sets how the instance reaches its server. One transport may
@@ -197,8 +195,7 @@ func WithTransport(t extension.Transport) Option {
 	}
 }
 
-// WithTables adds tables of the host's own; those of osquery-go's plugin/table
-// will do. Each call adds to the ones before.
+// WithTables adds tables of the host's own, such as osquery-go's plugin/table makes.
 func WithTables(tables ...extension.Table) Option {
 	return func(o *options) { o.tables = append(o.tables, tables...) }
 }
@@ -227,15 +224,14 @@ func WithNodeKeyStore(k extension.NodeKeyStore) Option {
 	}
 }
 
-// WithFlag passes a flag to osqueryd. The name comes without dashes. Flags that
-// the SDK sets itself are refused, as are flags that the binary does not know. A config
-// cannot change a flag that was set so.
+// WithFlag passes a flag to osqueryd; name is without dashes. Flags that the SDK sets and flags that
+// the binary does not have are refused. A config cannot change a flag that was set so.
 func WithFlag(name, value string) Option {
 	return func(o *options) { o.flags[name] = value }
 }
 
-// WithEnv adds variables, as "NAME=value", to osqueryd's environment, which is
-// the host's without OSQUERY_*, in checks of the binary too. Each call adds to the ones before.
+// WithEnv adds variables, as "NAME=value", to osqueryd's environment, which is the host's without
+// OSQUERY_*.
 func WithEnv(vars ...string) Option {
 	return func(o *options) { o.env = append(o.env, vars...) }
 }
@@ -270,7 +266,7 @@ func WithLogger(l *slog.Logger) Option {
 	}
 }
 
-// WithObserver sets who is handed the instance's events. Each call adds one.
+// WithObserver adds an observer of the instance's events.
 func WithObserver(obs stats.Observer) Option {
 	return func(o *options) {
 		if obs == nil {
@@ -342,13 +338,12 @@ func (t Timeouts) giveUp() time.Duration { return t.stop() / 5 }
 
 // Health sets how an instance is checked while it runs. A field that is zero has its default.
 type Health struct {
-	// Interval is the time between two checks. Default 10 s, from 1 ms to 24 h. Up to a tenth
-	// is added to it, so that all instances of a host are checked at the same moments.
+	// Interval is the time between two checks, and up to a tenth more. Default 10 s, from 1 ms
+	// to 24 h.
 	Interval time.Duration
 	// Timeout bounds a check. Default 5 s, from 1 ms to 1 h.
 	Timeout time.Duration
-	// Failures is how many failed checks in a row end the run. Default 3, from 1 to 1000. A
-	// lost registration is repaired at the first failure.
+	// Failures is how many failed checks in a row end the run. Default 3, from 1 to 1000.
 	Failures int
 	// Delay is the time from ready to the first check, 24 h at most. Default: the interval. A
 	// negative value checks at once.
@@ -398,8 +393,8 @@ func (h Health) next(now time.Time) time.Duration {
 type Queries struct {
 	// Timeout bounds a query whose context has no deadline. Default 60 s, from 1 ms to 24 h.
 	Timeout time.Duration
-	// MaxBytes limits the size of an answer. Default 100 MiB, from 64 KiB to 1 GiB. Set it
-	// lower on hosts with little memory.
+	// MaxBytes limits an answer. Default 100 MiB, from 64 KiB to 1 GiB; less on a host with
+	// little memory.
 	MaxBytes int
 	// AbandonedWait is how long the next query waits for the answer of one that was given
 	// up, before a second connection is opened. Default 5 s, up to 1 h. A negative value
