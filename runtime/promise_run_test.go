@@ -218,3 +218,39 @@ func TestPromise13FailedStartSaysWhy(t *testing.T) {
 		t.Errorf("parked because of %+v", exit)
 	}
 }
+
+// Run returns within the instances' Timeouts.Stop, whatever of osqueryd, the server and the host
+// hangs then.
+func TestPromise12RunReturnsWithinTheStopOfItsInstances(t *testing.T) {
+	const bound, slack = 5 * time.Second, 3 * time.Second // the log has a second, and the machine is busy
+	release, called := make(chan struct{}), make(chan struct{}, 1)
+	defer close(release)
+	transport := extension.Funcs{LogsFunc: func(context.Context, extension.Node, extension.Batch) error {
+		select {
+		case called <- struct{}{}:
+		default:
+		}
+		<-release
+		return nil
+	}}
+	observer := stats.ObserverFunc(func(_ context.Context, e stats.Event) {
+		if _, ok := e.(stats.RunStopping); ok {
+			<-release
+		}
+	})
+	d := fakeWith(t, osquerydtest.Rule{Phase: osquerydtest.PhaseStart, Action: osquerydtest.Action{Do: osquerydtest.IgnoreTerm}})
+	h := newHost(t, d, runtime.WithTransport(transport),
+		runtime.WithInstanceDefaults(instance.WithTimeouts(instance.Timeouts{Stop: bound}), instance.WithObserver(observer)),
+		runtime.WithInstance("vendor"), runtime.WithInstance("tenant"))
+	h.run(t)
+	h.ready(t, "vendor", "tenant")
+	worker, err := d.fake.WaitWorker(testhelp.Context(t), "")
+	must(t, err)
+	must(t, worker.Emit(testhelp.Context(t), `{"name":"q"}`))
+	<-called
+	began := time.Now()
+	h.stop()
+	if took := time.Since(began); took > bound+slack {
+		t.Errorf("Run took %v to return", took)
+	}
+}
