@@ -61,13 +61,13 @@ func TestBadOptions(t *testing.T) {
 		"dots as id":   {"..", nil, []string{"id: ", "must begin and end"}},
 		"device as id": {"con.x", nil, []string{"id: ", "device on Windows"}},
 
-		"no root":             {"a", []instance.Option{instance.WithRoot("")}, []string{"WithRoot: no directory is given"}},
+		"no root":             {"a", []instance.Option{instance.WithRoot("")}, []string{"WithRoot: the directory is empty"}},
 		"relative root":       {"a", []instance.Option{instance.WithRoot("x/y")}, []string{`WithRoot: "x/y" is relative`}},
 		"root is a file":      {"a", []instance.Option{instance.WithRoot(file)}, []string{"WithRoot: " + file, "not a directory"}},
 		"relative directory":  {"a", []instance.Option{instance.WithDirectory("x")}, []string{`WithDirectory: "x" is relative`}},
 		"directory is a file": {"a", []instance.Option{instance.WithDirectory(file)}, []string{"WithDirectory: " + file, "not a directory"}},
 
-		"no binary":       {"a", []instance.Option{instance.WithBinary("")}, []string{"WithBinary: ", "no path is given"}},
+		"no binary":       {"a", []instance.Option{instance.WithBinary("")}, []string{"WithBinary: ", "the path is empty"}},
 		"relative binary": {"a", []instance.Option{instance.WithBinary("osqueryd")}, []string{"WithBinary: ", "relative"}},
 
 		"nil option":    {"a", []instance.Option{nil}, []string{"option 2 is nil"}},
