@@ -8,8 +8,6 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"strconv"
-	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
 )
@@ -119,7 +117,7 @@ func (c *Client) do(req *http.Request, answer any) error {
 	body := io.LimitReader(resp.Body, maxAnswer)
 	if resp.StatusCode/100 != 2 {
 		text, _ := io.ReadAll(io.LimitReader(body, 200)) // for the error alone
-		return verdict(resp, fmt.Errorf("%s %s: %s: %s", req.Method, req.URL.Path, resp.Status, bytes.TrimSpace(text)))
+		return fmt.Errorf("%s %s: %w", req.Method, req.URL.Path, extension.StatusError(resp.StatusCode, resp.Header, string(text)))
 	}
 	if answer == nil {
 		_, _ = io.Copy(io.Discard, body) // so that the connection can be used again
@@ -140,20 +138,4 @@ func acknowledged(resp *http.Response) error {
 	}
 	return fmt.Errorf("%s %s: %s is no acknowledgement; something on the way may have answered in the server's place",
 		resp.Request.Method, resp.Request.URL.Path, resp.Status)
-}
-
-// verdict says in osqvisor's words what a status means. All that it does not know is
-// tried again, by and by: that is the safe side.
-func verdict(resp *http.Response, err error) error {
-	switch resp.StatusCode {
-	case http.StatusBadRequest, http.StatusUnprocessableEntity:
-		return fmt.Errorf("%w: %w", extension.ErrPermanent, err)
-	case http.StatusRequestEntityTooLarge:
-		return fmt.Errorf("%w: %w", extension.ErrTooLarge, err)
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
-		if seconds, bad := strconv.Atoi(resp.Header.Get("Retry-After")); bad == nil && seconds >= 0 {
-			return extension.RetryAfter(time.Duration(seconds)*time.Second, err)
-		}
-	}
-	return err
 }

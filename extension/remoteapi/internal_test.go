@@ -140,17 +140,6 @@ func FuzzAnswers(f *testing.F) {
 	})
 }
 
-func FuzzRetryAfter(f *testing.F) {
-	for _, seed := range []string{"", "7", "-1", "1e3", " 8 ", "Fri, 02 Jan 2026 03:05:05 GMT", "99999999999999999999"} {
-		f.Add(seed, "Fri, 02 Jan 2026 03:04:05 GMT")
-	}
-	f.Fuzz(func(t *testing.T, value, date string) {
-		if d := retryAfter(http.Header{"Retry-After": {value}, "Date": {date}}); d < 0 {
-			t.Fatalf("%q at %q: %v", value, date, d)
-		}
-	})
-}
-
 // FuzzLogBody: whatever the lines, the body is valid JSON with one element each.
 func FuzzLogBody(f *testing.F) {
 	f.Add("key", []byte(`{"a":1}`), []byte("\xff\n"))

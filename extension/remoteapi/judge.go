@@ -3,13 +3,11 @@ package remoteapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math"
 	"net/http"
 	"slices"
-	"strconv"
-	"strings"
-	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
 )
@@ -68,8 +66,9 @@ func (c *Client) failure(resp *http.Response, f fields, req request) error {
 	if invalid, err := f.nodeInvalid(req.call); err == nil && invalid && req.call != callEnroll {
 		return fmt.Errorf("%w: %w", extension.ErrNodeInvalid, no)
 	}
-	if wait := retryAfter(resp.Header); wait > 0 {
-		return extension.RetryAfter(min(wait, c.limits.RetryAfter), no)
+	var later *extension.RetryAfterError
+	if errors.As(extension.StatusError(no.Status, resp.Header, ""), &later) {
+		return extension.RetryAfter(min(later.After, c.limits.RetryAfter), no)
 	}
 	// Half of it may pass; of a single line there is no half.
 	if no.Status == http.StatusRequestEntityTooLarge && req.lines > 1 {
@@ -79,24 +78,6 @@ func (c *Client) failure(resp *http.Response, f fields, req request) error {
 		return fmt.Errorf("%w: %w", extension.ErrPermanent, no)
 	}
 	return no
-}
-
-// retryAfter reads both forms of the header; 0 means none that can be used. A date is read
-// by the clock that wrote it, which the answer's own date shows.
-func retryAfter(h http.Header) time.Duration {
-	value := strings.TrimSpace(h.Get("Retry-After"))
-	if seconds, err := strconv.ParseUint(value, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	at, err := http.ParseTime(value)
-	if err != nil {
-		return 0
-	}
-	now, err := http.ParseTime(h.Get("Date"))
-	if err != nil {
-		now = time.Now()
-	}
-	return max(at.Sub(now), 0)
 }
 
 // sameHostOnly lets a redirect repeat a POST, with its secrets, only to where it
