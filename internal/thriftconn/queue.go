@@ -15,14 +15,10 @@ import (
 // It must return soon after ctx ends.
 type DialFunc func(ctx context.Context, path string) (*Conn, error)
 
-// QueueStats counts what a QueryQueue did since it was made.
+// QueueStats is what a QueryQueue holds now.
 type QueueStats struct {
-	Run       uint64 // queries that osqueryd answered, with rows or with a refusal
-	Failed    uint64 // queries that osqueryd refused, or that were lost in flight
-	Abandoned uint64 // queries whose context ended in flight
-	Withdrawn uint64 // queries that failed, or whose context ended, before they were sent
-	Waiting   int    // queries that wait for their turn now
-	Draining  int    // abandoned queries whose answer is still awaited now
+	Waiting  int // queries that wait for their turn
+	Draining int // abandoned queries whose late answer is awaited
 }
 
 // QueryQueue runs queries on one osqueryd, one at a time, first come first
@@ -53,7 +49,7 @@ type QueryQueue struct {
 	active    *Conn              // what the holder of the turn uses
 	abort     context.CancelFunc // ends the dialling of the holder of the turn
 	drains    []*drain
-	stats     QueueStats
+	waiting   int // for the turn
 }
 
 // NewQueryQueue makes a queue; dial nil stands for Dial.
@@ -97,13 +93,11 @@ func (q *QueryQueue) rows(ctx context.Context, method, sql string) (rows Rows, e
 	return rows, err
 }
 
-// Stats returns the counts so far.
+// Stats returns the numbers of the moment.
 func (q *QueryQueue) Stats() QueueStats {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	s := q.stats
-	s.Draining = len(q.drains)
-	return s
+	return QueueStats{Waiting: q.waiting, Draining: len(q.drains)}
 }
 
 // Reset sets where osqueryd, or its next worker, is reached. The query
@@ -180,15 +174,13 @@ func (q *QueryQueue) wake() {
 // run runs one query in its turn.
 func (q *QueryQueue) run(ctx context.Context, method string, ex exchange) error {
 	if err := q.acquireTurn(ctx); err != nil {
-		q.countWithdrawn()
 		return notSent(ctx, method, err)
 	}
 	defer q.releaseTurn()
 	for {
 		l, err := q.connect(ctx)
 		if err != nil {
-			q.countWithdrawn()
-			return notSent(ctx, method, err)
+				return notSent(ctx, method, err)
 		}
 		again, err := q.runOn(ctx, l, method, ex)
 		if !again {
@@ -203,12 +195,6 @@ func notSent(ctx context.Context, method string, err error) error {
 		return fmt.Errorf("%s: %w: %w", method, ErrWaiting, err)
 	}
 	return fmt.Errorf("%s: %w", method, err)
-}
-
-func (q *QueryQueue) countWithdrawn() {
-	q.mu.Lock()
-	q.stats.Withdrawn++
-	q.mu.Unlock()
 }
 
 // runOn runs a query on a connection. It returns again when osqueryd cannot have
@@ -297,7 +283,7 @@ func (q *QueryQueue) acquireTurn(ctx context.Context) error {
 
 func (q *QueryQueue) countWaiting(n int) {
 	q.mu.Lock()
-	q.stats.Waiting += n
+	q.waiting += n
 	q.mu.Unlock()
 }
 
@@ -466,9 +452,6 @@ func (q *QueryQueue) finish(ctx context.Context, l lease, o outcome) (again bool
 	current := l.epoch == q.epoch
 	keep, surplus := q.place(l, o, gaveUp)
 	again = lost && o.phase <= phaseSending && (l.used || !current) && !q.closed
-	if !again {
-		q.count(o, gaveUp)
-	}
 	err = q.queryError(o, lost, again, gaveUp)
 	q.mu.Unlock()
 	if !keep {
@@ -500,23 +483,6 @@ func (q *QueryQueue) place(l lease, o outcome, gaveUp bool) (keep bool, surplus 
 func isLoss(err error) bool {
 	var transport *TransportError
 	return errors.As(err, &transport) || errors.Is(err, ErrClosed) || errors.Is(err, ErrBroken)
-}
-
-// count notes how a query ended; q.mu is held.
-func (q *QueryQueue) count(o outcome, gaveUp bool) {
-	switch {
-	case o.phase == phaseIdle:
-		q.stats.Withdrawn++
-	case gaveUp:
-		q.stats.Abandoned++
-	default:
-		if o.phase == phaseDone {
-			q.stats.Run++
-		}
-		if o.err != nil {
-			q.stats.Failed++
-		}
-	}
 }
 
 // queryError is the error that the caller of a query gets; q.mu is held.

@@ -27,9 +27,6 @@ func TestQueueResetInFlight(t *testing.T) {
 	if err := <-waiting; err != nil {
 		t.Errorf("the waiting query got %v", err)
 	}
-	if s := q.Stats(); s != (QueueStats{Run: 1, Failed: 1}) {
-		t.Errorf("stats %+v", s)
-	}
 }
 
 // The moment between getting a connection and using it: nothing was sent, so the query runs on the next osqueryd.

@@ -100,11 +100,14 @@ func TestQueueWaitsABoundedWhile(t *testing.T) {
 func TestQueueGivesUpInTheGrace(t *testing.T) {
 	p := &pipes{delay: time.Minute}
 	policy(t, p, []QueueOption{WithDrainGrace(time.Hour)}, func(t *testing.T, q *QueryQueue) {
-		_, _ = queryFor(q, time.Second)
-		if took, err := queryFor(q, time.Second); !errors.Is(err, context.DeadlineExceeded) || took != time.Second {
+		if _, err := queryFor(q, time.Second); !errors.Is(err, ErrInFlight) {
+			t.Fatalf("the first query got %v", err)
+		}
+		took, err := queryFor(q, time.Second)
+		if !errors.Is(err, context.DeadlineExceeded) || !errors.Is(err, ErrWaiting) || took != time.Second {
 			t.Fatalf("after %v: %v", took, err)
 		}
-		if s := q.Stats(); s != (QueueStats{Abandoned: 1, Withdrawn: 1, Draining: 1}) {
+		if s := q.Stats(); s != (QueueStats{Draining: 1}) {
 			t.Fatalf("stats %+v", s)
 		}
 	})
@@ -115,9 +118,11 @@ func TestQueueBoundsItsDrains(t *testing.T) {
 	opts := []QueueOption{WithDrainGrace(0), func(o *queueOptions) { o.drain, o.drains = time.Minute, 2 }}
 	policy(t, p, opts, func(t *testing.T, q *QueryQueue) {
 		for range 4 {
-			_, _ = queryFor(q, time.Second)
+			if _, err := queryFor(q, time.Second); !errors.Is(err, ErrInFlight) {
+				t.Fatalf("got %v", err)
+			}
 		}
-		if s := q.Stats(); s.Draining != 2 || s.Abandoned != 4 {
+		if s := q.Stats(); s.Draining != 2 {
 			t.Fatalf("stats %+v", s)
 		}
 		<-time.After(time.Minute)
