@@ -3,6 +3,7 @@ package spool
 import (
 	"errors"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -205,5 +206,56 @@ func TestManyWritersReadersAndAcks(t *testing.T) {
 	wg.Wait()
 	if s := q.Stats(); s.Records != 0 || s.Acked != writers*each {
 		t.Fatalf("%+v", s)
+	}
+}
+
+// Close may come at any moment: every call returns, and what Append accepted is there.
+func TestCloseWhileCallsRun(t *testing.T) {
+	for _, p := range []SyncPolicy{SyncEach(), SyncInterval(time.Millisecond), SyncNever()} {
+		o := small()
+		o.MaxBytes, o.Sync = 1<<22, p
+		dir := t.TempDir()
+		q, _ := mustOpen(t, dir, o)
+		var accepted atomic.Uint64
+		var wg sync.WaitGroup
+		ready := make(chan struct{})
+		until := func(do func() error) {
+			wg.Go(func() {
+				for {
+					if err := do(); errors.Is(err, ErrClosed) {
+						return
+					} else if err != nil {
+						t.Error(err)
+						return
+					}
+				}
+			})
+		}
+		for range 3 {
+			until(func() error {
+				seq, err := q.Append([]byte("a line of some length"))
+				if err == nil && accepted.Add(1) == 200 {
+					close(ready)
+				}
+				if err != nil && seq != 0 {
+					t.Errorf("line %d is stored, and Append returned %v", seq, err)
+				}
+				return err
+			})
+		}
+		until(q.Sync)
+		until(func() error { return q.Pin(min(q.Stats().Last, 20)) })
+		until(func() error { return q.Ack(min(q.Stats().Last, 10)) })
+		until(func() error { _, err := q.Read(0, 10, 0); return err })
+		<-ready
+		if err := q.Ack(10); err != nil {
+			t.Fatal(err)
+		}
+		mustClose(t, q)
+		wg.Wait()
+		_, rep := mustOpen(t, dir, o)
+		if n := accepted.Load(); !rep.Clean() || rep.Next != n+1 || rep.Records != n-10 {
+			t.Fatalf("%d lines accepted: %+v", n, rep)
+		}
 	}
 }
