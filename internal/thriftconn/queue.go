@@ -180,7 +180,7 @@ func (q *QueryQueue) run(ctx context.Context, method string, ex exchange) error 
 	for {
 		l, err := q.connect(ctx)
 		if err != nil {
-				return notSent(ctx, method, err)
+			return notSent(ctx, method, err)
 		}
 		again, err := q.runOn(ctx, l, method, ex)
 		if !again {
