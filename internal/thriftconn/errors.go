@@ -115,7 +115,7 @@ func IsDuplicate(err error) bool {
 // IsDuplicateItem reports whether osqueryd refused a registration because one of
 // its plugins (a table, for instance) has a name that is taken already.
 func IsDuplicateItem(err error) bool {
-	return refused(err, "conflicts with another item") || refused(err, "Duplicate registry item exists")
+	return refused(err, "conflicts with another item") || refused(err, "Duplicate registry item") // the latter up to 5.5 at least
 }
 
 // IsNotRegistered reports whether osqueryd refused to deregister a UUID that it
