@@ -1,62 +1,35 @@
 package stats
 
-// Cause is why a run ended. A new one needs its constant and its line in hints here, and its
-// line in the policy table of package runtime; tests fail without.
+// Cause is why a run ended. Every run ends with exactly one; Hint explains it.
+//
+// A new one needs a constant and a line in hints here, and a line in the policies of
+// package runtime: tests fail without.
 type Cause string
 
-// The causes. Every run ends with exactly one of them.
+// The causes.
 const (
-	// CauseRequested is a run that was to stop, and stopped.
-	CauseRequested Cause = "requested"
-	// CauseExit is an exit of osqueryd by itself that nothing below explains.
-	CauseExit Cause = "exit"
-	// CauseSignal is an osqueryd ended by a signal that was not ours.
-	CauseSignal Cause = "signal"
-	// CauseStartTimeout is an osqueryd that was not ready in time.
-	CauseStartTimeout Cause = "start timeout"
-	// CauseUnhealthy is an osqueryd that we ended because its registration or
-	// a health check failed and could not be restored.
-	CauseUnhealthy Cause = "unhealthy"
-	// CauseOutOfMemory is an osqueryd ended for its memory, by the kernel or
-	// by its own watchdog.
-	CauseOutOfMemory Cause = "out of memory"
-	// CauseDatabaseLocked is a database that another process holds.
-	CauseDatabaseLocked Cause = "database locked"
-	// CauseDatabaseCorrupt is a database that osqueryd could not read.
+	CauseRequested       Cause = "requested" // it was to stop, and stopped
+	CauseExit            Cause = "exit"      // osqueryd exited by itself, for no reason below
+	CauseSignal          Cause = "signal"    // of another program or the kernel
+	CauseStartTimeout    Cause = "start timeout"
+	CauseUnhealthy       Cause = "unhealthy"     // a registration or health check failed for good
+	CauseOutOfMemory     Cause = "out of memory" // ended by the kernel or by osqueryd's watchdog
+	CauseDatabaseLocked  Cause = "database locked"
 	CauseDatabaseCorrupt Cause = "database corrupt"
-	// CausePidfileBusy is a pidfile that another osqueryd holds.
-	CausePidfileBusy Cause = "pidfile busy"
-	// CausePluginMissing is a config, logger or distributed plugin that was
-	// not there when osqueryd wanted to activate it (exit code 78).
-	CausePluginMissing Cause = "plugin missing"
-	// CauseLoggerFailed is a result that a logger plugin refused (exit code 78).
-	CauseLoggerFailed Cause = "logger failed"
-	// CauseFlagRefused is a flag, or a value of one, that osqueryd refused.
-	CauseFlagRefused Cause = "flag refused"
-	// CauseBinaryMissing is a binary that is not there.
-	CauseBinaryMissing Cause = "binary missing"
-	// CauseBinaryUnusable is a binary that cannot or must not be run: no
-	// permission, another architecture, writable by everyone, too old.
-	CauseBinaryUnusable Cause = "binary unusable"
-	// CauseBinaryBusy is a binary that somebody writes to, as in an upgrade.
-	CauseBinaryBusy Cause = "binary busy"
-	// CauseDirectory is an instance directory that cannot be used: no
-	// permission, damaged, or held by another host process.
-	CauseDirectory Cause = "directory unusable"
-	// CauseResources is a want of descriptors, processes, memory or disk, on the
-	// machine or within a limit. It passes, or somebody makes room.
-	CauseResources Cause = "out of resources"
-	// CauseNoSocket is an osqueryd that runs without its extension socket.
-	CauseNoSocket Cause = "no extension socket"
-	// CauseCrashLoop is a watcher that gave up because its worker died too
-	// often. Its exit code can be 0.
-	CauseCrashLoop Cause = "worker crash loop"
-	// CauseLeftover is an osqueryd of an earlier host that would not go away.
-	CauseLeftover Cause = "leftover process"
-	// CausePanic is a panic in code of the host that was called in a run.
-	CausePanic Cause = "panic"
-	// CauseUnknown is an end that nothing explains.
-	CauseUnknown Cause = "unknown"
+	CausePidfileBusy     Cause = "pidfile busy"
+	CausePluginMissing   Cause = "plugin missing"     // when osqueryd activated it (exit code 78)
+	CauseLoggerFailed    Cause = "logger failed"      // our logger refused a result (exit code 78)
+	CauseFlagRefused     Cause = "flag refused"       // or a value of one
+	CauseBinaryMissing   Cause = "binary missing"     // no such file
+	CauseBinaryUnusable  Cause = "binary unusable"    // permission, architecture, writable by all, too old
+	CauseBinaryBusy      Cause = "binary busy"        // being written, as in an upgrade
+	CauseDirectory       Cause = "directory unusable" // permission, damage, or another host process
+	CauseResources       Cause = "out of resources"   // descriptors, processes, memory or disk
+	CauseNoSocket        Cause = "no extension socket"
+	CauseCrashLoop       Cause = "worker crash loop" // the watcher gave up; its exit code can be 0
+	CauseLeftover        Cause = "leftover process"  // of an earlier host, and it does not end
+	CausePanic           Cause = "panic"             // in code of the host
+	CauseUnknown         Cause = "unknown"
 )
 
 // Hint returns what a person can do about the cause; empty for CauseRequested.

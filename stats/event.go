@@ -5,18 +5,16 @@ import (
 	"time"
 )
 
-// Observer receives every event of an instance.
+// Observer receives every event of an instance, one after the other, in order; events of
+// different instances may arrive at the same time.
 //
-// Observe is called for one event after the other of any one instance, in order, soon after
-// they happened; events of different instances may arrive at the same time. No lock is held
-// during the call, so it may read snapshots, which are never behind the event, run queries,
-// and call any method of the Runner that does not wait for the same instance to stop. An
-// observer that blocks delays the instance's other observers only: up to 4096 events wait
-// for it, then the oldest are dropped. A panic in it is recovered, counted, and reported to
-// the other observers as a [PanicCaught].
+// Observe may read snapshots, which are never behind the event, run queries, and call any
+// method of the Runner that does not wait for the same instance to stop. An observer that
+// blocks delays the instance's other observers only: up to 4096 events wait for it, then the
+// oldest are dropped. A panic in it is recovered and reported to the others as [PanicCaught].
 //
-// The end of a run waits for observers for a bounded time. After that the context ends and
-// Observe has to return. The context has no deadline.
+// The end of a run waits for observers for a bounded time, instance.Timeouts.Observers; then
+// the context, which has no deadline, ends and Observe has to return.
 type Observer interface {
 	Observe(ctx context.Context, e Event)
 }
@@ -31,18 +29,17 @@ func (f ObserverFunc) Observe(ctx context.Context, e Event) {
 	}
 }
 
-// Event is something that happened to an instance. The set of types is closed; any minor
-// version may add types and fields, so a type switch needs a default case. Events are
-// values: a switch names RunReady, not *RunReady. They must not be changed.
+// Event is something that happened to an instance: a value such as RunReady, never a
+// pointer, which must not be changed. The set of types is closed; a minor version may add
+// types and fields, so a type switch needs a default case.
 type Event interface {
 	// Meta returns the fields that all events have.
 	Meta() Head
-	// Kind returns the event's stable name: the words of its type's name in lower case,
-	// such as "run ready".
+	// Kind returns the words of the type's name in lower case, such as "run ready".
 	Kind() string
 	// MarshalJSON returns one object: "kind", "time", "instance", "run", and the event's own
-	// fields in snake case. An Err is its text, as "error"; durations are nanoseconds, and
-	// their names end in "_ns". Empty texts, lists and errors are left out.
+	// fields in snake case. An Err is its text, "error"; durations are nanoseconds, named
+	// "…_ns". Empty texts, lists and errors are left out.
 	MarshalJSON() ([]byte, error)
 
 	// sealed keeps types of other packages out, so that adding a method here
@@ -65,9 +62,8 @@ func (h Head) Meta() Head { return h }
 
 func (Head) sealed() {}
 
-// Multi returns an Observer that calls each of several, in the order given. Nil ones are
-// skipped. It is as safe for concurrent use as they are. When one panics, those after it
-// still receive the event, and then the panic goes on to the caller.
+// Multi returns an Observer that calls several, in order; nil ones are skipped. When one
+// panics, those after it still receive the event, and then the panic goes on.
 func Multi(obs ...Observer) Observer {
 	m := make(multi, 0, len(obs))
 	for _, o := range obs {

@@ -8,7 +8,7 @@ type InstanceAdded struct{ Head }
 func (InstanceAdded) Kind() string                   { return "instance added" }
 func (e InstanceAdded) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// InstanceUpdated reports that an instance got new options; it is restarted with them.
+// InstanceUpdated reports that an instance got new options.
 type InstanceUpdated struct{ Head }
 
 func (InstanceUpdated) Kind() string                   { return "instance updated" }
@@ -20,15 +20,13 @@ type InstanceRemoved struct{ Head }
 func (InstanceRemoved) Kind() string                   { return "instance removed" }
 func (e InstanceRemoved) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// InstanceParked reports that starting an instance again soon is of no use.
+// InstanceParked reports that an instance stays down, because starting it again soon is of no use.
 type InstanceParked struct {
 	Head
 	Cause Cause
-	// For is how long it stays down unless the host, or a change of what stands in its
-	// way, brings it back before; 0 when nothing but the host does.
+	// For is how long at most; 0 is until the host resumes it.
 	For time.Duration
-	// Failures counts the failures within Window, this one included; it is 1 when the
-	// cause alone was enough.
+	// Failures within Window, this one included; 1 when the cause alone was enough.
 	Failures int
 	Window   time.Duration
 	Err      error
@@ -46,19 +44,15 @@ type InstanceResumed struct {
 func (InstanceResumed) Kind() string                   { return "instance resumed" }
 func (e InstanceResumed) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// ResumeReason says why a parked instance is started again.
+// ResumeReason is why a parked instance is started again.
 type ResumeReason string
 
 // The reasons.
 const (
-	// ResumedByHost is a Resume or a Restart.
-	ResumedByHost ResumeReason = "requested"
-	// ResumedByTime is the end of InstanceParked.For.
-	ResumedByTime ResumeReason = "time"
-	// ResumedByBinary is a binary that was exchanged or changed.
-	ResumedByBinary ResumeReason = "binary changed"
-	// ResumedByRoom is a file system that was full and has room again.
-	ResumedByRoom ResumeReason = "disk has room"
+	ResumedByHost   ResumeReason = "requested"      // Resume, Restart or Update
+	ResumedByTime   ResumeReason = "time"           // the end of InstanceParked.For
+	ResumedByBinary ResumeReason = "binary changed" // replaced or changed
+	ResumedByRoom   ResumeReason = "disk has room"  // was full
 )
 
 // RestartScheduled reports that the next run starts after Delay.
@@ -66,7 +60,7 @@ type RestartScheduled struct {
 	Head
 	Cause Cause
 	Delay time.Duration
-	// Attempt counts the failures in a row, from 1.
+	// Attempt counts failures in a row, from 1.
 	Attempt int
 }
 
@@ -83,7 +77,7 @@ type RunStarting struct {
 func (RunStarting) Kind() string                   { return "run starting" }
 func (e RunStarting) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// ProcessStarted reports that osqueryd was spawned.
+// ProcessStarted reports that osqueryd was started.
 type ProcessStarted struct {
 	Head
 	PID int
@@ -95,26 +89,23 @@ func (e ProcessStarted) MarshalJSON() ([]byte, error) { return marshal(e) }
 // ExtensionRegistered reports that our extension is in osqueryd's registry.
 type ExtensionRegistered struct {
 	Head
-	// UUID is osqueryd's number for this registration.
-	UUID int64
-	// Plugins counts the plugins registered.
-	Plugins int
-	// Again is true for every registration of a run but its first.
-	Again bool
+	UUID    int64 // of the registration
+	Plugins int   // how many
+	Again   bool  // not the first of the run
 }
 
 func (ExtensionRegistered) Kind() string                   { return "extension registered" }
 func (e ExtensionRegistered) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// RunReady reports that the instance is registered, verified and answering.
+// RunReady reports that an instance is registered, verified and answering.
 type RunReady struct {
 	Head
-	// PID is the process we started: the watcher, or the only process there is.
+	// PID is the process we started: the watcher, or the only one there is.
 	PID int
 	// Elapsed is the time from the start of the run.
 	Elapsed time.Duration
 	Version string
-	// InstanceID is osquery's own id of its database (osquery_info.instance_id).
+	// InstanceID is osquery's id of its database.
 	InstanceID string
 }
 
@@ -125,7 +116,7 @@ func (e RunReady) MarshalJSON() ([]byte, error) { return marshal(e) }
 // is registered with the new one.
 type WorkerReplaced struct {
 	Head
-	// Reason is what osqueryd said of it; empty when it said nothing.
+	// Reason is what osqueryd printed about it; may be empty.
 	Reason string
 	// Elapsed is the time from the loss of the old worker.
 	Elapsed time.Duration
@@ -145,8 +136,7 @@ type WatchdogKilled struct {
 	Head
 	// Resource is "memory", "cpu" or "other".
 	Resource string
-	// Used and Limit are bytes for memory and milliseconds for CPU, as osqueryd
-	// printed them; 0 when it did not.
+	// Used and Limit are bytes of memory or milliseconds of CPU; 0 is unknown.
 	Used, Limit uint64
 	Message     string
 }
@@ -172,7 +162,7 @@ type RegistrationRestored struct {
 func (RegistrationRestored) Kind() string                   { return "registration restored" }
 func (e RegistrationRestored) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// TableParked reports that a host table was left out because osqueryd has one of that name.
+// TableParked reports that a table of the host was left out because osqueryd has one of that name.
 type TableParked struct {
 	Head
 	Table string
@@ -186,7 +176,7 @@ func (e TableParked) MarshalJSON() ([]byte, error) { return marshal(e) }
 type HealthFailed struct {
 	Head
 	Err error
-	// InARow counts the failures since the last success.
+	// InARow counts failures since the last success.
 	InARow int
 }
 
@@ -199,8 +189,8 @@ type HealthRecovered struct{ Head }
 func (HealthRecovered) Kind() string                   { return "health recovered" }
 func (e HealthRecovered) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// RunStopping reports that osqueryd is being ended, because that was asked for or because
-// the run cannot go on; RunEnded tells which. There is none when osqueryd ended by itself.
+// RunStopping reports that osqueryd is being ended, on request or because the run
+// cannot go on. There is none when osqueryd ended by itself.
 type RunStopping struct{ Head }
 
 func (RunStopping) Kind() string                   { return "run stopping" }
@@ -212,27 +202,24 @@ type RunEnded struct {
 	Phase Phase
 	Cause Cause
 	PID   int
-	// Code is the exit code, or -1 when there is none.
-	Code int
-	// Signal is the name of the signal that ended osqueryd, or empty.
-	Signal string
-	// Uptime is the time from spawn to exit; 0 when nothing was spawned.
-	Uptime time.Duration
+	// Code is the exit code; -1 is none.
+	Code   int
+	Signal string        // that ended osqueryd, such as "SIGKILL"
+	Uptime time.Duration // 0 when no process was started
 	Err    error
-	// Stderr is the end of what osqueryd printed.
-	Stderr []string
+	Stderr []string // the end of what osqueryd printed
 	Hint   string
 }
 
 func (RunEnded) Kind() string                   { return "run ended" }
 func (e RunEnded) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// ConfigServed reports that osqueryd was handed a config other than the last one.
+// ConfigServed reports that osqueryd was served another config than before.
 type ConfigServed struct {
 	Head
 	Bytes   int
 	Sources int
-	// Stale is true when it is the last good config and the source has failed.
+	// Stale: the source failed, and this is the last good config.
 	Stale bool
 }
 
@@ -249,38 +236,35 @@ type ConfigRefused struct {
 func (ConfigRefused) Kind() string                   { return "config refused" }
 func (e ConfigRefused) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// ConfigSetAside reports that a config is not served any more, unless its content changes,
-// because osqueryd died with it before it had run with it for a while.
+// ConfigSetAside reports that a config is not served any more until its content changes,
+// because osqueryd died with it during its probation.
 type ConfigSetAside struct {
 	Head
-	// Hash is a SHA-256 of the config, Sources the number of its sources.
-	Hash    string
+	Hash    string // SHA-256 of the config
 	Sources int
-	// Deaths counts the deaths of osqueryd within the config's probation.
-	Deaths int
+	Deaths  int // of osqueryd in the probation
 }
 
 func (ConfigSetAside) Kind() string                   { return "config set aside" }
 func (e ConfigSetAside) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// OptionStripped reports that an option was taken out of a config before osqueryd
-// saw it, because a config must not set it. It comes once for each config that has it.
+// OptionStripped reports that an option was removed from a config because a config
+// must not set it; once for each such config.
 type OptionStripped struct {
 	Head
 	Source, Option string
-	// Reason goes on after the option's name, as in "is set by the SDK".
+	// Reason continues the option's name, as in "is set by the SDK".
 	Reason string
 }
 
 func (OptionStripped) Kind() string                   { return "option stripped" }
 func (e OptionStripped) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// ConfigPartIgnored reports that osqueryd, which was handed a config, leaves a part of it out or
-// reads it otherwise than it looks, such as a query without an interval that it takes. It
-// comes once for each config that has it, and for at most 20 parts of a source.
+// ConfigPartIgnored reports that osqueryd ignores or misreads a part of a config that it
+// was served; once for each such config, and for at most 20 parts of a source.
 type ConfigPartIgnored struct {
 	Head
-	// Path is the way to the part, such as "schedule.logins.interval".
+	// Path of the part, such as "schedule.logins.interval".
 	Source, Path string
 	Reason       string
 }
@@ -288,13 +272,13 @@ type ConfigPartIgnored struct {
 func (ConfigPartIgnored) Kind() string                   { return "config part ignored" }
 func (e ConfigPartIgnored) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// ConfigPushed reports that osqueryd took a config by its update call.
+// ConfigPushed reports that osqueryd accepted a config by its update call.
 type ConfigPushed struct{ Head }
 
 func (ConfigPushed) Kind() string                   { return "config pushed" }
 func (e ConfigPushed) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// LogsDelivered reports that the transport took a batch.
+// LogsDelivered reports that the transport accepted a batch.
 type LogsDelivered struct {
 	Head
 	Batch string
@@ -306,7 +290,7 @@ type LogsDelivered struct {
 func (LogsDelivered) Kind() string                   { return "logs delivered" }
 func (e LogsDelivered) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// LogsDropped reports that log lines are lost, and why.
+// LogsDropped reports that log lines are lost.
 type LogsDropped struct {
 	Head
 	Queue  string
@@ -318,32 +302,27 @@ type LogsDropped struct {
 func (LogsDropped) Kind() string                   { return "logs dropped" }
 func (e LogsDropped) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// QueueDamaged reports that the files of a queue were damaged when it was opened, by a power cut, a bad disk or hand. What can
-// be read is kept and delivered. Lines that are known to be lost are in a LogsDropped as well; where damage hides the numbers,
-// this event is all there is.
+// QueueDamaged reports that the files of a queue were damaged when it was opened. What can
+// be read is kept. Lines known to be lost are in a LogsDropped as well.
 type QueueDamaged struct {
 	Head
-	Queue string
-	// Bytes were cut off or skipped; after a kill, the line that was being written.
-	Bytes int64
-	// Missing lines are known to be gone.
-	Missing uint64
-	// CursorLost means that lines which were delivered may be delivered again, under other ids.
+	Queue   string
+	Bytes   int64  // cut off or skipped
+	Missing uint64 // lines known to be gone
+	// CursorLost: delivered lines may be delivered again, under other ids.
 	CursorLost bool
 }
 
 func (QueueDamaged) Kind() string                   { return "queue damaged" }
 func (e QueueDamaged) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// QueueLeft reports that an instance got another directory, and that lines in a queue of the former one could not be brought
-// along. They stay there until an instance uses that directory again.
+// QueueLeft reports that lines in a queue of an instance's former directory could not be
+// moved to the new one. They stay until an instance uses that directory again.
 type QueueLeft struct {
 	Head
-	// Queue is empty when the directory as a whole could not be used.
-	Queue string
-	// Dir is the former directory.
-	Dir string
-	Err error
+	Queue string // empty for the directory as a whole
+	Dir   string // the former directory
+	Err   error
 }
 
 func (QueueLeft) Kind() string                   { return "queue left" }
@@ -355,7 +334,7 @@ type TransportFailed struct {
 	// Call is "config", "logs", "queries", "results" or "enroll".
 	Call string
 	Err  error
-	// Retry is when it is tried again; 0 when osqueryd decides.
+	// Retry is the time to the next try; 0 is when osqueryd fetches again.
 	Retry time.Duration
 }
 
@@ -381,20 +360,18 @@ type QueryDenylisted struct {
 func (QueryDenylisted) Kind() string                   { return "query denylisted" }
 func (e QueryDenylisted) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// DatabaseReplaced reports that osqueryd found its database corrupt and began a new one:
-// its list of denied queries is gone, differential queries give all their rows once more,
-// and RunReady names another InstanceID. Host tables, queues and node key are not in it.
+// DatabaseReplaced reports that osqueryd found its database corrupt and began a new one: its
+// denylist is empty, differential queries return all rows once more, and RunReady has
+// another InstanceID. Host tables, queues and node key are not affected.
 type DatabaseReplaced struct {
 	Head
-	// Backup is where osqueryd put the old one; empty when it could not.
-	Backup string
+	Backup string // path of the old one; may be empty
 }
 
 func (DatabaseReplaced) Kind() string                   { return "database replaced" }
 func (e DatabaseReplaced) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// DiscoveryFailed reports that a discovery query could not be asked, so that a
-// distributed query was not run.
+// DiscoveryFailed reports that a discovery query failed, so that a distributed query was not run.
 type DiscoveryFailed struct {
 	Head
 	Query string
@@ -413,12 +390,12 @@ type FlagIneffective struct {
 func (FlagIneffective) Kind() string                   { return "flag ineffective" }
 func (e FlagIneffective) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// RateAlarm reports that something happened more often than the host wants.
+// RateAlarm reports that something happened more often than runtime.WithRateAlarm allows.
 type RateAlarm struct {
 	Head
 	// What is "restarts" or "watchdog kills".
 	What string
-	// Count is how many there were within Window. A thousand may stand for more.
+	// Count within Window; 1000 may be more.
 	Count  int
 	Window time.Duration
 }
@@ -436,8 +413,7 @@ type LeftoverCleaned struct {
 func (LeftoverCleaned) Kind() string                   { return "leftover cleaned" }
 func (e LeftoverCleaned) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// Suspended reports that the machine slept, and that no verdict from before counts. A sleep
-// that the host announced and the clocks do not show has no such event.
+// Suspended reports that the machine slept; health checks start over.
 type Suspended struct {
 	Head
 	For time.Duration
@@ -446,10 +422,10 @@ type Suspended struct {
 func (Suspended) Kind() string                   { return "suspended" }
 func (e Suspended) MarshalJSON() ([]byte, error) { return marshal(e) }
 
-// PanicCaught reports that code of the host panicked and was contained.
+// PanicCaught reports that code of the host panicked and was recovered.
 type PanicCaught struct {
 	Head
-	// Where names the code: "table NAME", "transport CALL", "observer", …
+	// Where is "table NAME", "transport CALL", "observer", …
 	Where string
 	Value string
 	Stack string

@@ -8,19 +8,16 @@ import (
 	"time"
 )
 
-// LogTo returns an Observer that writes one record an event: the message is the event's
-// kind, the time the event's, and the attributes are "instance", "run" and the event's own
-// fields in snake case ("in_a_row"; an Err is "error"). Durations are rounded. Empty texts,
-// lists and errors are left out, and so are numbers and durations that are 0 for "none".
+// LogTo returns an Observer that logs each event: the message is the kind, the time the
+// event's, and the attributes are "instance", "run" and the event's own fields in snake case
+// ("in_a_row"; an Err is "error"). Durations are rounded; what is empty or 0 for "none" is
+// left out. A nil logger discards. It is safe for concurrent use.
 //
-// The level is Error for a parked instance, a run that failed and a panic; Warn for other
-// trouble; Debug for routine (logs delivered, configs served and pushed); Info for the rest.
-// Nothing is allocated for a level that the logger does not take. A nil logger discards.
-// It is safe for concurrent use.
+// The level is Error for a parked instance, a failed run and a panic, Warn for other
+// trouble, Debug for routine (logs delivered, configs served and pushed), else Info.
 //
 // The loggers of runtime.WithLogger and instance.WithLogger never log what an event
-// reports: pass LogTo to WithObserver, with the same logger or another, for a complete log
-// in which everything stands once.
+// reports: with LogTo on the same logger everything is logged, once.
 func LogTo(l *slog.Logger) Observer {
 	if l == nil {
 		l = slog.New(slog.DiscardHandler)

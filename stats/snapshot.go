@@ -9,8 +9,7 @@ import (
 	"time"
 )
 
-// Snapshot is what is known of one instance at one moment. It is a copy: the
-// receiver may keep and change it.
+// Snapshot is the state of one instance at one moment. It is the caller's copy.
 type Snapshot struct {
 	Instance string `json:"instance"`
 	State    State  `json:"state"`
@@ -21,19 +20,17 @@ type Snapshot struct {
 	Run *Run `json:"run,omitempty"`
 	// History holds the runs that ended, newest first, as many as instance.WithHistory sets.
 	History []Run `json:"history,omitempty"`
-	// LastError is the text of the newest failure of a run, a registration or a
-	// health check. It stays after a recovery, and is empty after a requested stop.
+	// LastError is the newest failure of a run, a registration or a health check. It
+	// stays after a recovery, and is empty after a requested stop.
 	LastError string `json:"last_error,omitempty"`
-	// NextStart is when a backoff or the park ends at the latest; zero in other states, and
-	// when the park has no end.
+	// NextStart is when a backoff or a limited park ends at the latest; zero otherwise.
 	NextStart time.Time `json:"next_start,omitzero"`
 
 	// Queues are what waits to be delivered, one for each queue on disk.
 	Queues []QueueState `json:"queues,omitempty"`
 	// Calls are how the server answers "enroll", "config" and "queries".
 	Calls []CallState `json:"calls,omitempty"`
-	// Denylisted names the scheduled queries that osqueryd refuses to run, as far as the
-	// last look at its schedule showed.
+	// Denylisted are the scheduled queries that osqueryd refused to run at the last look.
 	Denylisted []string `json:"denylisted,omitempty"`
 
 	Totals Totals `json:"totals"`
@@ -70,7 +67,7 @@ type Run struct {
 type Totals struct {
 	Runs                  uint64 `json:"runs"`
 	Restarts              uint64 `json:"restarts"` // runs after the first
-	Failures              uint64 `json:"failures"` // runs that ended unasked
+	Failures              uint64 `json:"failures"` // runs that failed
 	WorkersReplaced       uint64 `json:"workers_replaced"`
 	RegistrationsRestored uint64 `json:"registrations_restored"`
 	HealthFailures        uint64 `json:"health_failures"`
@@ -83,20 +80,19 @@ type Totals struct {
 	ConfigsRefused        uint64 `json:"configs_refused"`
 	ConfigsSetAside       uint64 `json:"configs_set_aside"`
 
-	Queries       uint64 `json:"queries"`        // asked by the host, answered or not
+	Queries       uint64 `json:"queries"`        // of the host, answered or not
 	QueriesFailed uint64 `json:"queries_failed"` // of those, failed or abandoned
 	Distributed   uint64 `json:"distributed"`    // distributed results written
 
-	LinesIn      uint64 `json:"lines_in"` // log lines taken from osqueryd
+	LinesIn      uint64 `json:"lines_in"` // log lines from osqueryd
 	BytesIn      uint64 `json:"bytes_in"`
-	LinesOut     uint64 `json:"lines_out"` // log lines taken by the transport
+	LinesOut     uint64 `json:"lines_out"` // log lines that the transport accepted
 	BytesOut     uint64 `json:"bytes_out"`
 	LinesDropped uint64 `json:"lines_dropped"`
 	BytesDropped uint64 `json:"bytes_dropped"`
 }
 
-// All yields every total by its JSON name ("lines_in"), in the order of the fields, for
-// hosts that export them as metrics. A total never falls.
+// All yields every total by its JSON name, such as "lines_in". A total never falls.
 func (t Totals) All() iter.Seq2[string, uint64] {
 	return func(yield func(string, uint64) bool) {
 		v := reflect.ValueOf(t)
@@ -113,11 +109,10 @@ type QueueState struct {
 	// Queue is "results", "snapshots", "status" or "distributed".
 	Queue string `json:"queue"`
 	// Lines and Bytes wait to be delivered; for "distributed" they are writes of osqueryd.
-	// Bytes is the size on disk when lines of before the start are among them.
+	// Bytes is the size on disk when lines of an earlier start are among them.
 	Lines uint64 `json:"lines"`
 	Bytes int64  `json:"bytes"`
-	// Age is how long the oldest of them has been waiting, within some seconds, and since
-	// the start of the process at most.
+	// Age of the oldest of them, within some seconds, since the start of the process at most.
 	Age time.Duration `json:"age_ns,omitempty"`
 	Delivery
 }
@@ -139,55 +134,36 @@ type Delivery struct {
 	Tries int `json:"tries,omitempty"`
 }
 
-// Phase is the part of a run that an event or an error belongs to.
+// Phase is a part of a run.
 type Phase string
 
-// The phases of a run, in the order in which a run passes through them.
+// The phases, in order.
 const (
-	// PhasePrepare makes the directory, takes the lease, clears what an
-	// earlier run left behind and works out the flags.
-	PhasePrepare Phase = "prepare"
-	// PhaseSpawn starts the process.
-	PhaseSpawn Phase = "spawn"
-	// PhaseConnect waits for osqueryd's extension socket.
-	PhaseConnect Phase = "connect"
-	// PhaseRegister registers the extension and checks that it took.
-	PhaseRegister Phase = "register"
-	// PhaseServe is everything from ready to the request to stop.
-	PhaseServe Phase = "serve"
-	// PhaseStop is from the decision to end the run until nothing is left.
-	PhaseStop Phase = "stop"
+	PhasePrepare  Phase = "prepare"  // directory, lease, leftovers of an earlier run, flags
+	PhaseSpawn    Phase = "spawn"    // starts the process
+	PhaseConnect  Phase = "connect"  // waits for osqueryd's extension socket
+	PhaseRegister Phase = "register" // registers the extension and verifies it
+	PhaseServe    Phase = "serve"    // from ready to the decision to end the run
+	PhaseStop     Phase = "stop"     // until nothing of the run is left
 )
 
-// State is where an instance stands, as its host would describe it.
+// State is the state of an instance.
 type State string
 
-// The states of an instance.
+// The states.
 const (
-	// StateIdle is an instance that was added and not started yet.
-	StateIdle State = "idle"
-	// StateStarting covers the phases before ready.
-	StateStarting State = "starting"
-	// StateReady is registered, verified and answering.
-	StateReady State = "ready"
-	// StateUnhealthy runs, but its registration or a health check is failing
-	// and is being mended.
-	StateUnhealthy State = "unhealthy"
-	// StateStopping is being ended, asked or not, and not gone yet.
-	StateStopping State = "stopping"
-	// StateBackoff waits to be started again.
-	StateBackoff State = "backoff"
-	// StateParked failed too often, or in a way that starting again cannot
-	// help; it stays down for a while, until what stood in its way has changed, or
-	// until it is resumed, restarted or updated, or the Runner runs anew.
-	StateParked State = "parked"
-	// StateStopped is down: it ended because it was asked to, or a run failed
-	// and what follows is not decided yet; Snapshot.LastError tells them apart.
-	StateStopped State = "stopped"
+	StateIdle      State = "idle"      // added, not started yet
+	StateStarting  State = "starting"  // a run that is not ready yet
+	StateReady     State = "ready"     // registered, verified and answering
+	StateUnhealthy State = "unhealthy" // runs, and a registration or health check fails
+	StateStopping  State = "stopping"  // a run is being ended
+	StateBackoff   State = "backoff"   // waits for its next start
+	StateParked    State = "parked"    // stays down for a while, or until the host resumes it
+	StateStopped   State = "stopped"   // down; LastError tells a failure from a requested stop
 )
 
-// WriteTable writes snapshots as a table for people: a heading and one line per instance,
-// in the order given. now is the time up to which uptimes count.
+// WriteTable writes snapshots as a table for people: a heading and one line per instance, in
+// the order of the slice. Uptimes count up to now.
 func WriteTable(w io.Writer, snapshots []Snapshot, now time.Time) error {
 	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(t, "INSTANCE\tSTATE\tPID\tUP\tRESTARTS\tQUERIES\tLINES IN\tLINES OUT\tLAST END") //nolint:errcheck // Flush reports it

@@ -6,35 +6,32 @@ import (
 	"time"
 )
 
-// Summary is the one answer a health endpoint needs.
+// Summary is the answer of a health endpoint.
 type Summary struct {
 	// Healthy is true when every instance is; an empty set is healthy.
 	Healthy bool `json:"healthy"`
-	// Degraded is true when all that is wrong is that instances are degraded: osqueryd runs
-	// as it should, and to restart anything would not help.
+	// Degraded is true when nothing is wrong but degraded instances; a restart does not help.
 	Degraded bool `json:"degraded,omitempty"`
 	// Instances are in the order of the snapshots; never nil.
 	Instances []InstanceHealth `json:"instances"`
-	// States counts the instances in each state; states with none are left out.
+	// States counts the instances in each state that occurs.
 	States map[State]int `json:"states"`
 }
 
-// InstanceHealth is what a Summary says of one instance.
+// InstanceHealth is the part of a Summary about one instance.
 type InstanceHealth struct {
 	ID    string `json:"id"`
 	State State  `json:"state"`
 	// Healthy is true in StateReady alone, and when the instance is not degraded.
 	Healthy bool `json:"healthy"`
-	// Degraded is true when it is ready, and not well served: it is not enrolled, has its
-	// config from the last good one, cannot fetch distributed queries, or delivers late.
+	// Degraded is true when it is ready and not well served: not enrolled, configured from
+	// the last good config, without distributed queries, or delivering late.
 	Degraded bool `json:"degraded,omitempty"`
-	// Reason is why it is not healthy, in one line: what it is degraded by; or its state
-	// and, unless it is idle or starting, the last error. Empty when it is healthy.
+	// Reason is why it is not healthy, in one line; empty when it is healthy.
 	Reason string `json:"reason,omitempty"`
 }
 
-// Summarize makes a Summary of snapshots. It keeps nothing
-// of its argument and may be called from anywhere.
+// Summarize returns a Summary of snapshots. It keeps nothing of its argument.
 func Summarize(snaps []Snapshot) Summary {
 	s := Summary{
 		Healthy:   true,
@@ -53,8 +50,8 @@ func Summarize(snaps []Snapshot) Summary {
 	return s
 }
 
-// Err is nil when the set is healthy. Otherwise it is one line that names every
-// instance that is not, and why.
+// Err returns nil when the set is healthy, or one line that names every instance that is
+// not, and why.
 func (s Summary) Err() error {
 	if s.Healthy {
 		return nil
@@ -85,11 +82,11 @@ const (
 	lateAfter = time.Minute
 	// behindAfter is the age from which lines are late whatever the reason.
 	behindAfter = 2 * time.Hour
-	// failedCalls is how many failures in a row are no chance.
+	// failedCalls is how many failures in a row are more than bad luck.
 	failedCalls = 3
 )
 
-// degradedBy gives what is wrong with an instance that is ready.
+// degradedBy returns what is wrong with an instance that is ready.
 func degradedBy(s *Snapshot) []string {
 	var out []string
 	for _, c := range s.Calls {
