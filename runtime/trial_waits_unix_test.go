@@ -52,7 +52,8 @@ func TestTrial19UpdateEndsWithItsContext(t *testing.T) {
 	dir := testhelp.Root(t)
 	fifo, path := filepath.Join(dir, "fifo"), filepath.Join(dir, "osqueryd")
 	must(t, syscall.Mkfifo(fifo, 0o600))
-	must(t, os.WriteFile(path, []byte(fmt.Sprintf("#!/bin/sh\n: >%s\nexec sleep 1000\n", fifo)), 0o755))
+	// The script is the reader: a writer whose reader has gone may end by SIGPIPE.
+	must(t, os.WriteFile(path, []byte(fmt.Sprintf("#!/bin/sh\n: <%s\nexec sleep 1000\n", fifo)), 0o755))
 	began := time.Now()
 	slow := instance.WithTimeouts(instance.Timeouts{Binary: time.Minute})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
@@ -68,7 +69,7 @@ func TestTrial19UpdateEndsWithItsContext(t *testing.T) {
 	ctx, cancel = context.WithCancel(t.Context())
 	updated := make(chan error, 1)
 	go func() { updated <- h.Update(ctx, "vendor", instance.WithBinary(path), slow) }()
-	f, err := os.Open(fifo) // returns when the binary is executed
+	f, err := os.OpenFile(fifo, os.O_WRONLY, 0) // returns when the binary is executed
 	must(t, err)
 	must(t, f.Close())
 	h.stop()
