@@ -81,17 +81,6 @@ func (r *run) newHealth() health {
 	return h
 }
 
-// setAsleep sets whether the machine is about to sleep: what health checks found before, and
-// find until it is awake, is void. It is for systems on which a sleep does not show in the
-// clocks, and for hosts that know before them.
-func (in *Instance) setAsleep(asleep bool) {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	if (in.sleep.n%2 == 1) != asleep {
-		in.sleep = sleepState{in.sleep.n + 1, time.Now()}
-	}
-}
-
 func (in *Instance) lastSleep() sleepState {
 	in.mu.Lock()
 	defer in.mu.Unlock()

@@ -185,33 +185,6 @@ func (in *Instance) Snapshot() stats.Snapshot {
 	return s
 }
 
-// record emits an event about the instance, in order with its own.
-func (in *Instance) record(ctx context.Context, e stats.Event) {
-	in.emitter.Emit(ctx, e)
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	in.wake() // it may have been parked, which ends WaitReady
-}
-
-// settle waits until every event so far was handed to the observers. When that takes
-// longer than Timeouts.Observers allows, their context ends and what waits is dropped,
-// which is logged; when one does not return then either, for as long again, it is left
-// to itself. A run that was asked to end, and Close, end with it. Called from an observer of the instance it
-// does nothing.
-func (in *Instance) settle(ctx context.Context) { in.settleWithin(ctx, in.settleWait()) }
-
-// settleWait is Timeouts.Observers, or what the stop that ends now leaves of it.
-func (in *Instance) settleWait() time.Duration {
-	in.mu.Lock()
-	defer in.mu.Unlock()
-	t := in.o.timeouts
-	left := time.Until(in.stopBy)
-	if left <= 0 {
-		return t.Observers
-	}
-	return min(t.Observers, max(left/settleWaits, stopFloor*t.stop()/100))
-}
-
 // settleWaits is how many waits of the given time settleWithin has at most: for the
 // observers, for them once more after their context ended, and for the log.
 const settleWaits = 3
@@ -351,7 +324,7 @@ func (in *Instance) newExtension() (*plugin.Extension, error) {
 	s.HostDetails, s.Discover = in.hostDetails, in.discover
 	s.LateConfig = func(map[string]string) { in.pushLate() }
 	s.Activated = in.noteActivation
-	s.DeferredQueues = true // two instances of one directory take turns; see use
+	s.DeferredQueues = true // two instances of one directory take turns; see dirLock
 	return plugin.New(s)
 }
 
@@ -367,15 +340,6 @@ var (
 	ErrClosed = errors.New("the instance is closed")
 	// ErrSupervised reports that a Runner runs and closes this instance, and nobody else may.
 	ErrSupervised = errors.New("the instance belongs to a Runner")
-
-	// ErrQueryWaiting reports that a query was given up before osqueryd had it: it did not run.
-	ErrQueryWaiting = errors.New("the query was still waiting for its turn")
-	// ErrQueryRunning reports that a query was given up while osqueryd ran it, and goes on.
-	ErrQueryRunning = errors.New("osqueryd was still running the query")
-	// ErrConnectionLost reports that osqueryd ended while it ran the query, finished or not.
-	ErrConnectionLost = errors.New("osqueryd went away while it ran the query")
-	// ErrAnswerTooLarge reports an answer above Queries.MaxBytes.
-	ErrAnswerTooLarge = errors.New("the answer is too large")
 )
 
 // ParkedError reports that an instance is parked: it failed too often, or for a cause
@@ -520,31 +484,6 @@ func (in *Instance) PID() int {
 		return 0
 	}
 	return in.current.proc.PID()
-}
-
-// errLooking reports that the disk has not answered yet.
-var errLooking = errors.New("an earlier look at the binary and the directory has not returned")
-
-// conditions looks at the binary and at the room in the directory, by two system calls.
-// They have until ctx ends: a file system may hang. It fails then, and until they returned.
-func (in *Instance) conditions(ctx context.Context) (control.Conditions, error) {
-	select {
-	case in.looking <- struct{}{}:
-	default:
-		return control.Conditions{}, errLooking
-	}
-	found := make(chan control.Conditions, 1)
-	path, dir := in.Binary().Path, in.paths.dir
-	go func() { // it ends when the system answers
-		defer func() { <-in.looking }()
-		found <- control.Conditions{Binary: identityOf(path), Free: freeRoom(dir)}
-	}()
-	select {
-	case c := <-found:
-		return c, nil
-	case <-ctx.Done():
-		return control.Conditions{}, context.Cause(ctx)
-	}
 }
 
 // SetTables replaces the host's tables, at once when osqueryd runs and else at its next start. A

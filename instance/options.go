@@ -64,8 +64,7 @@ func (o *options) checkExtension() error {
 	return errors.Join(errs...)
 }
 
-// OptionError is a mistake in an option. New reports all of them at once,
-// joined; errors.As finds the first.
+// OptionError is a mistake in an option. New joins all of them; errors.As finds the first.
 type OptionError struct {
 	// Option names the option, such as "WithBinary".
 	Option string
@@ -200,16 +199,16 @@ func WithTables(tables ...extension.Table) Option {
 	return func(o *options) { o.tables = append(o.tables, tables...) }
 }
 
-// WithConfig sets how the instance gets its config. A later one replaces the whole.
+// WithConfig sets how the instance gets its config.
 func WithConfig(c extension.Config) Option { return func(o *options) { o.config = c } }
 
-// WithLogs sets how the instance's log lines are queued and shipped. A later one replaces the whole.
+// WithLogs sets how the instance's log lines are queued and shipped.
 func WithLogs(l extension.Logs) Option { return func(o *options) { o.logs = l } }
 
-// WithDistributed sets how the instance runs distributed queries. A later one replaces the whole.
+// WithDistributed sets how the instance runs distributed queries.
 func WithDistributed(d extension.Distributed) Option { return func(o *options) { o.distributed = d } }
 
-// WithEnrolment limits how often the instance enrols. A later one replaces the whole.
+// WithEnrolment limits how often the instance enrols.
 func WithEnrolment(e extension.Enrolment) Option { return func(o *options) { o.enrolment = e } }
 
 // WithNodeKeyStore sets where the node key is kept. The default is the file node_key in the
@@ -251,11 +250,10 @@ func WithLabels(labels map[string]string) Option {
 // it keeps in its database. When it changes, the instance enrols again.
 func WithHostIdentifier(id string) Option { return func(o *options) { o.hostID = id } }
 
-// WithLogger sets the logger of osqueryd's own lines (with source=osqueryd) and of what no
-// event reports. Events are not logged here: pass stats.LogTo to WithObserver, with the same
-// logger for one complete log in which everything stands once. Default: nothing is logged.
-// A handler that panics or blocks delays nothing: after 0.1 s up to 1024 records wait for
-// it, and lost ones are counted in the log.
+// WithLogger sets the logger of osqueryd's own lines (with source=osqueryd) and of what no event
+// reports; add stats.LogTo with the same logger by WithObserver for the events. Default: nothing
+// is logged. A handler that panics or blocks delays nothing: after 0.1 s up to 1024 records wait
+// for it, and lost ones are counted in the log.
 func WithLogger(l *slog.Logger) Option {
 	return func(o *options) {
 		if l == nil {

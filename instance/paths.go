@@ -26,8 +26,7 @@ const windowsDevices = " con prn aux nul com0 com1 com2 com3 com4 com5 com6 com7
 	" lpt0 lpt1 lpt2 lpt3 lpt4 lpt5 lpt6 lpt7 lpt8 lpt9 "
 
 // CheckID checks whether id can name an instance: 1 to 64 letters, digits, dots,
-// underscores and hyphens, beginning and ending with a letter or a digit. The id names
-// the instance's directory and stands in every log line and event.
+// underscores and hyphens, beginning and ending with a letter or a digit.
 func CheckID(id string) error {
 	switch {
 	case id == "":

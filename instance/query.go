@@ -8,6 +8,18 @@ import (
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 )
 
+// Errors of a query, which are wrapped.
+var (
+	// ErrQueryWaiting reports that a query was given up before osqueryd had it: it did not run.
+	ErrQueryWaiting = errors.New("the query was still waiting for its turn")
+	// ErrQueryRunning reports that a query was given up while osqueryd ran it, and goes on.
+	ErrQueryRunning = errors.New("osqueryd was still running the query")
+	// ErrConnectionLost reports that osqueryd ended while it ran the query, finished or not.
+	ErrConnectionLost = errors.New("osqueryd went away while it ran the query")
+	// ErrAnswerTooLarge reports an answer above Queries.MaxBytes.
+	ErrAnswerTooLarge = errors.New("the answer is too large")
+)
+
 // Query runs SQL in the instance's osqueryd and returns all rows. Queries run one at a time,
 // first come, first served, because osqueryd does not survive several at once; each waits under
 // ctx, or for Queries.Timeout when ctx has no deadline, also while osqueryd starts or replaces

@@ -8,12 +8,11 @@ import (
 	"github.com/osqvisor/osqvisor/internal/thriftconn"
 )
 
-// Rows is the answer to a query. It holds the column names once and all cells in one
-// piece of memory, never changes, and is cheap to copy; any number of goroutines may
-// read it. The zero value has no rows.
+// Rows is the answer to a query. It never changes, is cheap to copy, and is safe for concurrent
+// use. The zero value has no rows.
 //
-// osqueryd sends every value as text, and does not tell NULL from the empty text. A row
-// may lack a column that other rows have. [CollectRows] converts rows to structs.
+// osqueryd sends every value as text, and NULL as the empty text. A row may lack a column that
+// other rows have. [CollectRows] converts rows to structs.
 type Rows struct{ rows thriftconn.Rows }
 
 // Len returns the number of rows.
@@ -64,8 +63,8 @@ func (r Rows) MarshalJSON() ([]byte, error) {
 	return append(b, ']'), nil
 }
 
-// Row is one row of an answer. It stays valid for as long as it is kept, and keeps the
-// rows that arrived with it in memory. It never changes. The zero value has no columns.
+// Row is one row of an answer. It never changes; while it is kept, so are the rows that arrived
+// with it. The zero value has no columns.
 type Row struct{ row thriftconn.Row }
 
 // Columns returns the names of the columns that were known when the row arrived. The

@@ -435,48 +435,6 @@ func (r *run) writeLease() error {
 	})
 }
 
-// ship delivers what is queued until ctx ends, whether or not osqueryd runs.
-// Run does so by itself for as long as it lasts; a supervisor that calls ship
-// as well keeps deliveries going between runs and while the instance is parked, and
-// keeps the instance's directory meanwhile. While somebody else ships, a run
-// included, it waits to take over. It returns nil when ctx ends, and fails with
-// ErrClosed, or when the directory is used by another host or instance.
-func (in *Instance) ship(ctx context.Context) error {
-	select {
-	case <-in.ended:
-		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
-	default:
-	}
-	select {
-	case in.shipping <- struct{}{}:
-	case <-in.ended:
-		return fmt.Errorf("instance %q: %w", in.o.id, ErrClosed)
-	case <-ctx.Done():
-		return nil
-	}
-	if ctx.Err() != nil {
-		<-in.shipping
-		return nil
-	}
-	if err := in.enter(ctx); err != nil {
-		<-in.shipping
-		if ctx.Err() != nil {
-			return nil
-		}
-		return fmt.Errorf("instance %q: %w", in.o.id, err)
-	}
-	err := guard.Call(ctx, 2*in.o.timeouts.giveUp(), func() error {
-		defer func() { <-in.shipping }()
-		defer func() { <-in.dirLock.disk.Go(in.leave) }()
-		return in.ext.Run(ctx)
-	}, nil)
-	if errors.Is(err, guard.ErrHangs) {
-		in.log.Error("shipping does not end; it is left to itself")
-		return nil
-	}
-	return err
-}
-
 // shipForRun ships for as long as a run lasts, its last deliveries included; while
 // somebody else does, it waits to take over. The function it returns ends it, and returns
 // what is closed at its end.
