@@ -71,7 +71,7 @@ func readHostLine(t *testing.T, line string, both []Identity, child int) ([]Iden
 		t.Cleanup(func() { id.Kill() })
 		return append(both, id), child
 	}
-	t.Fatalf("host says %q", line)
+	t.Fatalf("host printed %q", line)
 	return nil, 0
 }
 

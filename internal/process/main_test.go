@@ -58,7 +58,7 @@ func playExit(code string) {
 	os.Exit(n)
 }
 
-// playSleep says that it is there and lives until SIGTERM, which it answers with 0.
+// playSleep prints that it is there and lives until SIGTERM, which it answers with 0.
 func playSleep(string) {
 	term := make(chan os.Signal, 1)
 	signal.Notify(term, syscall.SIGTERM)
@@ -165,7 +165,7 @@ func playLeaver(where string) {
 	os.Exit(7)
 }
 
-// playHost starts a watcher by this package, says who they are, and lives until it is killed.
+// playHost starts a watcher by this package, prints who they are, and lives until it is killed.
 func playHost(flags string) {
 	spec := roleSpec("watcher", func(line []byte) { fmt.Printf("%s\n", line) })
 	spec.NoTether = strings.Contains(flags, "notether")

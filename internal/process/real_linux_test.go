@@ -72,7 +72,7 @@ func startRealHost(t *testing.T, bin, flags string) (host *exec.Cmd, watcher, wo
 	fields := strings.Fields(line + " - - -")
 	pid, _ := strconv.Atoi(fields[1])
 	if err != nil || pid == 0 || fields[2] != strconv.FormatBool(!strings.Contains(flags, "notether")) {
-		t.Fatalf("host says %q, error %v", line, err)
+		t.Fatalf("host printed %q, error %v", line, err)
 	}
 	watcher, worker = mustIdentify(t, pid), awaitChild(t, pid)
 	t.Cleanup(func() { _ = watcher.Kill() }) // gone, or proven no more
@@ -110,7 +110,7 @@ func awaitChild(t *testing.T, watcher int) Identity {
 	return mustIdentify(t, found)
 }
 
-// hasThreads tells a worker at work from one that was only forked.
+// hasThreads distinguishes a worker at work from one that was only forked.
 func hasThreads(pid int) bool {
 	threads, err := os.ReadDir("/proc/" + strconv.Itoa(pid) + "/task")
 	return err == nil && len(threads) > 3

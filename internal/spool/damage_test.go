@@ -258,8 +258,8 @@ func TestALineIsNeverTakenForARecord(t *testing.T) {
 func TestDamageWhileOpen(t *testing.T) {
 	o := damageOptions()
 	dir := t.TempDir()
-	var told []Loss
-	o.OnLoss = func(l Loss) { told = append(told, l) }
+	var losses []Loss
+	o.OnLoss = func(l Loss) { losses = append(losses, l) }
 	q, _ := mustOpen(t, dir, o)
 	mustAppend(t, q, 20)
 	f, err := os.OpenFile(segmentFiles(t, dir)[1], os.O_WRONLY, 0)
@@ -272,8 +272,8 @@ func TestDamageWhileOpen(t *testing.T) {
 	_ = f.Close()
 	for range 2 { // announced once, though read twice
 		lines, gaps := drain(t, q, 0)
-		if len(lines) != 19 || len(gaps) != 1 || len(told) != 1 {
-			t.Fatalf("%d lines, gaps %v, told %v", len(lines), gaps, told)
+		if len(lines) != 19 || len(gaps) != 1 || len(losses) != 1 {
+			t.Fatalf("%d lines, gaps %v, losses %v", len(lines), gaps, losses)
 		}
 		if s := q.Stats(); s.Records != 19 || s.Dropped.Damaged != 1 {
 			t.Fatalf("%+v", s)

@@ -101,8 +101,8 @@ func TestFlushFails(t *testing.T) {
 }
 
 func TestReadFails(t *testing.T) {
-	var told []Loss
-	q, d, _, _ := badQueue(t, func(o *Options) { o.OnLoss = func(l Loss) { told = append(told, l) } })
+	var losses []Loss
+	q, d, _, _ := badQueue(t, func(o *Options) { o.OnLoss = func(l Loss) { losses = append(losses, l) } })
 	mustAppend(t, q, 60)
 	d.set(func(d *badDisk) { d.failRead = true })
 	for range maxFailures - 1 {
@@ -120,8 +120,8 @@ func TestReadFails(t *testing.T) {
 	}
 	d.set(func(d *badDisk) { d.failRead = false })
 	b, err := q.Read(0, 0, 0)
-	if err != nil || b.First == 1 || len(told) != 1 || told[0].Last != b.First-1 {
-		t.Fatalf("%+v %v %v", b.First, err, told)
+	if err != nil || b.First == 1 || len(losses) != 1 || losses[0].Last != b.First-1 {
+		t.Fatalf("%+v %v %v", b.First, err, losses)
 	}
 }
 

@@ -106,7 +106,7 @@ type badDisk struct {
 	onSync       func()
 }
 
-var errBad = errors.New("the disk says no")
+var errBad = errors.New("the disk refuses")
 
 func (d *badDisk) set(change func(*badDisk)) {
 	d.mu.Lock()

@@ -27,7 +27,7 @@ func killOptions() Options {
 	return Options{MaxBytes: 64 << 20, SegmentBytes: 4096, MaxRecord: 1024, Sync: SyncNever()}
 }
 
-// writeUntilKilled tells each number only after Append returned, and what it acknowledged.
+// writeUntilKilled prints each number only after Append returned, and what it acknowledged.
 func writeUntilKilled(dir string) int {
 	q, rep, err := Open(dir, killOptions())
 	if err != nil {
@@ -75,7 +75,7 @@ func TestKilledWriterLosesNothing(t *testing.T) {
 	}
 }
 
-// runAndKill returns the last number and acknowledgement that the child told.
+// runAndKill returns the last number and acknowledgement that the child printed.
 func runAndKill(t *testing.T, dir string, after time.Duration) (seq, ack uint64) {
 	t.Helper()
 	exe, err := os.Executable()
@@ -122,7 +122,7 @@ func checkAfterKill(t *testing.T, dir string, seq, ack uint64) {
 	}
 	defer q.Close()
 	if rep.Missing != 0 || rep.Damages != 0 || rep.Acked < ack || rep.Next <= seq {
-		t.Fatalf("told %d, acknowledged %d: %+v", seq, ack, rep)
+		t.Fatalf("printed %d, acknowledged %d: %+v", seq, ack, rep)
 	}
 	lines, gaps := drain(t, q, 0)
 	for n := rep.Acked + 1; n < rep.Next; n++ {

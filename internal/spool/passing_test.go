@@ -8,8 +8,8 @@ import (
 
 // A host that is out of descriptors is no damaged disk: nothing may be given up for it.
 func TestOutOfDescriptorsIsNoDamage(t *testing.T) {
-	var told []Loss
-	q, d, dir, o := badQueue(t, func(o *Options) { o.OnLoss = func(l Loss) { told = append(told, l) } })
+	var losses []Loss
+	q, d, dir, o := badQueue(t, func(o *Options) { o.OnLoss = func(l Loss) { losses = append(losses, l) } })
 	mustAppend(t, q, 60)
 	d.set(func(d *badDisk) { d.failOpen = errShort })
 	for range 3 * maxFailures {
@@ -18,8 +18,8 @@ func TestOutOfDescriptorsIsNoDamage(t *testing.T) {
 		}
 	}
 	d.set(func(d *badDisk) { d.failOpen = nil })
-	if lines, gaps := drain(t, q, 0); len(lines) != 60 || len(gaps)+len(told) != 0 {
-		t.Fatalf("while open: %d lines, gaps %v, told %v", len(lines), gaps, told)
+	if lines, gaps := drain(t, q, 0); len(lines) != 60 || len(gaps)+len(losses) != 0 {
+		t.Fatalf("while open: %d lines, gaps %v, losses %v", len(lines), gaps, losses)
 	}
 	mustClose(t, q)
 	d.set(func(d *badDisk) { d.failOpen = errShort })

@@ -233,7 +233,7 @@ func TestEvictionKeepsTheBound(t *testing.T) {
 	for range 500 {
 		mustAppend(t, q, 1)
 		if n := diskBytes(t, dir); n > o.MaxBytes || n != q.Stats().Bytes {
-			t.Fatalf("%d bytes on disk, stats say %d", n, q.Stats().Bytes)
+			t.Fatalf("%d bytes on disk, %d in Stats", n, q.Stats().Bytes)
 		}
 	}
 	s := q.Stats()

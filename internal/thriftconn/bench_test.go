@@ -155,7 +155,7 @@ func benchFloor(b *testing.B, path string) {
 	}
 }
 
-// wholeAnswer reads the rest of an answer and gives its size.
+// wholeAnswer reads the rest of an answer and returns its size.
 func wholeAnswer(b *testing.B, nc net.Conn, buf []byte, n int) int {
 	b.Helper()
 	for {

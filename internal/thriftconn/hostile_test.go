@@ -116,7 +116,7 @@ func TestSortedAndShuffledAnswersAgree(t *testing.T) {
 	}
 }
 
-// What a query allocates must not depend on how many rows it gives.
+// What a query allocates must not depend on how many rows it returns.
 func TestAllocationsDoNotGrowWithRows(t *testing.T) {
 	for _, n := range []int{1, 1000, 5000} {
 		data := sortedAnswer(sampleRows(n)...)

@@ -17,7 +17,7 @@ func answering(rows ...map[string]string) *fakeManager {
 	return &fakeManager{query: func(string) *osquery.ExtensionResponse { return rowsResponse(rows...) }}
 }
 
-// sampleRows gives n rows of 5 columns.
+// sampleRows returns n rows of 5 columns.
 func sampleRows(n int) []map[string]string {
 	rows := make([]map[string]string, n)
 	for i := range rows {

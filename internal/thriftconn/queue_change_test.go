@@ -56,7 +56,7 @@ func TestQueueResetBeforeTheQueryIsSent(t *testing.T) {
 	}
 }
 
-// What a callback met elsewhere says nothing about this queue's osqueryd.
+// An error that a callback met elsewhere is not one of this queue's osqueryd.
 func TestQueueEachGivesTheCallersErrorAsItIs(t *testing.T) {
 	testhelp.CheckLeaks(t)
 	q, _ := startQueue(t, answering(sampleRows(2*chunkRows)...))

@@ -61,7 +61,7 @@ func policy(t *testing.T, p *pipes, opts []QueueOption, test func(t *testing.T, 
 	})
 }
 
-// queryFor runs a query whose caller gives up after d.
+// queryFor runs a query whose context ends after d.
 func queryFor(q *QueryQueue, d time.Duration) (time.Duration, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), d)
 	defer cancel()

@@ -27,7 +27,7 @@ func startQueue(t testing.TB, f *fakeManager, opts ...QueueOption) (*QueryQueue,
 	return q, path
 }
 
-// inBackground runs a query and gives its error.
+// inBackground runs a query and returns its error.
 func inBackground(ctx context.Context, q *QueryQueue, sql string) <-chan error {
 	result := make(chan error, 1)
 	go func() {

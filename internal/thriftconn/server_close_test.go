@@ -16,7 +16,7 @@ import (
 	"github.com/osqvisor/osqvisor/internal/testhelp"
 )
 
-// blocking is a handler that tells when it runs and waits for its context.
+// blocking is a handler that reports when it runs and waits for its context.
 func blocking() (h Handler, running chan struct{}, ended chan error) {
 	running, ended = make(chan struct{}, 1), make(chan error, 1)
 	return handlerFunc(func(ctx context.Context, _, _ string, _ map[string]string) osquery.ExtensionResponse {
@@ -114,7 +114,7 @@ func TestServerCloseIsBounded(t *testing.T) {
 	running, gate := make(chan struct{}), make(chan struct{})
 	s, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		close(running)
-		<-gate // whatever its context says
+		<-gate // whether or not its context ended
 		return okResponse()
 	}))
 	nc, err := dial(testhelp.Context(t), path)

@@ -152,15 +152,15 @@ func TestServerReplacesAnAnswerThatIsTooLarge(t *testing.T) {
 	}
 }
 
-// told passes on what is logged.
-type told struct {
+// logged sends the values of what is logged.
+type logged struct {
 	slog.Handler
 	records chan string
 }
 
-func (h told) Enabled(context.Context, slog.Level) bool { return true }
+func (h logged) Enabled(context.Context, slog.Level) bool { return true }
 
-func (h told) Handle(_ context.Context, r slog.Record) error {
+func (h logged) Handle(_ context.Context, r slog.Record) error {
 	r.Attrs(func(a slog.Attr) bool {
 		h.records <- a.Value.String()
 		return true
@@ -170,7 +170,7 @@ func (h told) Handle(_ context.Context, r slog.Record) error {
 
 func TestServerGivesUpOnAPeerThatDoesNotRead(t *testing.T) {
 	testhelp.CheckLeaks(t)
-	log := told{slog.DiscardHandler, make(chan string, 9)}
+	log := logged{slog.DiscardHandler, make(chan string, 9)}
 	_, path := startServer(t, handlerFunc(func(context.Context, string, string, map[string]string) osquery.ExtensionResponse {
 		return *rowsResponse(map[string]string{"large": strings.Repeat("x", 8<<20)})
 	}), serverWriteTimeout(10*time.Millisecond), WithServerLogger(slog.New(log)))
