@@ -211,7 +211,7 @@ func TestCallerGivingUpIsNotTheServersFault(t *testing.T) {
 func TestSecretsAppearInNoError(t *testing.T) {
 	const key, secret, header = "very-secret-node-key", "very-secret-enroll", "very-secret-header"
 	server := start(t)
-	client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: secret}),
+	client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), secretIs(secret),
 		remoteapi.WithHeader("X-Gateway", header), remoteapi.WithLimits(remoteapi.Limits{Timeout: 300 * time.Millisecond}))
 	echo := "could not find " + key + " nor " + secret + " nor " + header
 	faults := []remoteapitest.Fault{

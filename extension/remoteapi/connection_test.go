@@ -56,7 +56,7 @@ func TestTrust(t *testing.T) {
 		"server name":     {of(remoteapi.TLSConfig{RootCAFile: file, ServerName: "localhost"}), true, nil},
 		"other name":      {of(remoteapi.TLSConfig{RootCAFile: file, ServerName: "fleet.example"}), false, nil},
 	} {
-		client := dial(t, server.URL(), append(c.opts, remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))...)
+		client := dial(t, server.URL(), append(c.opts, secretIs(server.EnrollSecret()))...)
 		_, err := client.Enroll(within(t, 10*time.Second), ofHost("a"))
 		if (err == nil) != c.ok || c.is != nil && !errors.Is(err, c.is) {
 			t.Errorf("%s: %v", name, err)
@@ -79,7 +79,7 @@ func TestClientCertificate(t *testing.T) {
 		c.ClientAuth = tls.RequireAnyClientCert
 		own = c.Certificates[0]
 	}))
-	secret := remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()})
+	secret := secretIs(server.EnrollSecret())
 	with := server.ClientTLS()
 	with.Certificates = []tls.Certificate{own}
 	enrolled(t, dial(t, server.URL(), remoteapi.WithTLS(with), secret), "a")
@@ -127,7 +127,7 @@ func TestHTTP2(t *testing.T) {
 	for want, protos := range map[int32][]string{1: nil, 2: {"h2", "http/1.1"}} {
 		config := server.ClientTLS()
 		config.NextProtos = protos
-		client := dial(t, server.URL(), remoteapi.WithTLS(config), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
+		client := dial(t, server.URL(), remoteapi.WithTLS(config), secretIs(server.EnrollSecret()))
 		var got atomic.Int32
 		server.SetFault(func(_ remoteapitest.Call, r *http.Request) remoteapitest.Fault {
 			got.Store(int32(r.ProtoMajor))
@@ -144,7 +144,7 @@ func TestRedirects(t *testing.T) {
 	server, elsewhere := start(t), start(t)
 	both := server.RootCAs()
 	both.AddCert(elsewhere.Certificate())
-	client := dial(t, server.URL(), remoteapi.WithTLS(&tls.Config{RootCAs: both}), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
+	client := dial(t, server.URL(), remoteapi.WithTLS(&tls.Config{RootCAs: both}), secretIs(server.EnrollSecret()))
 	node := enrolled(t, client, "a")
 	to := func(status int, url string) remoteapitest.Fault {
 		return remoteapitest.Answer(status, "", "Location", url)

@@ -16,7 +16,8 @@ func Example() {
 		return
 	}
 	defer server.Close()
-	client, err := remoteapi.New(server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
+	client, err := remoteapi.New(server.URL(), remoteapi.WithTLS(server.ClientTLS()),
+		remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
 	if err != nil {
 		fmt.Println(err)
 		return

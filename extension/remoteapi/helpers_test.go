@@ -15,7 +15,7 @@ func serve(t *testing.T, opts ...remoteapi.Option) (*remoteapitest.Server, *remo
 	t.Helper()
 	server := start(t)
 	opts = append([]remoteapi.Option{
-		remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}),
+		remoteapi.WithTLS(server.ClientTLS()), secretIs(server.EnrollSecret()),
 	}, opts...)
 	return server, dial(t, server.URL(), opts...)
 }
@@ -28,6 +28,10 @@ func start(t *testing.T, opts ...remoteapitest.Option) *remoteapitest.Server {
 	}
 	t.Cleanup(server.Close)
 	return server
+}
+
+func secretIs(value string) remoteapi.Option {
+	return remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: value})
 }
 
 func dial(t *testing.T, url string, opts ...remoteapi.Option) *remoteapi.Client {

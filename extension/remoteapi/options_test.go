@@ -155,7 +155,8 @@ func TestWhatIsSent(t *testing.T) {
 
 func TestHeaderOptions(t *testing.T) {
 	server, client := serve(t, remoteapi.WithHeader("x-gateway", "g"), remoteapi.WithHeader("User-Agent", "agent/1"),
-		remoteapi.WithQuirks(remoteapi.Quirks{NoNodeKeyHeader: true, NoBatchHeaders: true}), remoteapi.WithQuirks(remoteapi.Quirks{ConfigSource: "remote"}),
+		remoteapi.WithQuirks(remoteapi.Quirks{NoNodeKeyHeader: true, NoBatchHeaders: true}),
+		remoteapi.WithQuirks(remoteapi.Quirks{ConfigSource: "remote"}),
 		remoteapi.WithGzip())
 	node := enrolled(t, client, "a")
 	if err := client.PublishLogs(within(t, 10*time.Second), node, batch(`{}`)); err != nil {
@@ -224,7 +225,7 @@ func TestPresets(t *testing.T) {
 		"own":    {remoteapi.Endpoints{Enroll: "/e", Config: "/c", Log: "/l", Read: "/r", Write: "/w"}, remoteapi.WithEndpoints(remoteapi.Endpoints{Enroll: "/e", Config: "/c", Log: "/l", Read: "/r", Write: "/w"}), true},
 	} {
 		server := start(t, remoteapitest.WithEndpoints(c.endpoints))
-		client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}), c.opt)
+		client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), secretIs(server.EnrollSecret()), c.opt)
 		node := enrolled(t, client, "a")
 		if _, err := client.Config(within(t, 10*time.Second), node); err != nil {
 			t.Errorf("%s: config: %v", name, err)
@@ -263,7 +264,7 @@ func TestInjection(t *testing.T) {
 	base := &http.Transport{TLSClientConfig: &tls.Config{RootCAs: server.RootCAs()}}
 	t.Cleanup(base.CloseIdleConnections)
 	own := &http.Client{Transport: base}
-	enrolled(t, dial(t, server.URL(), remoteapi.WithHTTPClient(own), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()})), "a")
+	enrolled(t, dial(t, server.URL(), remoteapi.WithHTTPClient(own), secretIs(server.EnrollSecret())), "a")
 	if own.CheckRedirect != nil {
 		t.Error("the host's client was changed")
 	}

@@ -42,11 +42,11 @@ func (c TLSConfig) addRoots(config *tls.Config) error {
 	}
 	data, err := os.ReadFile(c.RootCAFile)
 	if err != nil {
-		return fmt.Errorf("RootCAFile: %w", err)
+		return fmt.Errorf("field RootCAFile: %w", err)
 	}
 	config.RootCAs = x509.NewCertPool()
 	if !config.RootCAs.AppendCertsFromPEM(data) {
-		return fmt.Errorf("RootCAFile: no PEM certificate in %s", c.RootCAFile)
+		return fmt.Errorf("field RootCAFile: no PEM certificate in %s", c.RootCAFile)
 	}
 	return nil
 }
@@ -63,7 +63,7 @@ func (c TLSConfig) addCertificate(config *tls.Config) error {
 		return &cert, nil
 	}
 	if _, err := config.GetClientCertificate(nil); err != nil {
-		return fmt.Errorf("CertFile, KeyFile: %w", err)
+		return fmt.Errorf("fields CertFile, KeyFile: %w", err)
 	}
 	return nil
 }
@@ -76,7 +76,7 @@ func (c TLSConfig) addPins(config *tls.Config) error {
 	for _, pin := range c.Pins {
 		sum, err := parsePin(pin)
 		if err != nil {
-			return fmt.Errorf("Pins: %w", err)
+			return fmt.Errorf("field Pins: %w", err)
 		}
 		pins[sum] = true
 	}

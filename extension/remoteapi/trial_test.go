@@ -132,7 +132,7 @@ func TestTrial32ErrorsDoNotDependOnWhatIsEchoed(t *testing.T) {
 	const one, two = "Kq7-first/much value+a=1b", "Zx3-other/many letter+c=2d"
 	server := start(t)
 	texts := func(call apiCall, secret, echo string) (out []string) {
-		client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: secret}),
+		client := dial(t, server.URL(), remoteapi.WithTLS(server.ClientTLS()), secretIs(secret),
 			remoteapi.WithHeader("X-Gateway", "Bearer "+secret))
 		for i, fault := range quoted(echo) {
 			server.FailNext(call.name, 1, fault)
