@@ -42,15 +42,6 @@ func (c Cause) Hint() string {
 	return ""
 }
 
-// Causes returns every cause, in the order of the constants.
-func Causes() []Cause {
-	all := make([]Cause, len(hints))
-	for i, h := range hints {
-		all[i] = h.cause
-	}
-	return all
-}
-
 // hints has a line for each cause.
 var hints = []struct {
 	cause Cause

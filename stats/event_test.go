@@ -95,7 +95,8 @@ func TestEveryCauseHasItsHint(t *testing.T) {
 	if len(values) < 20 {
 		t.Fatalf("only %d causes found", len(values))
 	}
-	for _, c := range Causes() {
+	for _, h := range hints {
+		c := h.cause
 		if !values[string(c)] {
 			t.Errorf("cause %q is listed twice, or is no constant", c)
 		}
