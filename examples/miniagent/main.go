@@ -19,6 +19,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"log/slog"
 	"maps"
 	"net"
@@ -38,10 +39,8 @@ import (
 	"github.com/osqvisor/osqvisor/runtime"
 )
 
-const (
-	lookEvery = time.Second     // at the file
-	patience  = 5 * time.Second // with a client that does not read: other queries wait
-)
+// patience is with a client that does not read: the instance's other queries wait meanwhile.
+const patience = 5 * time.Second
 
 type settings struct{ tenants, server, root, osqueryd string }
 
@@ -109,7 +108,7 @@ func (a *agent) watch(ctx context.Context) error {
 			slog.Error("the tenants are not what the file says", "err", err)
 		}
 		select {
-		case <-time.After(lookEvery):
+		case <-time.After(time.Second):
 		case <-ctx.Done():
 			return nil
 		}
@@ -239,11 +238,12 @@ func (t *transport) call(ctx context.Context, method string, node extension.Node
 		return err
 	}
 	defer resp.Body.Close()
-	switch {
-	case method == http.MethodGet && resp.StatusCode == http.StatusOK:
+	if receive != nil && resp.StatusCode == http.StatusOK {
 		return json.NewDecoder(http.MaxBytesReader(nil, resp.Body, 8<<20)).Decode(receive)
-	case method == http.MethodPost && resp.StatusCode == http.StatusNoContent:
-		return nil
 	}
-	return fmt.Errorf("%s: %s", what, resp.Status) // it is sent again
+	detail, _ := io.ReadAll(io.LimitReader(resp.Body, 200)) // for the error alone
+	if err := extension.StatusError(resp.StatusCode, resp.Header, string(detail)); err != nil || resp.StatusCode == http.StatusNoContent {
+		return err
+	}
+	return fmt.Errorf("%s: %s is no acknowledgement", what, resp.Status)
 }
