@@ -26,7 +26,7 @@ func (r *run) noteDenylisted(ctx context.Context) {
 	if len(suspects) == 0 {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().health.Timeout)
 	defer cancel()
 	rows, err := callTable(ctx, r.session.control, "osquery_schedule")
 	if err != nil {
@@ -139,7 +139,7 @@ func (r *run) checkHealth(ctx context.Context) error {
 	}
 	r.health.failures, r.health.unwell = r.health.failures+1, true
 	r.in.emit(stats.HealthFailed{Head: r.in.head(), Err: err, InARow: r.health.failures})
-	if r.health.failures >= r.o.health.Failures {
+	if r.health.failures >= r.in.live.Load().health.Failures {
 		return fmt.Errorf("%w: %d checks in a row failed, the last: %w", errUnhealthy, r.health.failures, err)
 	}
 	return nil
@@ -185,7 +185,7 @@ func (r *run) readDenied(ctx context.Context) {
 	if !due {
 		return
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().health.Timeout)
 	defer cancel()
 	rows, err := callTable(ctx, r.session.control, "osquery_schedule")
 	if err != nil {
@@ -205,7 +205,7 @@ func (r *run) readDenied(ctx context.Context) {
 
 // checkOnce holds the instance's own checks and the host's.
 func (r *run) checkOnce(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().health.Timeout)
 	defer cancel()
 	if err := r.checkSession(ctx); err != nil {
 		r.awaitLoss(ctx)
@@ -341,7 +341,8 @@ var errGone = errors.New("osqueryd's worker went away meanwhile")
 // returns with ctx at the latest, and when gone is closed, which may be nil: the host's
 // code may wait for what only the caller can bring back.
 func (in *Instance) runHostCheck(ctx context.Context, gone <-chan struct{}) error {
-	if in.o.health.Check == nil {
+	check := in.live.Load().health.Check
+	if check == nil {
 		return nil
 	}
 	select {
@@ -354,7 +355,7 @@ func (in *Instance) runHostCheck(ctx context.Context, gone <-chan struct{}) erro
 	done := make(chan error, 1)
 	go func() { // it ends when the host's code returns; wait joins it
 		defer func() { <-in.hostCheck.slot }()
-		done <- in.callHostCheck(ctx)
+		done <- in.callHostCheck(ctx, check)
 	}()
 	select {
 	case err := <-done:
@@ -366,14 +367,14 @@ func (in *Instance) runHostCheck(ctx context.Context, gone <-chan struct{}) erro
 	}
 }
 
-func (in *Instance) callHostCheck(ctx context.Context) (err error) {
+func (in *Instance) callHostCheck(ctx context.Context, check func(context.Context, *Instance) error) (err error) {
 	defer func() {
 		if v := recover(); v != nil {
 			in.caughtPanicIn("health check", v, debug.Stack())
 			err = fmt.Errorf("the host's health check panicked: %v", v)
 		}
 	}()
-	if err := in.o.health.Check(ctx, in); err != nil {
+	if err := check(ctx, in); err != nil {
 		return fmt.Errorf("the host's health check: %w", err)
 	}
 	return nil
@@ -394,7 +395,7 @@ func (c hostCheck) wait(d time.Duration, log *slog.Logger) {
 // readBackFlags compares what osqueryd runs with to what it was passed, because
 // osqueryd ignores some flags in silence and lets a config change others.
 func (r *run) readBackFlags(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().health.Timeout)
 	defer cancel()
 	if err := r.reconnect(ctx); err != nil {
 		return // osqueryd is on its way out, or health will tell
@@ -457,7 +458,7 @@ func (in *Instance) Health(ctx context.Context) (err error) {
 	if !ready {
 		return in.notRunning()
 	}
-	ctx, cancel := context.WithTimeout(ctx, in.o.health.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, in.live.Load().health.Timeout)
 	defer cancel()
 	rows, err := in.controlTable(ctx, "osquery_extensions")
 	if err != nil {

@@ -29,14 +29,18 @@ const extensionName = "osqvisor"
 // concurrent use, and may be called from the host's callbacks; Run and Close would deadlock in
 // those of the same instance.
 type Instance struct {
-	o        *options
-	paths    paths
-	log      *slog.Logger
-	rec      *record.Recorder
-	emitter  *emit.Emitter
-	ext      *plugin.Extension
-	queries  *thriftconn.QueryQueue
-	requests chan request // to the goroutine of the current run
+	o     *options                // of New; what an update changes without a new osqueryd is in live
+	live  atomic.Pointer[options] // the newest
+	paths paths
+	// transport is what the extension calls.
+	transport sharedTransport
+	log       *slog.Logger
+	logs      *guard.LogSwitch // log's handler
+	rec       *record.Recorder
+	emitter   *emit.Emitter
+	ext       *plugin.Extension
+	queries   *thriftconn.QueryQueue
+	requests  chan request // to the goroutine of the current run
 
 	shipping  chan struct{} // holds a token while somebody ships
 	pushing   chan struct{} // holds a token while somebody pushes a config, from its fetch on
@@ -111,15 +115,18 @@ func (o *options) build() (_ *Instance, err error) {
 		return nil, nil //nolint:nilnil // nobody but a Runner asks for a dry run
 	}
 	rec := o.recorder()
+	logs := guard.NewLogSwitch(o.logger)
 	in := &Instance{
 		o: o, paths: o.layout(), binary: binary,
-		log:      o.logger.With("instance", o.id),
+		logs: logs, log: slog.New(logs).With("instance", o.id),
 		rec:      rec,
 		requests: make(chan request),
 		shipping: make(chan struct{}, 1), pushing: make(chan struct{}, 1), looking: make(chan struct{}, 1), ended: make(chan struct{}),
 		hostCheck: newHostCheck(),
 		changed:   make(chan struct{}),
 	}
+	in.live.Store(o)
+	in.transport.set(o.transport)
 	in.former = o.formerDirs(in.paths.dir)
 	if err := in.paths.shortSocket(); err != nil {
 		return nil, err
@@ -193,8 +200,8 @@ func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
 	if err := in.emitter.Settle(ctx, patience); err != nil {
 		in.log.Error("not every event was delivered", "err", err)
 	}
-	if in.o.ownLog {
-		guard.SettleLog(in.log, patience)
+	if o := in.live.Load(); o.ownLog {
+		guard.SettleLog(o.logger, patience)
 	}
 }
 
@@ -203,9 +210,9 @@ func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
 func (in *Instance) closeWait(ctx context.Context) time.Duration {
 	end, ok := ctx.Deadline()
 	if !ok {
-		return in.o.timeouts.Observers
+		return in.live.Load().timeouts.Observers
 	}
-	return max(0, min(in.o.timeouts.Observers, time.Until(end)/2))
+	return max(0, min(in.live.Load().timeouts.Observers, time.Until(end)/2))
 }
 
 // Close releases what the instance holds between runs. It waits, until ctx's deadline, for
@@ -251,7 +258,7 @@ func (in *Instance) awaitLeftover(ctx context.Context) {
 
 // closeExtension waits for the disk until ctx ends, and no longer than Timeouts.Disk.
 func (in *Instance) closeExtension(ctx context.Context) error {
-	ctx, cancel := context.WithTimeoutCause(ctx, in.o.timeouts.Disk, errDiskHangs)
+	ctx, cancel := context.WithTimeoutCause(ctx, in.live.Load().timeouts.Disk, errDiskHangs)
 	defer cancel()
 	closed := make(chan error, 1)
 	in.dirLock.disk.Go(func() {
@@ -296,7 +303,7 @@ func (in *Instance) node() extension.Node {
 		Instance:       in.o.id,
 		OsqueryVersion: in.binary.Version,
 		HostIdentifier: cmp.Or(in.o.hostID, in.identity),
-		Labels:         maps.Clone(in.o.labels),
+		Labels:         maps.Clone(in.live.Load().labels),
 	}
 	if in.current != nil {
 		n.Run = in.current.id
@@ -325,6 +332,9 @@ func (in *Instance) newExtension() (*plugin.Extension, error) {
 	s.LateConfig = func(map[string]string) { in.pushLate() }
 	s.Activated = in.noteActivation
 	s.DeferredQueues = true // two instances of one directory take turns; see dirLock
+	if in.o.transport != nil {
+		s.Transport = in.transport.as()
+	}
 	return plugin.New(s)
 }
 

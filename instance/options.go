@@ -116,11 +116,12 @@ type options struct {
 	queries     Queries
 	diagnostics Diagnostics
 
-	logger    *slog.Logger
-	ownLog    bool // nobody else logs by it
-	observers []stats.Observer
-	settings  control.Settings
-	former    []string // directories of predecessors
+	logger     *slog.Logger // hostLogger, contained
+	hostLogger *slog.Logger
+	ownLog     bool // nobody else logs by it
+	observers  []stats.Observer
+	settings   control.Settings
+	former     []string // directories of predecessors
 
 	clock               control.Clock
 	oomKills            func() uint64
@@ -260,6 +261,7 @@ func WithLogger(l *slog.Logger) Option {
 			o.problem(optionErrorf("WithLogger", "the logger is nil; leave the option out to discard the log"))
 			return
 		}
+		o.hostLogger = l
 		o.logger, o.ownLog = guard.Logger(l)
 	}
 }

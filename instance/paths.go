@@ -14,6 +14,7 @@ import (
 	"github.com/gofrs/flock"
 
 	"github.com/osqvisor/osqvisor/internal/guard"
+	"github.com/osqvisor/osqvisor/internal/process"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -248,6 +249,78 @@ func isTemporary(name string) bool {
 	return stem == ".osqvisor-" || len(stem) > 2 && stem[0] == '.' && stem[len(stem)-1] == '.'
 }
 
+// ErrInUse reports that a directory is used by an instance, of this host process or another.
+var ErrInUse = errors.New("the directory is in use")
+
+// IsDirectory reports whether an instance was run in dir, as far as a look at its lock file tells.
+func IsDirectory(dir string) bool {
+	info, err := os.Lstat(filepath.Join(dir, lockName))
+	return err == nil && info.Mode().IsRegular()
+}
+
+// Purge removes the directory of an instance that is no more, with its database, its node key and
+// the lines in its queues. It fails with ErrInUse while an instance uses it, in any host process,
+// or an osqueryd that could not be proven to be a leftover is alive; a leftover is killed. A
+// directory that no instance was ever run in is not removed: that is an error. It fails with
+// fs.ErrNotExist when there is none, and with ctx's cause when the file system does not answer.
+func Purge(ctx context.Context, dir string) error {
+	err := guard.Call(ctx, 0, func() error { return purge(ctx, dir) }, nil)
+	if err != nil && ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("%s is not removed: %w", dir, err)
+	}
+	return nil
+}
+
+func purge(ctx context.Context, dir string) error {
+	if !filepath.IsAbs(dir) {
+		return errors.New("it is relative; give an absolute path")
+	}
+	p := paths{dir: dir, lock: filepath.Join(dir, lockName), lease: filepath.Join(dir, "lease.json")}
+	if info, err := os.Lstat(dir); err != nil {
+		return err
+	} else if !info.IsDir() {
+		return errors.New("it is no directory")
+	}
+	if !IsDirectory(dir) {
+		return errors.New("it is no instance's directory: it has no lock file")
+	}
+	lock := flock.New(p.lock)
+	locked, err := lock.TryLock()
+	switch {
+	case err != nil:
+		return err
+	case !locked:
+		return ErrInUse
+	}
+	defer func() { _ = lock.Unlock() }() // of a file that is gone by then
+	if _, err := process.Reclaim(ctx, p.lease, process.ReclaimOptions{Wait: purgeWait}); err != nil {
+		return fmt.Errorf("%w: %w", ErrInUse, err)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if e.Name() != lockName {
+			err = errors.Join(err, os.RemoveAll(filepath.Join(dir, e.Name())))
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if os.Remove(p.lock) != nil { // Windows keeps what is open
+		_ = lock.Unlock()
+		_ = os.Remove(p.lock)
+	}
+	return os.Remove(dir) // which fails when somebody makes it anew
+}
+
+// purgeWait bounds the wait for a leftover to end that was killed.
+const purgeWait = 5 * time.Second
+
 // reason is the cause in a path error, whose path is in our text already.
 func reason(err error) error {
 	var pe *fs.PathError
@@ -273,9 +346,9 @@ var errDiskHangs = errors.New("the file system does not answer")
 // there before. It waits as long as Timeouts.Disk, and when ctx ends first, a
 // fifth of Timeouts.Stop for what has begun. Should that succeed later, it is undone.
 func (in *Instance) onDisk(ctx context.Context, what string, f func() error, undo func()) error {
-	bounded, cancel := context.WithTimeoutCause(ctx, in.o.timeouts.Disk, errDiskHangs)
+	bounded, cancel := context.WithTimeoutCause(ctx, in.live.Load().timeouts.Disk, errDiskHangs)
 	defer cancel()
-	err := in.dirLock.disk.Try(bounded, in.o.timeouts.giveUp(), func() error {
+	err := in.dirLock.disk.Try(bounded, in.live.Load().timeouts.giveUp(), func() error {
 		in.o.diskHook(what)
 		return f()
 	}, undo)

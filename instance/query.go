@@ -75,8 +75,8 @@ func (in *Instance) queryContext(ctx context.Context) (context.Context, context.
 	if _, ok := ctx.Deadline(); ok {
 		return ctx, func() {}
 	}
-	return context.WithTimeoutCause(ctx, in.o.queries.Timeout,
-		fmt.Errorf("no answer within %v, Queries.Timeout: %w", in.o.queries.Timeout, context.DeadlineExceeded))
+	return context.WithTimeoutCause(ctx, in.live.Load().queries.Timeout,
+		fmt.Errorf("no answer within %v, Queries.Timeout: %w", in.live.Load().queries.Timeout, context.DeadlineExceeded))
 }
 
 // queryError names the instance and turns the connection's errors into the package's own.
@@ -105,10 +105,10 @@ func (in *Instance) queryError(ctx context.Context, err error) error {
 
 func (in *Instance) newQueryQueue() *thriftconn.QueryQueue {
 	dial := func(ctx context.Context, path string) (*thriftconn.Conn, error) {
-		return thriftconn.Dial(ctx, path, thriftconn.WithMaxMessage(in.o.queries.MaxBytes))
+		return thriftconn.Dial(ctx, path, thriftconn.WithMaxMessage(in.live.Load().queries.MaxBytes))
 	}
 	q := thriftconn.NewQueryQueue(dial,
-		thriftconn.WithDrainGrace(max(0, in.o.queries.AbandonedWait)),
+		thriftconn.WithDrainGrace(max(0, in.live.Load().queries.AbandonedWait)),
 		thriftconn.WithPatience(day))
 	q.Fail(ErrNotRunning)
 	return q

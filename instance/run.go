@@ -102,8 +102,8 @@ func (in *Instance) runOnce(ctx context.Context) error {
 	err := r.live(ctx)
 	err = r.finish(ctx, err)
 	if ctx.Err() != nil { // a new start waits for nobody
-		in.setStopBy(r.stopBegan.Add(in.o.timeouts.stop()))
-		in.settleWithin(ctx, min(in.o.timeouts.Observers, r.left(stopObservers)/settleWaits))
+		in.setStopBy(r.stopBegan.Add(in.live.Load().timeouts.stop()))
+		in.settleWithin(ctx, min(in.live.Load().timeouts.Observers, r.left(stopObservers)/settleWaits))
 	}
 	return err
 }
@@ -119,7 +119,7 @@ func (in *Instance) newRun() *run {
 	log := in.log.With("run", id)
 	r := &run{
 		in: in, o: in.o, id: id, log: log, started: time.Now(), phase: stats.PhasePrepare,
-		stderr: newStderrParser(in, log, glog.NewTail(in.o.diagnostics.StderrLines, 64<<10)),
+		stderr: newStderrParser(in, log, glog.NewTail(in.live.Load().diagnostics.StderrLines, 64<<10)),
 	}
 	r.stderr.watcher = func(thread uint64) bool { return hasThread(in.PID(), thread) }
 	return r
@@ -192,7 +192,7 @@ func (r *run) gate(ctx context.Context) error {
 		return err
 	}
 	r.release = sync.OnceFunc(func() {
-		if !guard.Within(r.o.timeouts.giveUp(), func() { r.in.callRelease(release) }) {
+		if !guard.Within(r.in.live.Load().timeouts.giveUp(), func() { r.in.callRelease(release) }) {
 			r.log.Error("the host's gate does not take a place back")
 		}
 	})
@@ -203,7 +203,7 @@ func (r *run) gate(ctx context.Context) error {
 // is left behind, and a place that it returns later is released.
 func (in *Instance) waitGate(ctx context.Context) (release func(), err error) {
 	var got func()
-	err = guard.Call(ctx, in.o.timeouts.giveUp(), func() (err error) {
+	err = guard.Call(ctx, in.live.Load().timeouts.giveUp(), func() (err error) {
 		got, err = in.callGate(ctx)
 		return err
 	}, func() { in.callRelease(got) })
@@ -294,15 +294,15 @@ func (r *run) prepare(ctx context.Context) error {
 		return err
 	}
 	// The binary may be on another disk, and is executed: nothing else waits for it.
-	bounded, cancel := context.WithTimeoutCause(ctx, r.o.timeouts.Disk+3*r.o.timeouts.Binary, errBinarySlow)
+	bounded, cancel := context.WithTimeoutCause(ctx, r.in.live.Load().timeouts.Disk+3*r.in.live.Load().timeouts.Binary, errBinarySlow)
 	defer cancel()
-	return guard.Call(bounded, r.o.timeouts.giveUp(), func() error { return r.checkBinary(bounded) }, nil)
+	return guard.Call(bounded, r.in.live.Load().timeouts.giveUp(), func() error { return r.checkBinary(bounded) }, nil)
 }
 
 // reclaim ends what a host that was killed left behind, before the database is touched.
 func (r *run) reclaim(ctx context.Context) error {
 	began := time.Now()
-	killed, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.o.timeouts.giveUp(), Logger: r.log})
+	killed, err := process.Reclaim(ctx, r.in.paths.lease, process.ReclaimOptions{Wait: r.in.live.Load().timeouts.giveUp(), Logger: r.log})
 	if len(killed) > 0 {
 		var pids []int
 		for _, id := range killed {
@@ -387,10 +387,10 @@ func (r *run) spawn(ctx context.Context) error {
 
 // startProcess does not wait for a file system that hangs; what starts later is killed.
 func (r *run) startProcess(ctx context.Context, spec process.Spec) (*process.Process, error) {
-	bounded, cancel := context.WithTimeoutCause(ctx, r.o.timeouts.Disk, errDiskHangs)
+	bounded, cancel := context.WithTimeoutCause(ctx, r.in.live.Load().timeouts.Disk, errDiskHangs)
 	defer cancel()
 	var proc *process.Process
-	err := guard.Call(bounded, r.o.timeouts.giveUp(), func() (err error) {
+	err := guard.Call(bounded, r.in.live.Load().timeouts.giveUp(), func() (err error) {
 		r.o.diskHook("starting osqueryd")
 		proc, err = process.Start(bounded, spec)
 		return err

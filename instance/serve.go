@@ -16,7 +16,7 @@ import (
 func (r *run) serve(ctx context.Context) error {
 	r.health = r.newHealth()
 	r.syncTables(ctx)
-	health, flags := time.NewTimer(r.o.health.first(time.Now())), time.NewTimer(readBackDelay)
+	health, flags := time.NewTimer(r.in.live.Load().health.first(time.Now())), time.NewTimer(readBackDelay)
 	defer health.Stop()
 	defer flags.Stop()
 	for {
@@ -46,7 +46,7 @@ func (r *run) serveOne(ctx context.Context, health, flags *time.Timer) error {
 		return nil
 	case <-health.C:
 		err := r.checkHealth(ctx)
-		health.Reset(r.o.health.next(time.Now()))
+		health.Reset(r.in.live.Load().health.next(time.Now()))
 		return err
 	}
 }
@@ -72,7 +72,7 @@ func (r *run) workerEnded(ctx context.Context) error {
 	if ctx.Err() == nil {
 		r.in.ext.OsquerydGone(true) // before the next worker fetches its config
 	}
-	r.closeSession(r.o.timeouts.giveUp())
+	r.closeSession(r.in.live.Load().timeouts.giveUp())
 	if err := r.attachNext(ctx, began); err != nil {
 		return err
 	}
@@ -82,7 +82,7 @@ func (r *run) workerEnded(ctx context.Context) error {
 
 // attachNext registers with the next worker, within Timeouts.Replace, and makes the run ready.
 func (r *run) attachNext(ctx context.Context, began int) error {
-	bounded, cancel := context.WithTimeout(ctx, r.o.timeouts.Replace)
+	bounded, cancel := context.WithTimeout(ctx, r.in.live.Load().timeouts.Replace)
 	defer cancel()
 	if err := r.attach(bounded, began); err != nil {
 		switch {
@@ -93,7 +93,7 @@ func (r *run) attachNext(ctx context.Context, began int) error {
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
-		return fmt.Errorf("%w: no worker came back within %v: %w", errUnhealthy, r.o.timeouts.Replace, err)
+		return fmt.Errorf("%w: no worker came back within %v: %w", errUnhealthy, r.in.live.Load().timeouts.Replace, err)
 	}
 	r.stderr.reset()
 	r.info(bounded)
@@ -147,7 +147,7 @@ func (r *run) loggerActivations() int {
 // registered with, and connects to it again. Nothing is registered anew then: osqueryd would
 // exit if it logged a result in a moment without the logger.
 func (r *run) reattach(ctx context.Context, lost time.Time) bool {
-	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().health.Timeout)
 	defer cancel()
 	control, err := thriftconn.Dial(ctx, r.in.Socket())
 	if err != nil {
@@ -229,9 +229,9 @@ var errRequestTimeout = errors.New("the run did not get to it in time; a health 
 
 // requestBound is longer than anything the run may be busy with.
 func (in *Instance) requestBound(wait bool) time.Duration {
-	d := 2*in.o.timeouts.Register + in.o.health.Timeout + in.o.timeouts.giveUp()
+	d := 2*in.live.Load().timeouts.Register + in.live.Load().health.Timeout + in.live.Load().timeouts.giveUp()
 	if wait {
-		d += in.o.timeouts.Start
+		d += in.live.Load().timeouts.Start
 	}
 	return d
 }
@@ -258,7 +258,7 @@ func (in *Instance) await(ctx context.Context, q request) error {
 // pushLate pushes a config that arrived after osqueryd's request had timed out. At a start that is
 // before ready, so it waits for that; it ends with the run.
 func (in *Instance) pushLate() {
-	ctx, cancel := context.WithTimeout(context.Background(), in.o.timeouts.Start+in.o.timeouts.Register)
+	ctx, cancel := context.WithTimeout(context.Background(), in.live.Load().timeouts.Start+in.live.Load().timeouts.Register)
 	defer cancel()
 	release, err := in.lockPush(ctx)
 	if err == nil {
@@ -299,7 +299,7 @@ func (in *Instance) pushNewest(ctx context.Context, wait bool) error {
 // push calls osqueryd's update for every source.
 func (in *Instance) push(ctx context.Context, wait bool, config map[string]string) error {
 	return in.onRun(ctx, wait, func(ctx context.Context, r *run) error {
-		ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
+		ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().timeouts.Register)
 		defer cancel()
 		for _, source := range sortedKeys(config) {
 			status, _, err := r.session.control.Call(ctx, "config", "update", map[string]string{

@@ -434,7 +434,7 @@ func (r *run) repair(ctx context.Context, l lost) error {
 
 // exchangePlugins registers the plugins anew and then ends the server of the old registration.
 func (r *run) exchangePlugins(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().timeouts.Register)
 	defer cancel()
 	g, err := r.in.register(ctx, r.session.control, extensionName, pluginsOf(r.in.ext.Registry()))
 	if err != nil {
@@ -450,7 +450,7 @@ func (r *run) exchangePlugins(ctx context.Context) error {
 
 // exchangeTables takes the old tables away and registers the new ones.
 func (r *run) exchangeTables(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().timeouts.Register)
 	defer cancel()
 	if old := r.session.tables; old != nil {
 		if err := r.session.control.Deregister(ctx, old.uuid); err != nil && !thriftconn.IsNotRegistered(err) {
@@ -468,7 +468,7 @@ func (r *run) exchangeTables(ctx context.Context) error {
 }
 
 func (r *run) closeRegistration(g *registration) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.o.timeouts.giveUp())
+	ctx, cancel := context.WithTimeout(context.Background(), r.in.live.Load().timeouts.giveUp())
 	defer cancel()
 	g.close(ctx)
 }

@@ -13,7 +13,7 @@ import (
 
 // start takes a spawned osqueryd to ready: it connects, registers and verifies.
 func (r *run) start(ctx context.Context) error {
-	startCtx, cancel := context.WithTimeoutCause(ctx, r.o.timeouts.Start, errStartTimeout)
+	startCtx, cancel := context.WithTimeoutCause(ctx, r.in.live.Load().timeouts.Start, errStartTimeout)
 	defer cancel()
 	if err := r.attach(startCtx, 0); err != nil {
 		return r.startError(startCtx, err)
@@ -57,7 +57,7 @@ func (r *run) attach(ctx context.Context, before int) error {
 		}
 		r.noteDeath()
 		r.in.emit(stats.WorkerLost{Head: r.in.head()})
-		r.closeSession(r.o.timeouts.giveUp())
+		r.closeSession(r.in.live.Load().timeouts.giveUp())
 	}
 	return fmt.Errorf("%w: %d in a row", errCrashLoop, crashLoopDeaths)
 }
@@ -129,7 +129,7 @@ func (r *run) startError(ctx context.Context, err error) error {
 		return errExited
 	}
 	if errors.Is(context.Cause(ctx), errStartTimeout) {
-		return fmt.Errorf("%w (%v): %w", errStartTimeout, r.o.timeouts.Start, err)
+		return fmt.Errorf("%w (%v): %w", errStartTimeout, r.in.live.Load().timeouts.Start, err)
 	}
 	return err
 }
@@ -179,11 +179,11 @@ func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
 	if r.phase == stats.PhaseConnect {
 		r.phase = stats.PhaseRegister
 	}
-	ctx, cancel := context.WithTimeout(ctx, r.o.timeouts.Register)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().timeouts.Register)
 	defer cancel()
 	s := &session{control: control, file: socketFile(ctx, r.in.place())}
 	if err := r.fill(ctx, s); err != nil {
-		s.close(r.o.timeouts.giveUp())
+		s.close(r.in.live.Load().timeouts.giveUp())
 		return nil, err
 	}
 	return s, nil
@@ -191,7 +191,7 @@ func (r *run) tryOpenSession(ctx context.Context) (*session, error) {
 
 // info reads osquery_info. A failure costs two fields of an event, no more.
 func (r *run) info(ctx context.Context) map[string]string {
-	ctx, cancel := context.WithTimeout(ctx, r.o.health.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().health.Timeout)
 	defer cancel()
 	rows, err := callTable(ctx, r.session.control, "osquery_info")
 	if err != nil || len(rows) == 0 {

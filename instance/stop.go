@@ -61,7 +61,7 @@ func (r *run) startStopClock() {
 
 // left returns how much of a stop's time a part of it has.
 func (r *run) left(p stopPart) time.Duration {
-	percent := r.o.timeouts.stop() / 100
+	percent := r.in.live.Load().timeouts.stop() / 100
 	atMost, until := p.shares()
 	return max(stopFloor*percent, min(atMost*percent, time.Until(r.stopBegan.Add(until*percent))))
 }
@@ -162,7 +162,7 @@ func (r *run) stopProcess() exit {
 
 // endProcess sends SIGTERM and, when the grace is over, kills the group.
 func (r *run) endProcess() {
-	if r.o.timeouts.Stop > 0 {
+	if r.in.live.Load().timeouts.Stop > 0 {
 		grace := r.left(stopTerminate)
 		if err := r.proc.Terminate(); err != nil {
 			r.log.Warn("SIGTERM could not be sent to osqueryd", "err", err)
@@ -213,7 +213,7 @@ func (r *run) waitGroup() {
 
 // drain delivers what is queued, for a while; the rest stays on disk.
 func (r *run) drain() {
-	if r.o.timeouts.Stop < 0 {
+	if r.in.live.Load().timeouts.Stop < 0 {
 		return
 	}
 	left := r.left(stopDeliver)

@@ -53,6 +53,16 @@ func (e *engine) AwaitReady(ctx context.Context, until <-chan struct{}) error {
 	return e.in.awaitReady(ctx, until, func() bool { return false })
 }
 
+func (e *engine) Plan() control.Plan { return plan{e.in.live.Load()} }
+
+func (e *engine) Apply(ctx context.Context, p control.Plan, tables bool) error {
+	next, ok := p.(plan)
+	if !ok {
+		return errors.New("a plan of another kind")
+	}
+	return e.in.apply(ctx, next.o, tables)
+}
+
 // plan is a set of options of which nothing was made.
 type plan struct{ o *options }
 
@@ -83,7 +93,7 @@ func (in *Instance) settle(ctx context.Context) { in.settleWithin(ctx, in.settle
 func (in *Instance) settleWait() time.Duration {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	t := in.o.timeouts
+	t := in.live.Load().timeouts
 	left := time.Until(in.stopBy)
 	if left <= 0 {
 		return t.Observers
@@ -157,7 +167,7 @@ func (in *Instance) ship(ctx context.Context) error {
 		}
 		return fmt.Errorf("instance %q: %w", in.o.id, err)
 	}
-	err := guard.Call(ctx, 2*in.o.timeouts.giveUp(), func() error {
+	err := guard.Call(ctx, 2*in.live.Load().timeouts.giveUp(), func() error {
 		defer func() { <-in.shipping }()
 		defer func() { <-in.dirLock.disk.Go(in.leave) }()
 		return in.ext.Run(ctx)

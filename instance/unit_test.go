@@ -1,6 +1,9 @@
 package instance
 
 import (
+	"go/ast"
+	"go/parser"
+	"go/token"
 	"reflect"
 	"slices"
 	"strings"
@@ -39,7 +42,7 @@ func TestPromise12EveryDurationIsBounded(t *testing.T) {
 	}
 	// What osqueryd's own arithmetic requires: more than its alarm_timeout of 15 s to exit in, and a
 	// start that waits out its wait for our extension. Container platforms kill after 30 s.
-	r := &run{o: o, stopBegan: time.Now()}
+	r := &run{in: withOptions(o), o: o, stopBegan: time.Now()}
 	grace := r.left(stopTerminate)
 	if grace <= 15*time.Second || o.timeouts.Stop >= 28*time.Second ||
 		o.timeouts.Start < 2*o.timeouts.Extensions || o.timeouts.Replace < o.timeouts.Start {
@@ -52,7 +55,7 @@ func TestPromise12EveryDurationIsBounded(t *testing.T) {
 func TestPromise12PartsOfAStopKeepToItsBound(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		o := defaults("a")
-		r := &run{o: o, stopBegan: time.Now()}
+		r := &run{in: withOptions(o), o: o, stopBegan: time.Now()}
 		for p := stopTerminate; p <= stopObservers; p++ {
 			d := r.left(p)
 			if d < o.timeouts.Stop/25 {
@@ -204,5 +207,78 @@ func TestHealthChecksShareTheirMoments(t *testing.T) {
 	o.health.Delay = exact
 	if wait := o.health.first(base.Add(1)); wait != exact {
 		t.Errorf("the delay that was asked for became %v", wait)
+	}
+}
+
+// withOptions is an instance that has nothing but options.
+func withOptions(o *options) *Instance {
+	in := &Instance{o: o}
+	in.live.Store(o)
+	return in
+}
+
+// An update that does not compare an option would take no notice of it.
+func TestEveryOptionIsComparedByUpdates(t *testing.T) {
+	names := map[string]bool{}
+	for _, s := range settings() {
+		if names[s.name] {
+			t.Errorf("%s is compared twice", s.name)
+		}
+		names[s.name] = true
+	}
+	source, err := parser.ParseFile(token.NewFileSet(), "options.go", nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, d := range source.Decls {
+		f, ok := d.(*ast.FuncDecl)
+		if !ok || f.Recv != nil || !strings.HasPrefix(f.Name.Name, "With") {
+			continue
+		}
+		if !names[f.Name.Name] {
+			t.Errorf("%s is not compared: add it to settings", f.Name.Name)
+		}
+		delete(names, f.Name.Name)
+	}
+	if len(names) > 0 {
+		t.Errorf("compared, but no options: %v", names)
+	}
+}
+
+func TestSameValuesOfOptions(t *testing.T) {
+	f := func(n int) func() int { return func() int { return n } }
+	one, two := f(1), f(2)
+	type funcs struct{ F func() int }
+	a, b := new(int), new(int)
+	for name, tt := range map[string]struct {
+		a, b any
+		want bool
+	}{
+		"equal maps":                {map[string]string{"a": "b"}, map[string]string{"a": "b"}, true},
+		"other values":              {map[string]string{"a": "b"}, map[string]string{"a": "c"}, false},
+		"other keys":                {map[string]string{"a": "b"}, map[string]string{"b": "b"}, false},
+		"nothing and nil":           {[]string{}, []string(nil), true},
+		"the order counts":          {[]string{"a", "b"}, []string{"b", "a"}, false},
+		"the same closure":          {one, one, true},
+		"two of the same code":      {one, two, false},
+		"a func and none":           {one, (func() int)(nil), false},
+		"no funcs":                  {(func() int)(nil), (func() int)(nil), true},
+		"structs of funcs":          {funcs{one}, funcs{one}, true},
+		"structs of others":         {funcs{one}, funcs{two}, false},
+		"interfaces of such":        {[]any{funcs{one}}, []any{funcs{one}}, true},
+		"pointers":                  {a, a, true},
+		"pointers to equal":         {a, b, false},
+		"types":                     {1, "1", false},
+		"nil and not":               {nil, 1, false},
+		"nil":                       {nil, nil, true},
+		"timeouts":                  {Timeouts{Stop: 1}, Timeouts{Stop: 1}, true},
+		"other timeouts":            {Timeouts{Stop: 1}, Timeouts{Stop: 2}, false},
+		"unexported, not compared":  {[]any{struct{ f any }{funcs{one}}}, []any{struct{ f any }{funcs{one}}}, false},
+		"unexported, comparable":    {[]any{struct{ n int }{1}}, []any{struct{ n int }{1}}, true},
+		"slices within a nil array": {[][]int{nil}, [][]int{{}}, true},
+	} {
+		if got := same(tt.a, tt.b); got != tt.want {
+			t.Errorf("%s: %v, want %v", name, got, tt.want)
+		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -48,7 +49,7 @@ func TestRateAlarmCountsKillsApartAndThroughUpdates(t *testing.T) {
 		}
 		kill()
 		kill()
-		if err := r.Update(t.Context(), "vendor"); err != nil {
+		if _, err := r.Update(t.Context(), "vendor", instance.WithEnv("A=1")); err != nil {
 			t.Fatal(err)
 		}
 		if n := len(of[stats.RateAlarm](f)); n != 0 {

@@ -28,7 +28,7 @@ func wantAll(t *testing.T, err error, words ...string) {
 func TestNewReportsAllMistakesTogether(t *testing.T) {
 	_, err := runtime.New(
 		runtime.WithBinary("/nowhere/osqueryd"), runtime.WithRoot("relative"), nil,
-		runtime.WithStartLimit(0), runtime.WithStartTurn(-1), runtime.WithCloseTimeout(0),
+		runtime.WithStarts(runtime.Starts{Limit: -3, Turn: -1}),
 		runtime.WithRateAlarm(0, -time.Second),
 		runtime.WithLogger(nil), runtime.WithObserver(nil), runtime.WithTransport(nil),
 		runtime.WithRestart(runtime.RestartPolicy{Window: -1}),
@@ -37,7 +37,7 @@ func TestNewReportsAllMistakesTogether(t *testing.T) {
 		runtime.WithInstance("twice", nil, instance.WithTimeouts(instance.Timeouts{Binary: -1}), instance.WithHealth(instance.Health{Failures: -1})),
 	)
 	wantAll(t, err, "WithBinary: ", "/nowhere/osqueryd", "WithRoot: ", `"relative" is relative`, "option 2 is nil",
-		"WithStartLimit: 0", "WithStartTurn: ", "WithCloseTimeout: ", "WithRateAlarm: 0", "WithRateAlarm: the window of -1s",
+		"WithStarts: a Limit of -3", "WithStarts: a Turn of -1ns", "WithRateAlarm: 0", "WithRateAlarm: the window of -1s",
 		"WithLogger: ", "WithObserver: ", "WithTransport: ", "WithRestart: Window is -1ns",
 		`"../etc" contains '/'`, "65 bytes long", "the id is empty")
 	if n := strings.Count(err.Error(), "/nowhere/osqueryd"); n != 1 {
@@ -52,13 +52,13 @@ func TestNewReportsMistakesOfInstancesTogether(t *testing.T) {
 	testhelp.CheckLeaks(t)
 	root := testhelp.Root(t)
 	_, err := runtime.New(
-		runtime.WithBinary(fakeWith(t).path), runtime.WithRoot(root), runtime.WithStartLimit(-1),
+		runtime.WithBinary(fakeWith(t).path), runtime.WithRoot(root), runtime.WithStarts(runtime.Starts{Limit: -1}),
 		runtime.WithInstance("a", instance.WithTimeouts(instance.Timeouts{Binary: -time.Second}), nil, instance.WithTransport(nil)),
 		runtime.WithInstance("b", instance.WithFlag("database_path", "/x"), instance.WithFlag("no_such_flag", "1")),
 		runtime.WithInstance("c"), runtime.WithInstance("c", instance.WithDiagnostics(instance.Diagnostics{History: 1})),
 		runtime.WithInstance("d", instance.WithDirectory(filepath.Join(root, "c"))),
 	)
-	wantAll(t, err, "WithStartLimit: -1", `instance "a"`, "WithTimeouts: Binary: -1s", "is nil", "WithTransport: ",
+	wantAll(t, err, "WithStarts: a Limit of -1", `instance "a"`, "WithTimeouts: Binary: -1s", "is nil", "WithTransport: ",
 		`instance "b"`, "database_path", `instance "c": there is an instance of that id already`,
 		`instance "d": another instance has that directory`, `it is instance "c"'s`)
 	for _, want := range []error{runtime.ErrExists, runtime.ErrSharedDirectory} {
@@ -97,7 +97,7 @@ func TestSharedPlacesAreRefused(t *testing.T) {
 			t.Errorf("%s: %v, want %v", c.name, err, c.want)
 		}
 	}
-	err := h.Update(testhelp.Context(t), "fixed", instance.WithDirectory(filepath.Join(h.root, "vendor")))
+	_, err := h.Update(testhelp.Context(t), "fixed", instance.WithDirectory(filepath.Join(h.root, "vendor")))
 	if !errors.Is(err, runtime.ErrSharedDirectory) {
 		t.Errorf("Update into another's directory: %v, want ErrSharedDirectory", err)
 	}
@@ -112,8 +112,9 @@ func TestNobodyIsNotFound(t *testing.T) {
 	_, query := h.Query(ctx, "x", "select 1")
 	_, snapshot := h.Snapshot("x")
 	_, in := h.Instance("x")
+	_, updated := h.Update(ctx, "x")
 	for name, err := range map[string]error{
-		"Query": query, "Snapshot": snapshot, "Instance": in, "Update": h.Update(ctx, "x"), "Remove": h.Remove(ctx, "x"),
+		"Query": query, "Snapshot": snapshot, "Instance": in, "Update": updated, "Purge": h.Purge(ctx, "x"), "Remove": h.Remove(ctx, "x"),
 		"Restart": h.Restart(ctx, "x"), "Resume": h.Resume("x"), "WaitReady": h.WaitReady(ctx, "x"),
 		"PushConfig": h.PushConfig(ctx, "x"), "SetTables": h.SetTables(ctx, "x"),
 	} {

@@ -8,7 +8,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 	"github.com/osqvisor/osqvisor/internal/testhelp"
 	"github.com/osqvisor/osqvisor/runtime"
@@ -74,29 +73,4 @@ func TestRateAlarmReachesObservers(t *testing.T) {
 	if n := len(testhelp.EventsOf[stats.RateAlarm](h.events, "vendor")); n != 1 {
 		t.Errorf("%d alarms within the window, want 1", n)
 	}
-}
-
-// What the host said to an instance before an update still holds after it.
-func TestUpdateIsOnTopOfEarlierOptions(t *testing.T) {
-	each(t, func(t *testing.T, d osqueryd) {
-		h := newHost(t, d, runtime.WithInstance("vendor", instance.WithHostIdentifier("one")))
-		h.run(t)
-		h.ready(t, "vendor")
-		ctx := testhelp.Context(t)
-		if err := h.Update(ctx, "vendor", instance.WithFlag("no_such_flag", "1")); err == nil {
-			t.Error("an unknown flag was accepted")
-		}
-		pid := h.pid(t, "vendor")
-		if err := h.Update(ctx, "vendor", instance.WithTimeouts(instance.Timeouts{Stop: 10 * time.Second})); err != nil {
-			t.Fatal(err)
-		}
-		h.ready(t, "vendor")
-		if h.pid(t, "vendor") == pid {
-			t.Error("the update did not restart osqueryd")
-		}
-		rows, err := h.Query(ctx, "vendor", "select value from osquery_flags where name = 'specified_identifier'")
-		if err != nil || rows.Len() != 1 || rows.Row(0).Get("value") != "one" {
-			t.Errorf("the identifier after an update is %v, %v; want the one from before", rows, err)
-		}
-	})
 }

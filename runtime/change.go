@@ -2,8 +2,12 @@ package runtime
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"slices"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
 
 	"github.com/osqvisor/osqvisor/instance"
 	"github.com/osqvisor/osqvisor/internal/guard"
@@ -60,35 +64,133 @@ func await(ctx context.Context, over <-chan struct{}) error {
 }
 
 // Remove stops an instance and takes it out of the set. It returns when nothing of
-// it runs; its directory stays. It waits for other
-// changes of the instance. When ctx ends
-// first, it returns the cause, and a removal that has begun goes on. It fails with
+// it runs; its directory stays, see Purge. It waits for other changes of the instance. When ctx
+// ends first, it returns the cause, and a removal that has begun goes on. It fails with
 // ErrNotFound; of several at the same time, all return nil.
 func (r *Runner) Remove(ctx context.Context, id string) error {
+	return r.removeThen(ctx, id, nil)
+}
+
+// removeThen removes an instance, and does what is left to do while its id is still taken.
+func (r *Runner) removeThen(ctx context.Context, id string, then func(m *member) error) error {
 	m, err := r.claim(ctx, id, true)
 	if m == nil {
 		return err
 	}
-	over := m.busy
-	go r.remove(m) // Run and everybody who waits for over join it
+	over, result := m.busy, make(chan error, 1)
+	go func() { // Run and everybody who waits for over join it
+		defer r.release(m)
+		r.remove(m)
+		if then != nil {
+			result <- then(m)
+		}
+		r.forget(m)
+	}()
 	if err := await(ctx, over); err != nil {
 		return fmt.Errorf("instance %q is still stopping: %w", id, err)
 	}
-	return nil
+	if then == nil {
+		return nil
+	}
+	return <-result
 }
 
 // remove ends a claimed member.
 func (r *Runner) remove(m *member) {
-	defer r.release(m)
 	r.halt(m)
 	m.in.Record(context.Background(), stats.InstanceRemoved{Head: head(m.id)})
 	r.shut(m)
-	r.forget(m)
 }
+
+// Purge removes an instance as Remove does, and then its directory, with its database, its node
+// key and the queued lines that its stop could not deliver. For an id that is not in the set it
+// removes the directory of that name below WithRoot; see Orphans. It fails with
+// instance.ErrInUse, and removes nothing, when an instance or another host process uses the
+// directory, and with ErrNotFound when there is none.
+func (r *Runner) Purge(ctx context.Context, id string) error {
+	err := r.removeThen(ctx, id, func(m *member) error {
+		err := purge(m.place.dir)
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return err
+	})
+	if errors.Is(err, ErrNotFound) {
+		return r.purgeOrphan(ctx, id)
+	}
+	return err
+}
+
+// purgeWithin bounds the removal of a directory, whose file system may hang.
+const purgeWithin = time.Minute
+
+func purge(dir string) error {
+	ctx, cancel := context.WithTimeout(context.Background(), purgeWithin)
+	defer cancel()
+	return instance.Purge(ctx, dir)
+}
+
+// purgeOrphan takes the id meanwhile, so that nobody adds an instance of it.
+func (r *Runner) purgeOrphan(ctx context.Context, id string) error {
+	if r.o.root == "" || instance.CheckID(id) != nil {
+		return notFound(id)
+	}
+	m := r.newMember(id, nil)
+	if err := r.reserve(m); err != nil {
+		return err
+	}
+	defer r.release(m)
+	defer r.forget(m)
+	dir := filepath.Join(r.o.root, id)
+	if err := r.settle(m, place{dir: dir}); err != nil {
+		return err
+	}
+	err := instance.Purge(ctx, dir)
+	if errors.Is(err, fs.ErrNotExist) {
+		return notFound(id)
+	}
+	return err
+}
+
+// Orphans returns, in order, the ids whose directories are below WithRoot although no instance of
+// the set uses them: those that Purge can remove, unless another host process uses them.
+func (r *Runner) Orphans() ([]string, error) {
+	if r.o.root == "" {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(r.o.root)
+	if err != nil {
+		return nil, fmt.Errorf("the directories of instances cannot be read: %w", err)
+	}
+	var ids []string
+	for _, e := range entries {
+		dir := filepath.Join(r.o.root, e.Name())
+		if e.IsDir() && instance.CheckID(e.Name()) == nil && instance.IsDirectory(dir) && !r.uses(dir) {
+			ids = append(ids, e.Name())
+		}
+	}
+	return ids, nil
+}
+
+// uses reports whether a member has the directory.
+func (r *Runner) uses(dir string) bool {
+	there := statOrNil(dir)
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, m := range r.members {
+		if m.place.dir == dir || sameFile(there, m.place.dir) {
+			return true
+		}
+	}
+	return false
+}
+
+// closeWithin bounds the wait for observers when an instance is closed.
+const closeWithin = 10 * time.Second
 
 // shut closes a member's instance, which does not run.
 func (r *Runner) shut(m *member) {
-	ctx, cancel := context.WithTimeout(context.Background(), r.o.closeTimeout)
+	ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
 	defer cancel()
 	if err := m.in.Close(ctx); err != nil {
 		r.log.Error("an instance did not close as it should", "instance", m.id, "err", err)
@@ -104,37 +206,6 @@ func (r *Runner) halt(m *member) {
 		cancel()
 		<-done
 	}
-}
-
-// Update gives an instance new options on top of those it has, and restarts it
-// with them during Run. When one of them is wrong it says so, and nothing has
-// changed. Snapshots and counters carry on, and so do the tables that SetTables
-// set, and what is queued, also to another directory, which is announced by a stats.QueueLeft where it fails. It
-// returns when the old run is gone; see WaitReady for the new one. It waits for other
-// changes of the instance. When ctx ends first, it returns the cause: while the
-// options are checked nothing has changed then, but an update that has begun goes on. It
-// fails with ErrNotFound, or with what is wrong with the options.
-func (r *Runner) Update(ctx context.Context, id string, opts ...instance.Option) error {
-	m, err := r.claim(ctx, id, false)
-	if err != nil {
-		return err
-	}
-	over := m.busy
-	all := append(slices.Clone(m.opts), opts...)
-	in, err := r.successorWithin(ctx, m, all)
-	if err != nil {
-		r.release(m)
-		return err
-	}
-	r.count(m)
-	go func() { // Run and everybody who waits for over join it
-		defer r.release(m)
-		r.replace(m, in, all)
-	}()
-	if err := await(ctx, over); err != nil {
-		return fmt.Errorf("instance %q is still being updated: %w", id, err)
-	}
-	return nil
 }
 
 // successorWithin is successorOf until ctx ends. Then its executions of the binary end too;
@@ -159,10 +230,11 @@ func (r *Runner) successorWithin(ctx context.Context, m *member, opts []instance
 
 // successorOf makes the instance with the new options, without touching what runs.
 func (r *Runner) successorOf(ctx context.Context, m *member, old subject, opts []instance.Option) (subject, error) {
-	if err := r.settle(m, r.maker.locate(m.id, opts)); err != nil {
+	mk := r.makes()
+	if err := r.settle(m, placeOf(mk.plan(m.id, opts, nil))); err != nil {
 		return nil, err
 	}
-	return r.maker.make(ctx, m.id, opts, old, m.watch())
+	return mk.make(ctx, m.id, opts, old, m.watch())
 }
 
 func (r *Runner) move(m *member, where place) {

@@ -3,6 +3,7 @@ package runtime
 import (
 	"context"
 	"errors"
+	"strconv"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -48,7 +49,7 @@ func TestTablesOfSetTablesStayThroughUpdate(t *testing.T) {
 		if err := r.SetTables(t.Context(), "vendor", nil, nil); err != nil {
 			t.Fatal(err)
 		}
-		if err := r.Update(t.Context(), "vendor"); err != nil {
+		if _, err := r.Update(t.Context(), "vendor", instance.WithEnv("A=1")); err != nil {
 			t.Fatal(err)
 		}
 		if n := f.made[1].tables; n != 2 {
@@ -75,7 +76,7 @@ func TestTrial20TablesAfterConcurrentSetTables(t *testing.T) {
 			synctest.Wait()
 		}
 		calls.Wait()
-		if err := r.Update(t.Context(), "vendor"); err != nil {
+		if _, err := r.Update(t.Context(), "vendor", instance.WithEnv("A=1")); err != nil {
 			t.Fatal(err)
 		}
 		if before, after := f.made[0].tables, f.made[1].tables; before != 2 || after != 2 {
@@ -88,13 +89,13 @@ func TestUpdateThatFailsChangesNothing(t *testing.T) {
 	bubble(t, lasting, func(t *testing.T, r *Runner, f *fakes) {
 		refusal := errors.New("bad option")
 		f.setRefuse(refusal)
-		if err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 3})); !errors.Is(err, refusal) {
+		if _, err := r.Update(t.Context(), "vendor", instance.WithEnv("A=3")); !errors.Is(err, refusal) {
 			t.Fatalf("Update: %v, want what is wrong with the option", err)
 		}
 		synctest.Wait()
 		wantRuns(t, f, 1) // the run was not touched
 		f.setRefuse(nil)
-		if err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 3})); err != nil {
+		if _, err := r.Update(t.Context(), "vendor", instance.WithEnv("A=3")); err != nil {
 			t.Fatal(err)
 		}
 		if err := r.WaitReady(t.Context(), "vendor"); err != nil {
@@ -127,12 +128,12 @@ func TestRunWaitsForChangesUnderWay(t *testing.T) {
 		if err := r.Remove(ctx, "vendor"); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("Remove: %v, want the context's error", err)
 		}
-		if err := r.Update(ctx, "tenant"); !errors.Is(err, context.DeadlineExceeded) { // it does not even begin
+		if _, err := r.Update(ctx, "tenant", instance.WithEnv("A=1")); !errors.Is(err, context.DeadlineExceeded) { // it does not even begin
 			t.Fatalf("Update: %v, want the context's error", err)
 		}
 		ctx, cancel = context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		if err := r.Update(ctx, "tenant"); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := r.Update(ctx, "tenant", instance.WithEnv("A=1")); !errors.Is(err, context.DeadlineExceeded) {
 			t.Fatalf("Update: %v, want the context's error", err)
 		}
 		stop()
@@ -148,9 +149,9 @@ func TestRunWaitsForChangesUnderWay(t *testing.T) {
 func TestOneChangeAtATime(t *testing.T) {
 	bubble(t, lasting, func(t *testing.T, r *Runner, f *fakes) {
 		var wg sync.WaitGroup
-		for range 10 {
+		for n := range 10 {
 			wg.Go(func() {
-				err := r.Update(t.Context(), "vendor", instance.WithDiagnostics(instance.Diagnostics{History: 1}))
+				_, err := r.Update(t.Context(), "vendor", instance.WithEnv("A="+strconv.Itoa(n)))
 				if err != nil && !errors.Is(err, ErrNotFound) {
 					t.Error(err)
 				}

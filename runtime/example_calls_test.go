@@ -239,3 +239,80 @@ func ExampleWithTransport() {
 	// tenant-a of them
 	// run: <nil>
 }
+
+// An update replaces an instance's own options, and its answer reports what that took.
+func ExampleRunner_Update() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+
+	runner, err := runtime.New(runtime.WithBinary(osqueryd), runtime.WithRoot(root), runtime.WithInstance("vendor"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	ran := make(chan error, 1)
+	go func() { ran <- runner.Run(ctx) }()
+
+	labels := instance.WithLabels(map[string]string{"team": "blue"})
+	for _, opts := range [][]instance.Option{
+		{labels},
+		{labels, instance.WithHostIdentifier("host-7")},
+		{labels, instance.WithHostIdentifier("host-7")},
+		{}, // takes both back
+	} {
+		change, err := runner.Update(ctx, "vendor", opts...)
+		fmt.Println("restarted:", change.Restarted, "changed:", change.Changed, err)
+	}
+	stop()
+	fmt.Println("run:", <-ran)
+	// Output:
+	// restarted: false changed: [WithLabels] <nil>
+	// restarted: true changed: [WithHostIdentifier] <nil>
+	// restarted: false changed: [] <nil>
+	// restarted: true changed: [WithLabels WithHostIdentifier] <nil>
+	// run: <nil>
+}
+
+// Sync makes the set the one of a file or a server, whatever it was before.
+func ExampleRunner_Sync() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+
+	runner, err := runtime.New(runtime.WithBinary(osqueryd), runtime.WithRoot(root),
+		runtime.WithInstance("tenant-a"), runtime.WithInstance("tenant-b"))
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	changes, err := runner.Sync(context.Background(), map[string][]instance.Option{
+		"tenant-b": {instance.WithLabels(map[string]string{"tier": "gold"})},
+		"tenant-c": nil,
+	})
+	for _, id := range []string{"tenant-a", "tenant-b", "tenant-c"} {
+		fmt.Printf("%s %+v\n", id, changes[id])
+	}
+	fmt.Println(runner.IDs(), err)
+	// Output:
+	// tenant-a {Added:false Removed:true Restarted:false Changed:[]}
+	// tenant-b {Added:false Removed:false Restarted:false Changed:[WithLabels]}
+	// tenant-c {Added:true Removed:false Restarted:false Changed:[]}
+	// [tenant-b tenant-c] <nil>
+}
+
+// Check reports every mistake before anything is touched.
+func ExampleCheck() {
+	osqueryd, root, remove := exampleFake(osquerydtest.Script{})
+	defer remove()
+
+	err := runtime.Check(runtime.WithBinary(osqueryd), runtime.WithRoot(root),
+		runtime.WithInstance("tenant/a"),
+		runtime.WithInstance("tenant-b", instance.WithFlag("no_such_flag", "true")))
+	fmt.Println(err)
+	_, err = os.Stat(root)
+	fmt.Println("the root was made:", err == nil)
+	// Output:
+	// instance "tenant/a": id: the id "tenant/a" contains '/'; use letters, digits, dots, underscores and hyphens
+	// instance "tenant-b": WithFlag: no_such_flag is not a flag of osqueryd 5.23.0, which would refuse to start
+	// the root was made: false
+}

@@ -59,9 +59,10 @@ func failing(cause stats.Cause) life {
 type fakes struct {
 	live      life
 	liveAs    func(ctx context.Context, id string) error // instead of live, if set
-	refuse    error                                      // of make
-	unsent    int                                        // how many calls of Ship fail
-	tablesSet func(n int)                                // called before SetTables returns, if set
+	defaults  []instance.Option
+	refuse    error       // of make
+	unsent    int         // how many calls of Ship fail
+	tablesSet func(n int) // called before SetTables returns, if set
 
 	mu     sync.Mutex
 	made   []*fake
@@ -77,7 +78,17 @@ func (f *fakes) setGround(c control.Conditions) {
 	f.ground = c
 }
 
-func (f *fakes) locate(id string, _ []instance.Option) place { return place{dir: "/nowhere/" + id} }
+func (f *fakes) plan(id string, own []instance.Option, watch stats.Observer) control.Plan {
+	k := realMaker{root: "/nowhere", shared: &control.Shared{}, defaults: f.defaults}
+	return k.plan(id, own, watch)
+}
+
+func (f *fakes) withDefaults(opts []instance.Option) maker {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.defaults = opts
+	return f
+}
 
 func (f *fakes) make(_ context.Context, id string, opts []instance.Option, old subject, watch stats.Observer) (subject, error) {
 	f.mu.Lock()
@@ -85,7 +96,7 @@ func (f *fakes) make(_ context.Context, id string, opts []instance.Option, old s
 	if f.refuse != nil {
 		return nil, f.refuse
 	}
-	in := &fake{fakes: f, id: id, opts: len(opts), watch: watch, shut: make(chan struct{})}
+	in := &fake{fakes: f, id: id, opts: len(opts), watch: watch, shut: make(chan struct{}), plan: f.plan(id, opts, watch)}
 	if before, ok := old.(*fake); ok {
 		in.rec = before.rec
 	} else {
@@ -155,6 +166,7 @@ type fake struct {
 	closed bool
 	shut   chan struct{}
 	tables int
+	plan   control.Plan
 	ship   atomic.Bool
 	asleep atomic.Bool
 }
@@ -198,6 +210,19 @@ func (in *fake) Conditions(context.Context) (control.Conditions, error) {
 	in.fakes.mu.Lock()
 	defer in.fakes.mu.Unlock()
 	return in.fakes.ground, nil
+}
+
+func (in *fake) Plan() control.Plan {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.plan
+}
+
+func (in *fake) Apply(_ context.Context, p control.Plan, _ bool) error {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	in.plan = p
+	return nil
 }
 
 func (in *fake) SetAsleep(asleep bool) { in.asleep.Store(asleep) }

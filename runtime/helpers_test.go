@@ -63,7 +63,13 @@ type host struct {
 // newHost makes a Runner that does not run yet.
 func newHost(t *testing.T, d osqueryd, opts ...runtime.Option) *host {
 	t.Helper()
-	h := &host{root: testhelp.Root(t), events: testhelp.NewEvents()}
+	return newHostAt(t, d, testhelp.Root(t), opts...)
+}
+
+// newHostAt makes one in a root that exists.
+func newHostAt(t *testing.T, d osqueryd, root string, opts ...runtime.Option) *host {
+	t.Helper()
+	h := &host{root: root, events: testhelp.NewEvents()}
 	opts = append([]runtime.Option{
 		runtime.WithBinary(d.path), runtime.WithRoot(h.root), runtime.WithObserver(h.events), runtime.WithLogger(logger(t)),
 	}, opts...)

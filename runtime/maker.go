@@ -2,6 +2,7 @@ package runtime
 
 import (
 	"context"
+	"slices"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/instance"
@@ -36,8 +37,10 @@ func (s supervised) Close(ctx context.Context) error { return s.engine.Close(ctx
 
 // maker makes subjects.
 type maker interface {
-	// locate returns where an instance with these options would live. It makes nothing.
-	locate(id string, own []instance.Option) place
+	// plan returns what an instance with these options would be. It makes nothing.
+	plan(id string, own []instance.Option, watch stats.Observer) control.Plan
+	// withDefaults returns a maker with other defaults.
+	withDefaults(opts []instance.Option) maker
 	// make makes an instance, which holds nothing until it is run; ctx bounds the checks. old
 	// is the one whose snapshot it continues, or nil.
 	make(ctx context.Context, id string, own []instance.Option, old subject, watch stats.Observer) (subject, error)
@@ -55,9 +58,10 @@ type place struct {
 // instance's own.
 type realMaker struct {
 	root     string
-	binary   string // empty when each instance names its own
-	noBinary bool   // there is one, but it is wrong
-	noRoot   bool   // so is the root
+	binary   string            // empty when each instance names its own
+	noBinary bool              // there is one, but it is wrong
+	noRoot   bool              // so is the root
+	common   []instance.Option // what the Runner's own options set
 	defaults []instance.Option
 	gate     func(id string) control.Gate
 	pace     *plugin.EnrollPace // of all instances together
@@ -65,7 +69,7 @@ type realMaker struct {
 	disk     *delivery.Budget // of all instances together
 }
 
-func (k *realMaker) options(own []instance.Option, set func(*control.Settings)) []instance.Option {
+func (k *realMaker) options(own []instance.Option, watch stats.Observer, set func(*control.Settings)) []instance.Option {
 	var opts []instance.Option
 	if k.root != "" {
 		opts = append(opts, instance.WithRoot(k.root))
@@ -73,8 +77,12 @@ func (k *realMaker) options(own []instance.Option, set func(*control.Settings)) 
 	if k.binary != "" {
 		opts = append(opts, instance.WithBinary(k.binary))
 	}
+	opts = append(opts, k.common...)
 	opts = append(opts, k.defaults...)
 	opts = append(opts, own...)
+	if watch != nil {
+		opts = append(opts, instance.WithObserver(watch))
+	}
 	return append(opts, instance.Internal(func(s *control.Settings) {
 		s.Pace, s.Disk, s.Shared = k.pace, k.disk, k.shared
 		set(s)
@@ -84,7 +92,7 @@ func (k *realMaker) options(own []instance.Option, set func(*control.Settings)) 
 // checkBinary checks the Runner's own binary, and has the instances know what it found.
 func (k *realMaker) checkBinary(path string) error {
 	k.noBinary = true
-	_, err := instance.CheckBinary(context.Background(), path, k.options(nil, func(*control.Settings) {})...)
+	_, err := instance.CheckBinary(context.Background(), path, k.options(nil, nil, func(*control.Settings) {})...)
 	if err != nil {
 		return &instance.OptionError{Option: "WithBinary", Err: err}
 	}
@@ -92,16 +100,27 @@ func (k *realMaker) checkBinary(path string) error {
 	return nil
 }
 
-func (k *realMaker) locate(id string, own []instance.Option) place {
-	var where place
-	_, _ = instance.New(id, k.options(own, func(s *control.Settings) {
-		s.Plan = func(p control.Plan) { where.dir, where.socket = p.Place() }
+func (k *realMaker) plan(id string, own []instance.Option, watch stats.Observer) control.Plan {
+	var made control.Plan
+	_, _ = instance.New(id, k.options(own, watch, func(s *control.Settings) {
+		s.Plan = func(p control.Plan) { made = p }
 	})...) // which only plans
-	return where
+	return made
+}
+
+func placeOf(p control.Plan) place {
+	dir, socket := p.Place()
+	return place{dir: dir, socket: socket}
+}
+
+func (k *realMaker) withDefaults(opts []instance.Option) maker {
+	other := *k
+	other.defaults = slices.Clone(opts)
+	return &other
 }
 
 func (k *realMaker) check(ctx context.Context, id string, own []instance.Option) error {
-	_, err := instance.New(id, k.options(own, func(s *control.Settings) {
+	_, err := instance.New(id, k.options(own, nil, func(s *control.Settings) {
 		s.DryRun, s.Context, s.NoBinary, s.NoRoot = true, ctx, k.noBinary, k.noRoot
 	})...)
 	return err
@@ -111,16 +130,13 @@ func (k *realMaker) make(
 	ctx context.Context, id string, own []instance.Option, old subject, watch stats.Observer,
 ) (subject, error) {
 	var made supervised
-	opts := k.options(own, func(s *control.Settings) {
+	opts := k.options(own, watch, func(s *control.Settings) {
 		s.Supervise = func(e control.Engine) { made.engine = e }
 		s.Gate, s.Context = k.gate(id), ctx
 		if before, ok := old.(supervised); ok {
 			s.Predecessor = before.engine
 		}
 	})
-	if watch != nil {
-		opts = append(opts, instance.WithObserver(watch))
-	}
 	in, err := instance.New(id, opts...)
 	if err != nil {
 		return nil, err // not a subject that holds a nil pointer

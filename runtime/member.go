@@ -83,24 +83,27 @@ func head(id string) stats.Head { return stats.Head{Time: time.Now(), Instance: 
 // It fails with ErrExists, also while an instance of that id is being removed, and with
 // ErrSharedDirectory or ErrSharedSocket. It does not wait for the instance to be
 // ready; see WaitReady.
-func (r *Runner) Add(id string, opts ...instance.Option) error { return r.add(id, opts, false) }
+func (r *Runner) Add(id string, opts ...instance.Option) error {
+	return r.add(context.Background(), id, opts, false)
+}
 
 // add is Add. In a dry run the member has no instance, and keeps its place for further checks.
-func (r *Runner) add(id string, opts []instance.Option, dry bool) error {
+func (r *Runner) add(ctx context.Context, id string, opts []instance.Option, dry bool) error {
 	m := r.newMember(id, opts)
 	if err := r.reserve(m); err != nil {
 		return err
 	}
 	defer r.release(m)
-	where := r.maker.locate(id, opts)
+	mk := r.makes()
+	where := placeOf(mk.plan(id, opts, nil))
 	if err := r.settle(m, where); err != nil {
 		r.forget(m)
 		return err
 	}
 	if dry {
-		return r.maker.check(context.Background(), id, m.opts)
+		return mk.check(ctx, id, m.opts)
 	}
-	in, err := r.maker.make(context.Background(), id, m.opts, nil, m.watch())
+	in, err := mk.make(ctx, id, m.opts, nil, m.watch())
 	if err != nil {
 		r.forget(m)
 		return err

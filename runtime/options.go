@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -14,33 +15,26 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// The defaults. Each belongs to the option that its comment names.
-const (
-	DefaultStartTurn    = 15 * time.Second // WithStartTurn
-	DefaultCloseTimeout = 10 * time.Second // WithCloseTimeout
-)
-
 // Option sets one thing about a Runner. Options are applied in order; a later one
 // wins over an earlier one, except for those that say they add.
 type Option func(*options)
 
 type options struct {
-	binary       string
-	binarySet    bool
-	root         string
-	rootSet      bool
-	defaults     []instance.Option
-	members      []memberSpec
-	policy       RestartPolicy
-	startLimit   int
-	startTurn    time.Duration
-	closeTimeout time.Duration
-	disk         extension.DiskLimits
-	alarmSet     bool
-	alarmLimit   int
-	alarmWindow  time.Duration
-	logger       *slog.Logger
-	problems     []error
+	binary      string
+	binarySet   bool
+	root        string
+	rootSet     bool
+	common      []instance.Option // of all instances, set by options of the Runner
+	defaults    []instance.Option // after those
+	members     []memberSpec
+	policy      RestartPolicy
+	starts      Starts
+	disk        extension.DiskLimits
+	alarmSet    bool
+	alarmLimit  int
+	alarmWindow time.Duration
+	logger      *slog.Logger
+	problems    []error
 }
 
 type memberSpec struct {
@@ -52,7 +46,7 @@ func (o *options) problem(option, format string, args ...any) {
 	o.problems = append(o.problems, &instance.OptionError{Option: option, Err: fmt.Errorf(format, args...)})
 }
 
-func (o *options) instances(opts ...instance.Option) { o.defaults = append(o.defaults, opts...) }
+func (o *options) instances(opts ...instance.Option) { o.common = append(o.common, opts...) }
 
 // WithBinary names the osqueryd that every instance runs, by absolute path,
 // unless it names another. It is checked once, and again when the file changes, within
@@ -84,9 +78,10 @@ func WithInstance(id string, opts ...instance.Option) Option {
 }
 
 // WithInstanceDefaults sets options of every instance, those that are added later
-// included; an instance's own options come after them. Each call adds to the ones before.
+// included; an instance's own options come after them, and they after what the Runner's other
+// options set. Each call adds to the ones before. See SetDefaults for a set that exists.
 func WithInstanceDefaults(opts ...instance.Option) Option {
-	return func(o *options) { o.instances(opts...) }
+	return func(o *options) { o.defaults = append(o.defaults, opts...) }
 }
 
 // WithRestart sets when instances are started again.
@@ -95,20 +90,27 @@ func WithRestart(p RestartPolicy) Option {
 	return func(o *options) { o.policy = p }
 }
 
-// WithStartLimit bounds how many instances are between their spawn and the registration
-// of their extension, which is just before ready, at the same time, so that a large set
-// does not starve itself. Those whose last start failed go after all others, and are at most
-// half of them. At least 1; the default is twice the number of CPUs, at least 4.
-func WithStartLimit(n int) Option { return func(o *options) { o.startLimit = n } }
+// Starts bounds how many instances start at the same time, so that a large set does not slow
+// itself down. A field that is zero has its default.
+type Starts struct {
+	// Limit is how many instances are between their spawn and the registration of their
+	// extension, which is just before ready. Default: twice the number of CPUs, at least 4.
+	// Instances whose last start failed go after all others, and are at most half of them.
+	Limit int
+	// Turn is how long one start counts against Limit, so that those that hang do not hold up
+	// the others. Default 15 s.
+	Turn time.Duration
+}
 
-// WithStartTurn bounds how long one start counts against the start limit, so that
-// those that hang do not hold up the others. The default is 15 s.
-func WithStartTurn(d time.Duration) Option { return func(o *options) { o.startTurn = d } }
+// WithStarts sets the bounds of starts.
+func WithStarts(s Starts) Option { return func(o *options) { o.starts = s.withDefaults() } }
 
-// WithCloseTimeout bounds the wait for an instance's observers to return when the
-// instance is closed, at its removal and its update, even if instance.Timeouts.Observers
-// gives them longer. The default is 10 s.
-func WithCloseTimeout(d time.Duration) Option { return func(o *options) { o.closeTimeout = d } }
+func (s Starts) withDefaults() Starts {
+	return Starts{
+		Limit: cmp.Or(s.Limit, max(4, 2*goruntime.NumCPU())),
+		Turn:  cmp.Or(s.Turn, 15*time.Second),
+	}
+}
 
 // WithDisk bounds what the queues of all instances take of the disk together. The default is 4 GiB, and to leave a
 // twentieth of the file system free, at most 1 GiB. What a full queue does is set by extension.Logs.WhenFull.
@@ -148,10 +150,8 @@ func WithObserver(obs stats.Observer) Option {
 
 func newOptions(opts []Option) (*options, error) {
 	o := &options{
-		startLimit:   max(4, 2*goruntime.NumCPU()),
-		startTurn:    DefaultStartTurn,
-		closeTimeout: DefaultCloseTimeout,
-		logger:       slog.New(slog.DiscardHandler),
+		starts: Starts{}.withDefaults(),
+		logger: slog.New(slog.DiscardHandler),
 	}
 	for i, opt := range opts {
 		if opt == nil {
@@ -165,14 +165,11 @@ func newOptions(opts []Option) (*options, error) {
 }
 
 func (o *options) check() {
-	if o.startLimit < 1 {
-		o.problem("WithStartLimit", "%d is out of range; at least one instance must be able to start", o.startLimit)
+	if o.starts.Limit < 1 {
+		o.problem("WithStarts", "a Limit of %d is out of range; it must be at least 1", o.starts.Limit)
 	}
-	if o.startTurn <= 0 {
-		o.problem("WithStartTurn", "%v is out of range; it must be positive", o.startTurn)
-	}
-	if o.closeTimeout <= 0 {
-		o.problem("WithCloseTimeout", "%v is out of range; it must be positive", o.closeTimeout)
+	if o.starts.Turn <= 0 {
+		o.problem("WithStarts", "a Turn of %v is out of range; it must be positive", o.starts.Turn)
 	}
 	if o.alarmSet && o.alarmLimit < 1 {
 		o.problem("WithRateAlarm", "%d is out of range; it must be at least 1, or leave the option out", o.alarmLimit)

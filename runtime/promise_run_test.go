@@ -174,7 +174,10 @@ func TestPromise12WaitsAreBoundedByTheCaller(t *testing.T) {
 	}{
 		{"WaitReady", func(ctx context.Context) error { return h.WaitReady(ctx, "vendor") }},
 		{"Restart", func(ctx context.Context) error { return h.Restart(ctx, "vendor") }},
-		{"Update", func(ctx context.Context) error { return h.Update(ctx, "vendor") }},
+		{"Update", func(ctx context.Context) error {
+			_, err := h.Update(ctx, "vendor", instance.WithEnv("UPDATED=1"))
+			return err
+		}},
 		{"Restart during Update", func(ctx context.Context) error { return h.Restart(ctx, "vendor") }},
 		{"Remove", func(ctx context.Context) error { return h.Remove(ctx, "vendor") }},
 		{"Remove again", func(ctx context.Context) error { return h.Remove(ctx, "vendor") }},

@@ -39,7 +39,7 @@ func TestPromise03Isolation(t *testing.T) {
 			<-release
 		}
 	})
-	h := newHost(t, d, runtime.WithStartLimit(2), runtime.WithStartTurn(time.Second),
+	h := newHost(t, d, runtime.WithStarts(runtime.Starts{Limit: 2, Turn: time.Second}),
 		runtime.WithRestart(runtime.RestartPolicy{Initial: 50 * time.Millisecond, Max: 100 * time.Millisecond, Budget: -1}),
 		runtime.WithInstanceDefaults(instance.WithTimeouts(instance.Timeouts{Stop: 5 * time.Second})),
 		runtime.WithInstance("hangs"),
@@ -109,8 +109,8 @@ func TestPromise04DynamicSet(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if err := errors.Join(h.Update(ctx, "before", instance.WithLabels(map[string]string{"a": "b"})),
-			h.Restart(ctx, "before"), h.Remove(ctx, "never")); err != nil {
+		_, updated := h.Update(ctx, "before", instance.WithLabels(map[string]string{"a": "b"}))
+		if err := errors.Join(updated, h.Restart(ctx, "before"), h.Remove(ctx, "never")); err != nil {
 			t.Errorf("before Run: %v", err)
 		}
 		h.run(t)
@@ -124,7 +124,8 @@ func TestPromise04DynamicSet(t *testing.T) {
 		for name, change := range map[string]func() error{
 			"Restart": func() error { return h.Restart(ctx, "before") },
 			"Update": func() error {
-				return h.Update(ctx, "before", instance.WithDiagnostics(instance.Diagnostics{History: 4}))
+				_, err := h.Update(ctx, "before", instance.WithEnv("UPDATED=1"))
+				return err
 			},
 		} {
 			pid, other := h.pid(t, "before"), h.pid(t, "during")

@@ -22,10 +22,12 @@ import (
 type Runner struct {
 	o      *options
 	log    *slog.Logger
-	maker  maker
 	starts *starts
 
+	many chan struct{} // holds a token while Sync or SetDefaults is under way
+
 	mu      sync.Mutex // never held across I/O or code of the host
+	maker   maker      // another one after SetDefaults
 	members map[string]*member
 	running bool            // from the beginning of Run to its end
 	ctx     context.Context // of Run; nil when nothing is started any more
@@ -55,11 +57,12 @@ func plan(opts []Option) (*Runner, error) {
 	o, err := newOptions(opts)
 	r := &Runner{
 		o: o, log: o.logger,
-		starts:  newStarts(max(o.startLimit, 1)),
+		starts:  newStarts(max(o.starts.Limit, 1)),
+		many:    make(chan struct{}, 1),
 		members: map[string]*member{},
 	}
 	maker := &realMaker{
-		root: o.root, noRoot: o.rootSet && o.root == "", defaults: o.defaults, gate: r.gateOf,
+		root: o.root, noRoot: o.rootSet && o.root == "", common: o.common, defaults: o.defaults, gate: r.gateOf,
 		pace: plugin.NewEnrollPace(plugin.DefaultEnrollRate), shared: &control.Shared{},
 		disk: delivery.NewBudget(o.disk),
 	}
@@ -70,12 +73,19 @@ func plan(opts []Option) (*Runner, error) {
 	return r, err
 }
 
+// makes returns what makes the instances now.
+func (r *Runner) makes() maker {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.maker
+}
+
 // addAll adds the instances that New was given. In a dry run it only reports every mistake.
 func (r *Runner) addAll(dry bool) error {
 	var errs []error
 	seen := map[string]bool{}
 	for _, spec := range r.o.members {
-		err := r.add(spec.id, spec.opts, dry)
+		err := r.add(context.Background(), spec.id, spec.opts, dry)
 		errs = append(errs, err)
 		if seen[spec.id] && !errors.Is(err, ErrExists) { // the first of them was refused
 			errs = append(errs, fmt.Errorf("instance %q: %w", spec.id, ErrExists))
@@ -92,7 +102,7 @@ func (r *Runner) addAll(dry bool) error {
 // No failure of an instance ends it. A second call at the same time fails with
 // ErrRunning; after it returned, it may be called again.
 //
-// It returns within the longest instance.Timeouts.Stop of its instances, and WithCloseTimeout
+// It returns within the longest instance.Timeouts.Stop of its instances, and 10 s more
 // where an instance is closed meanwhile. Code of the host that does not return although its context ended,
 // and a file system that does not answer, are left to themselves then. The checks of an Add
 // or an Update under way are not waited for; what follows from them is.

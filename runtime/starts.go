@@ -99,7 +99,7 @@ func (r *Runner) gateOf(id string) control.Gate {
 			return nil, err
 		}
 		release := sync.OnceFunc(func() { r.starts.release(st) })
-		timer := time.AfterFunc(r.o.startTurn, release)
+		timer := time.AfterFunc(r.o.starts.Turn, release)
 		return func() {
 			timer.Stop()
 			release()

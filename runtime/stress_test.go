@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"math/rand/v2"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -86,7 +87,7 @@ func stressOne(ctx context.Context, t *testing.T, h *host, random *rand.Rand) {
 	case 5:
 		err = h.Remove(ctx, id)
 	case 6:
-		err = h.Update(ctx, id, instance.WithDiagnostics(instance.Diagnostics{History: 4}))
+		_, err = h.Update(ctx, id, instance.WithEnv("R="+strconv.Itoa(random.IntN(3))))
 	default:
 		if err = h.WaitReady(ctx, id); err == nil {
 			_, err = h.Query(ctx, id, "select 1")

@@ -200,7 +200,7 @@ func TestParkedByACauseTellsOneFailure(t *testing.T) {
 
 func TestStartThatHangsGivesItsTurnUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, err := New(WithStartLimit(1), WithStartTurn(15*time.Second))
+		r, err := New(WithStarts(Starts{Limit: 1, Turn: 15 * time.Second}))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -30,7 +30,7 @@ func TestTrial06UpdateOfTheDirectoryBringsTheQueueAlong(t *testing.T) {
 		h.run(t)
 		h.ready(t, "tenant")
 		other := filepath.Join(testhelp.Root(t), "elsewhere")
-		if err := h.Update(testhelp.Context(t), "tenant", instance.WithDirectory(other)); err != nil {
+		if _, err := h.Update(testhelp.Context(t), "tenant", instance.WithDirectory(other)); err != nil {
 			t.Fatal(err)
 		}
 		mem.Fail(nil)

@@ -17,7 +17,7 @@ import (
 // One that was healthy waits for none of those that cannot start, however many they are.
 func TestTrial21HealthyOnesGoFirst(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		r, f := newFakeRunner(t, nil, WithStartLimit(4), WithRestart(RestartPolicy{Jitter: -1, Budget: -1, Max: time.Second}))
+		r, f := newFakeRunner(t, nil, WithStarts(Starts{Limit: 4}), WithRestart(RestartPolicy{Jitter: -1, Budget: -1, Max: time.Second}))
 		ready := make(chan time.Time, 10)
 		f.liveAs = func(ctx context.Context, id string) error {
 			release, err := r.gateOf(id)(ctx)

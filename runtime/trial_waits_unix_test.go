@@ -58,7 +58,7 @@ func TestTrial19UpdateEndsWithItsContext(t *testing.T) {
 	slow := instance.WithTimeouts(instance.Timeouts{Binary: time.Minute})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if err := h.Update(ctx, "vendor", instance.WithBinary(path), slow); !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := h.Update(ctx, "vendor", instance.WithBinary(path), slow); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("Update: %v, want the deadline", err)
 	}
 	if took := time.Since(began); took > 5*time.Second {
@@ -68,7 +68,10 @@ func TestTrial19UpdateEndsWithItsContext(t *testing.T) {
 
 	ctx, cancel = context.WithCancel(t.Context())
 	updated := make(chan error, 1)
-	go func() { updated <- h.Update(ctx, "vendor", instance.WithBinary(path), slow) }()
+	go func() {
+		_, err := h.Update(ctx, "vendor", instance.WithBinary(path), slow)
+		updated <- err
+	}()
 	f, err := os.OpenFile(fifo, os.O_WRONLY, 0) // returns when the binary is executed
 	must(t, err)
 	must(t, f.Close())

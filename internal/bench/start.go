@@ -17,7 +17,7 @@ const manyInstances = 8
 const manyPlain = 50
 
 // startsAtOnce is how many starts are under way at a time: the default of
-// runtime.WithStartLimit. The floor keeps to it as well.
+// runtime.WithStarts. The floor keeps to it as well.
 func startsAtOnce() int { return max(4, 2*goruntime.NumCPU()) }
 
 // startGroup measures from the call of Run to the last of n instances ready. The

@@ -76,6 +76,10 @@ type Engine interface {
 	// with instance.ErrClosed, or with ctx's cause and what the instance is doing. Whether
 	// an instance is parked is the supervisor's to know.
 	AwaitReady(ctx context.Context, until <-chan struct{}) error
+	// Plan returns the options that the instance has now.
+	Plan() Plan
+	// Apply changes what takes no new osqueryd, and the tables only if they are wanted.
+	Apply(ctx context.Context, p Plan, tables bool) error
 }
 
 // ErrAgain reports that a wait ended because its caller has to look again.
@@ -86,6 +90,17 @@ type Plan interface {
 	// Place returns the directory and the socket that the instance would have; what is
 	// missing or wrong is empty or odd in it.
 	Place() (dir, socket string)
+	// Changes returns what differs from an older plan, option by option. Pointers, channels and
+	// functions are compared by identity; what cannot be compared counts as different.
+	Changes(old Plan) []Change
+	// Wrong reports that an option was refused when it was applied, which Changes does not show.
+	Wrong() bool
+}
+
+// Change is an option whose value differs.
+type Change struct {
+	Option  string
+	Restart bool // it takes a new osqueryd
 }
 
 // Conditions are what a start depends on outside of the instance, at one moment. A

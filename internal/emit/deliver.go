@@ -33,7 +33,7 @@ func (e *Emitter) deliverAll() {
 }
 
 func (e *Emitter) deliver(base context.Context, it item, round uint64) {
-	for i, o := range e.observers {
+	for i, o := range e.list() {
 		if it.report && i == it.skip {
 			continue
 		}

@@ -6,6 +6,7 @@ package emit
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/osqvisor/osqvisor/stats"
@@ -19,13 +20,13 @@ const DefaultCapacity = 4096
 // is something to deliver. All methods are safe for concurrent use and may be
 // called from an observer. Make one with [New].
 type Emitter struct {
-	first     stats.Observer // may be nil
-	observers []stats.Observer
-	parent    context.Context
-	capacity  int
+	first    stats.Observer // may be nil
+	parent   context.Context
+	capacity int
 
 	mu         sync.Mutex
-	base       context.Context // ends when the observers should return
+	observers  []stats.Observer // replaced, never changed
+	base       context.Context  // ends when the observers should return
 	cancel     context.CancelFunc
 	queue      []item
 	pushed     uint64 // number of the newest event that was queued
@@ -69,12 +70,23 @@ func New(ctx context.Context, capacity int, first stats.Observer, others ...stat
 	}
 	e := &Emitter{capacity: capacity, first: first, parent: ctx}
 	e.base, e.cancel = context.WithCancel(ctx)
-	for _, o := range others {
-		if o != nil {
-			e.observers = append(e.observers, o)
-		}
-	}
+	e.SetObservers(others...)
 	return e
+}
+
+// SetObservers replaces the observers, but for the first. Events that are queued go to the
+// new ones; the one that is under way goes to those it began with. Nil ones are skipped.
+func (e *Emitter) SetObservers(others ...stats.Observer) {
+	list := slices.DeleteFunc(slices.Clone(others), func(o stats.Observer) bool { return o == nil })
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.observers = list
+}
+
+func (e *Emitter) list() []stats.Observer {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.observers
 }
 
 // Emit hands an event to the first observer, and queues it for the others, for whom

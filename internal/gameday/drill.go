@@ -166,10 +166,13 @@ func (s *strike) restart(ctx context.Context) error {
 	return s.w.runner.Restart(ctx, s.id)
 }
 
-// update gives the victim other options.
+// update adds options to the victim's own, and has it stopped and started.
 func (s *strike) update(ctx context.Context, opts ...instance.Option) error {
 	s.asked = true
-	return s.w.runner.Update(ctx, s.id, opts...)
+	if _, err := s.w.runner.Update(ctx, s.id, append(s.w.own(s.id), opts...)...); err != nil {
+		return err
+	}
+	return s.w.runner.Restart(ctx, s.id)
 }
 
 // worker is the fake worker of the victim.

@@ -163,9 +163,13 @@ func (w *world) run() {
 
 // add takes one of the instances into the set.
 func (w *world) add(id string) error {
-	return w.runner.Add(id, instance.WithTables(w.tables.of(id)), instance.Internal(func(s *control.Settings) {
-		s.Clock = w.clocks.of(id)
-	}))
+	return w.runner.Add(id, w.own(id)...)
+}
+
+// own are the options of one instance.
+func (w *world) own(id string) []instance.Option {
+	clock := instance.Internal(func(s *control.Settings) { s.Clock = w.clocks.of(id) })
+	return []instance.Option{instance.WithTables(w.tables.of(id)), clock}
 }
 
 // mark is what only this instance's processes have in their arguments.

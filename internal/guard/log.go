@@ -26,7 +26,11 @@ const (
 // whether the logger was not contained before.
 func Logger(l *slog.Logger) (contained *slog.Logger, fresh bool) {
 	h := l.Handler()
-	if _, ours := h.(*logHandler); ours || h == slog.DiscardHandler {
+	switch h.(type) {
+	case *logHandler, *LogSwitch:
+		return l, false
+	}
+	if h == slog.DiscardHandler {
 		return l, false
 	}
 	return slog.New(&logHandler{line: &logLine{root: h}, to: h}), true

@@ -249,6 +249,13 @@ func WithDrainGrace(d time.Duration) QueueOption {
 	return func(o *queueOptions) { o.grace = d }
 }
 
+// SetDrainGrace changes what WithDrainGrace set.
+func (q *QueryQueue) SetDrainGrace(d time.Duration) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.opt.grace = d
+}
+
 // WithPatience sets for how long osqueryd may be unreachable (suspended, or
 // refusing connections) before queries fail with ErrUnavailable. The default
 // is defaultPatience; 0 or less means that one failure is enough.
