@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/stats"
 )
@@ -249,4 +253,274 @@ func (r *Runner) replace(m *member, in subject, opts []instance.Option) {
 	r.shut(m)
 	r.install(m, in, opts)
 	in.Record(context.Background(), stats.InstanceUpdated{Head: head(m.id)})
+}
+
+// Change reports what became of one instance. The zero value means that nothing changed.
+type Change struct {
+	// Added and Removed report that Sync added or removed the instance.
+	Added, Removed bool
+	// Restarted reports that the change took a new osqueryd.
+	Restarted bool
+	// Changed names the options whose value changed, such as "WithFlag".
+	Changed []string
+}
+
+func (c *Change) add(changes []control.Change) {
+	for _, one := range changes {
+		c.Changed = append(c.Changed, one.Option)
+		c.Restarted = c.Restarted || one.Restart
+	}
+}
+
+// Update replaces the options of an instance by those that it is called with; the options of
+// the Runner and its defaults stay. An option that is left out is taken back. Values are
+// compared, functions and pointers by identity, and equal ones change nothing.
+//
+// Tables, labels, the transport, observers, the logger, health checks, diagnostics, limits of
+// queries and all Timeouts but Extensions change without a new osqueryd; a transport only for
+// one with the same optional methods. A new health interval counts from the next check on.
+// Every other option stops the run and starts a new one, during Run; the answer reports which
+// it was. A parked instance is started again by any change. Snapshots and counters carry on,
+// and so do tables of SetTables and queued lines, which move to a new directory with the
+// instance; a stats.QueueLeft reports those that could not.
+//
+// Update returns when the old run is gone; see WaitReady for the new one. It waits for other
+// changes of the instance. When ctx ends first, it returns the cause: during the check of the
+// options nothing has changed then, but an update that has begun goes on. It fails with
+// ErrNotFound, or with every mistake in the options, and then nothing has changed.
+func (r *Runner) Update(ctx context.Context, id string, opts ...instance.Option) (Change, error) {
+	opts = slices.Clone(opts)
+	return r.update(ctx, id, func(*member) []instance.Option { return opts })
+}
+
+func (r *Runner) update(ctx context.Context, id string, own func(*member) []instance.Option) (Change, error) {
+	m, err := r.claim(ctx, id, false)
+	if err != nil {
+		return Change{}, err
+	}
+	opts := own(m)
+	next := r.makes().plan(id, opts, m.watch())
+	var c Change
+	c.add(next.Changes(m.in.Plan()))
+	if c.Restarted {
+		return r.updateByRestart(ctx, m, opts, c)
+	}
+	defer r.release(m)
+	if len(c.Changed) == 0 && !next.Wrong() {
+		r.setOptions(m, opts)
+		return c, nil
+	}
+	if err := r.updateInPlace(ctx, m, opts, next); err != nil {
+		return Change{}, err
+	}
+	return c, nil
+}
+
+func (r *Runner) setOptions(m *member, opts []instance.Option) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.opts = opts
+}
+
+// updateInPlace changes a claimed member without a new osqueryd.
+func (r *Runner) updateInPlace(ctx context.Context, m *member, opts []instance.Option, next control.Plan) error {
+	mk := r.makes()
+	check := func() error { return mk.check(ctx, m.id, opts) }
+	if err := guard.Call(ctx, 0, check, nil); err != nil {
+		if ctx.Err() != nil {
+			return fmt.Errorf("instance %q is not updated: %w", m.id, context.Cause(ctx))
+		}
+		return err
+	}
+	r.mu.Lock()
+	in, tables := m.in, m.tables == nil // those of SetTables stay
+	r.mu.Unlock()
+	if err := in.Apply(ctx, next, tables); err != nil {
+		return fmt.Errorf("instance %q is not updated: %w", m.id, err)
+	}
+	in.Record(context.Background(), stats.InstanceUpdated{Head: head(m.id)})
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m.opts = opts
+	if m.parked {
+		r.unpark(m)
+	}
+	return nil
+}
+
+// updateByRestart replaces the instance of a claimed member, which it releases.
+func (r *Runner) updateByRestart(ctx context.Context, m *member, opts []instance.Option, c Change) (Change, error) {
+	over := m.busy
+	in, err := r.successorWithin(ctx, m, opts)
+	if err != nil {
+		r.release(m)
+		return Change{}, err
+	}
+	r.count(m)
+	go func() { // Run and everybody who waits for over join it
+		defer r.release(m)
+		r.replace(m, in, opts)
+	}()
+	if err := await(ctx, over); err != nil {
+		return c, fmt.Errorf("instance %q is still being updated: %w", m.id, err)
+	}
+	return c, nil
+}
+
+// changesAtOnce bounds how many instances Sync and SetDefaults change at the same time.
+const changesAtOnce = 32
+
+// Sync makes the set exactly this one: it removes the instances that are not in want, adds those
+// that are missing, and updates the others as Update does. Removals come first, so that a
+// directory can go from one instance to another. An instance whose options are wrong stays as it
+// is, and holds up no other. The answer has every instance that is now as wanted; the error joins
+// those of the others. When ctx ends, what has begun goes on. Of several at the same time one
+// goes after the other.
+func (r *Runner) Sync(ctx context.Context, want map[string][]instance.Option) (map[string]Change, error) {
+	if err := r.beginMany(ctx); err != nil {
+		return nil, err
+	}
+	defer r.endMany()
+	gone := slices.DeleteFunc(r.IDs(), func(id string) bool { _, ok := want[id]; return ok })
+	done, err := eachOf(gone, func(id string) (Change, error) {
+		err := r.Remove(ctx, id)
+		if errors.Is(err, ErrNotFound) {
+			err = nil
+		}
+		return Change{Removed: true}, err
+	})
+	wanted, err2 := eachOf(slices.Sorted(maps.Keys(want)), func(id string) (Change, error) {
+		return r.addOrUpdate(ctx, id, want[id])
+	})
+	maps.Copy(done, wanted)
+	return done, errors.Join(err, err2)
+}
+
+// addOrUpdate copes with others who add and remove at the same time.
+func (r *Runner) addOrUpdate(ctx context.Context, id string, opts []instance.Option) (Change, error) {
+	for {
+		c, err := r.Update(ctx, id, opts...)
+		if !errors.Is(err, ErrNotFound) {
+			return c, err
+		}
+		if err := context.Cause(ctx); err != nil {
+			return Change{}, fmt.Errorf("instance %q is not added: %w", id, err)
+		}
+		if err := r.add(ctx, id, opts, false); !errors.Is(err, ErrExists) {
+			return Change{Added: err == nil}, err
+		}
+	}
+}
+
+// SetDefaults replaces the options of WithInstanceDefaults, for the instances there are and those
+// to come, whose own options come after them. Instances are changed as by Update: only those whose
+// options differ in effect, and only what needs it gets a new osqueryd. It fails, and changes
+// nothing, when the new defaults do not fit an instance.
+func (r *Runner) SetDefaults(ctx context.Context, opts ...instance.Option) (map[string]Change, error) {
+	if err := r.beginMany(ctx); err != nil {
+		return nil, err
+	}
+	defer r.endMany()
+	mk := r.makes().withDefaults(opts)
+	_, err := eachOf(r.IDs(), func(id string) (Change, error) {
+		r.mu.Lock()
+		m, ok := r.members[id]
+		var own []instance.Option
+		if ok {
+			own = m.opts
+		}
+		r.mu.Unlock()
+		if !ok {
+			return Change{}, nil
+		}
+		return Change{}, mk.check(ctx, id, own)
+	})
+	if err != nil {
+		return nil, err
+	}
+	r.mu.Lock()
+	r.maker = mk
+	r.mu.Unlock()
+	return eachOf(r.IDs(), func(id string) (Change, error) {
+		c, err := r.update(ctx, id, func(m *member) []instance.Option { return m.opts })
+		if errors.Is(err, ErrNotFound) {
+			err = nil // it was removed meanwhile
+		}
+		return c, err
+	})
+}
+
+// eachOf does it for each id, some at a time. It returns the answers of those that did not fail,
+// and the errors of the others in the order of the ids.
+func eachOf(ids []string, do func(id string) (Change, error)) (map[string]Change, error) {
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	turn := make(chan struct{}, changesAtOnce)
+	errs := make([]error, len(ids))
+	done := map[string]Change{}
+	for i, id := range ids {
+		turn <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-turn }()
+			c, err := do(id)
+			mu.Lock()
+			defer mu.Unlock()
+			if errs[i] = err; err == nil {
+				done[id] = c
+			}
+		})
+	}
+	wg.Wait()
+	return done, errors.Join(errs...)
+}
+
+func (r *Runner) beginMany(ctx context.Context) error {
+	select {
+	case r.many <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("the set is being changed: %w", context.Cause(ctx))
+	}
+}
+
+func (r *Runner) endMany() { <-r.many }
+
+// Check reports every mistake that New would report, and leaves nothing behind: no directory is
+// made that stays, and nothing is run but the binary, for its version and its flags.
+func Check(opts ...Option) error {
+	r, err := plan(opts)
+	return errors.Join(err, r.addAll(true))
+}
+
+// Check reports every mistake that Add would report, or Update for an instance of the set. It
+// changes nothing and leaves nothing behind.
+func (r *Runner) Check(ctx context.Context, id string, opts ...instance.Option) error {
+	r.mu.Lock()
+	others := map[string]place{}
+	for other, m := range r.members {
+		if other != id {
+			others[other] = m.place
+		}
+	}
+	r.mu.Unlock()
+	return r.draft(others).add(ctx, id, opts, true)
+}
+
+// CheckSync reports every mistake that Sync would report. It changes nothing and leaves nothing
+// behind.
+func (r *Runner) CheckSync(ctx context.Context, want map[string][]instance.Option) error {
+	d := r.draft(nil)
+	_, err := eachOf(slices.Sorted(maps.Keys(want)), func(id string) (Change, error) {
+		return Change{}, d.add(ctx, id, want[id], true)
+	})
+	return err
+}
+
+// draft is a Runner of the same options that is good for checks only.
+func (r *Runner) draft(places map[string]place) *Runner {
+	d := &Runner{o: r.o, log: r.log, maker: r.makes(), members: map[string]*member{}}
+	for id, where := range places {
+		d.members[id] = &member{id: id, place: where}
+	}
+	return d
 }

@@ -1,12 +1,18 @@
 package runtime
 
 import (
+	"context"
 	"fmt"
 	"maps"
+	"math/rand/v2"
 	"slices"
+	"sync"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/osqvisor/osqvisor/instance"
+	"github.com/osqvisor/osqvisor/internal/control"
 	"github.com/osqvisor/osqvisor/stats"
 )
 
@@ -150,4 +156,209 @@ func (p RestartPolicy) of(c stats.Cause) CausePolicy {
 		return cp
 	}
 	return DefaultCausePolicy(c)
+}
+
+// ledger keeps the failures of one instance and says what follows from the next
+// one. It belongs to the goroutine that supervises the instance.
+type ledger struct {
+	policy   RestartPolicy
+	waits    *backoff.ExponentialBackOff
+	inARow   int
+	failures []time.Time // within the window, oldest first
+}
+
+// failure is a run that ended unasked.
+type failure struct {
+	at     time.Time
+	cause  stats.Cause
+	ready  bool // the run had been ready
+	lasted time.Duration
+}
+
+// verdict is what follows from a failure.
+type verdict struct {
+	park     bool
+	delay    time.Duration // of the park, when there is one: 0 is for ever
+	attempt  int           // failures in a row
+	failures int           // within the window; 1 when the cause alone parks
+}
+
+func newLedger(p RestartPolicy) *ledger {
+	p = p.withDefaults()
+	waits := backoff.NewExponentialBackOff()
+	waits.InitialInterval = p.Initial
+	waits.MaxInterval = p.Max
+	waits.Multiplier = p.Multiplier
+	waits.RandomizationFactor = max(p.Jitter, 0)
+	waits.MaxElapsedTime = 0 // the budget decides when to give up
+	waits.Reset()
+	return &ledger{policy: p, waits: waits}
+}
+
+// judge books a failure.
+func (l *ledger) judge(f failure) verdict {
+	cp := l.policy.of(f.cause)
+	if f.ready && f.lasted >= l.policy.HealthyAfter {
+		l.calm()
+	}
+	l.inARow++
+	if !cp.Unlimited {
+		l.failures = append(l.failures, f.at)
+	}
+	l.forget(f.at)
+	v := verdict{attempt: l.inARow, failures: len(l.failures)}
+	switch {
+	case cp.Park:
+		v.park, v.failures, v.delay = true, 1, l.parkFor()
+		return v
+	case l.policy.Budget > 0 && len(l.failures) >= l.policy.Budget:
+		v.park, v.delay = true, l.parkFor()
+		return v
+	}
+	v.delay = max(l.wait(f), cp.MinDelay)
+	return v
+}
+
+// parkFor spreads the ends of parks, since many instances are parked at once.
+func (l *ledger) parkFor() time.Duration {
+	d := max(l.policy.ParkFor, 0)
+	more := time.Duration(max(l.policy.Jitter, 0) * rand.Float64() * float64(d)) //nolint:gosec // no secret
+	return max(d, d+more)                                                        // but for an overflow
+}
+
+// wait gives the ordinary wait: none after the first failure of a run that was ready.
+func (l *ledger) wait(f failure) time.Duration {
+	if l.inARow == 1 && f.ready {
+		return 0
+	}
+	d := l.waits.NextBackOff()
+	if d < 0 || d > l.policy.Max { // jitter takes it past the maximum, even of a Duration
+		return l.policy.Max
+	}
+	return d
+}
+
+// calm starts the waits over. Failures within the window still count.
+func (l *ledger) calm() {
+	l.inARow = 0
+	l.waits.Reset()
+}
+
+// clear forgets everything: the host has looked at it.
+func (l *ledger) clear() {
+	l.calm()
+	l.failures = nil
+}
+
+func (l *ledger) forget(now time.Time) {
+	keep := 0
+	for keep < len(l.failures) && now.Sub(l.failures[keep]) >= l.policy.Window {
+		keep++
+	}
+	l.failures = l.failures[keep:]
+}
+
+// starts bounds the starts under way. Instances whose last start failed go after all
+// others, and have at most half of the places, so that those that cannot start do not hold
+// up those that can.
+type starts struct {
+	limit, sickLimit int
+
+	mu      sync.Mutex
+	held    int
+	sick    int // of those held
+	waiting []*start
+}
+
+// start is one that waits, or is under way.
+type start struct {
+	sick bool
+	turn chan struct{} // closed when it may go on
+}
+
+func newStarts(limit int) *starts {
+	return &starts{limit: limit, sickLimit: max(1, limit/2)}
+}
+
+// acquire waits for a place until ctx ends.
+func (s *starts) acquire(ctx context.Context, sick bool) (*start, error) {
+	st := &start{sick: sick, turn: make(chan struct{})}
+	s.mu.Lock()
+	s.waiting = append(s.waiting, st)
+	s.grant()
+	s.mu.Unlock()
+	if err := await(ctx, st.turn); err != nil {
+		s.giveUp(st)
+		return nil, fmt.Errorf("waiting for other instances to start: %w", err)
+	}
+	return st, nil
+}
+
+// giveUp takes it out of the line, or gives back the place that it got in that moment.
+func (s *starts) giveUp(st *start) {
+	s.mu.Lock()
+	i := slices.Index(s.waiting, st)
+	if i >= 0 {
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+	}
+	s.mu.Unlock()
+	if i < 0 {
+		s.release(st)
+	}
+}
+
+// release is to be called once for each start that acquire returned.
+func (s *starts) release(st *start) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.held--
+	if st.sick {
+		s.sick--
+	}
+	s.grant()
+}
+
+// grant is called under the lock.
+func (s *starts) grant() {
+	for s.held < s.limit {
+		i := slices.IndexFunc(s.waiting, func(st *start) bool { return !st.sick })
+		if i < 0 && s.sick < s.sickLimit && len(s.waiting) > 0 {
+			i = 0
+		}
+		if i < 0 {
+			return
+		}
+		st := s.waiting[i]
+		s.waiting = slices.Delete(s.waiting, i, i+1)
+		s.held++
+		if st.sick {
+			s.sick++
+		}
+		close(st.turn)
+	}
+}
+
+// gateOf is the gate of one instance. A start that takes long is waiting for something,
+// not working, and lets the next one go.
+func (r *Runner) gateOf(id string) control.Gate {
+	return func(ctx context.Context) (func(), error) {
+		st, err := r.starts.acquire(ctx, r.isSick(id))
+		if err != nil {
+			return nil, err
+		}
+		release := sync.OnceFunc(func() { r.starts.release(st) })
+		timer := time.AfterFunc(r.o.starts.Turn, release)
+		return func() {
+			timer.Stop()
+			release()
+		}, nil
+	}
+}
+
+// isSick says whether an instance's last start failed.
+func (r *Runner) isSick(id string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	m, ok := r.members[id]
+	return ok && m.sick
 }
