@@ -21,7 +21,8 @@ func fleet(t *testing.T) (*remoteapitest.Server, *remoteapi.Client) {
 		t.Fatal(err)
 	}
 	t.Cleanup(server.Close)
-	client, err := remoteapi.New(server.URL(), remoteapi.WithTLS(server.ClientTLS()), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
+	client, err := remoteapi.New(server.URL(), remoteapi.WithTLS(server.ClientTLS()),
+		remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: server.EnrollSecret()}))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -34,7 +34,8 @@ func TestNewReportsAllMistakesTogether(t *testing.T) {
 		runtime.WithRestart(runtime.RestartPolicy{Window: -1}),
 		runtime.WithInstance("../etc"), runtime.WithInstance(strings.Repeat("x", 65)), runtime.WithInstance(""),
 		runtime.WithInstance("twice"),
-		runtime.WithInstance("twice", nil, instance.WithTimeouts(instance.Timeouts{Binary: -1}), instance.WithHealth(instance.Health{Failures: -1})),
+		runtime.WithInstance("twice", nil, instance.WithTimeouts(instance.Timeouts{Binary: -1}),
+			instance.WithHealth(instance.Health{Failures: -1})),
 	)
 	wantAll(t, err, "WithBinary: ", "/nowhere/osqueryd", "WithRoot: ", `"relative" is relative`, "option 2 is nil",
 		"WithStarts: a Limit of -3", "WithStarts: a Turn of -1ns", "WithRateAlarm: 0", "WithRateAlarm: the window of -1s",
