@@ -6,8 +6,8 @@
 //	curl localhost:8642/healthz localhost:8642/metrics
 //	curl localhost:8642/query -d instance=acme -d 'sql=select name, value from tenant_labels'
 //
-// The file maps ids to labels, as in {"acme": {"site": "berlin"}}. It may be replaced at any
-// time: nothing happens to the tenants that stay as they are. It runs the osqueryd of
+// The file maps ids to labels, as in {"acme": {"site": "berlin"}}, and may be replaced at any
+// time: tenants come and go; new labels take no new osqueryd. It runs the osqueryd of
 // -osqueryd, of $OSQUERYD or of PATH, and else a built-in fake, until Ctrl-C. The exit code
 // is 1 when a part of it failed, and 2 for wrong flags.
 package main
@@ -73,7 +73,7 @@ func run(ctx context.Context, s settings, listener net.Listener) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, osqueryd.Close()) }()
-	a := &agent{file: s.tenants, tenants: map[string]labels{}}
+	a := &agent{file: s.tenants, tenants: map[string]tenant{}}
 	a.runner, err = runtime.New(
 		runtime.WithBinary(osqueryd.Path), runtime.WithRoot(s.root), runtime.WithLogger(slog.Default()),
 		runtime.WithTransport(&transport{base: s.server}),
@@ -90,10 +90,15 @@ func run(ctx context.Context, s settings, listener net.Listener) (err error) {
 
 type labels map[string]string
 
+type tenant struct {
+	labels  labels
+	options []instance.Option
+}
+
 type agent struct {
 	runner  *runtime.Runner
-	tenants map[string]labels // as they run
-	file    string            // with the tenants as they shall be
+	file    string
+	tenants map[string]tenant // by id
 }
 
 // watch looks at the file until ctx ends.
@@ -125,20 +130,15 @@ func (a *agent) load(ctx context.Context) error {
 	if err := json.Unmarshal(text, &want); err != nil {
 		return fmt.Errorf("%s: %w", a.file, err)
 	}
-	var errs []error
-	for id, now := range a.tenants {
-		if l, ok := want[id]; !ok || !maps.Equal(l, now) {
-			errs = append(errs, a.runner.Remove(ctx, id))
-			delete(a.tenants, id)
-		}
-	}
+	options := map[string][]instance.Option{}
 	for id, l := range want {
-		if _, ok := a.tenants[id]; !ok {
-			errs = append(errs, a.runner.Add(id, instance.WithLabels(l), instance.WithTables(l.table())))
-			a.tenants[id] = l
+		if now, ok := a.tenants[id]; !ok || !maps.Equal(now.labels, l) {
+			a.tenants[id] = tenant{l, []instance.Option{instance.WithLabels(l), instance.WithTables(l.table())}}
 		}
+		options[id] = a.tenants[id].options
 	}
-	return errors.Join(errs...)
+	_, err = a.runner.Sync(ctx, options) // the answer is what became of each
+	return err
 }
 
 // table lets queries join with what the host knows of the tenant.

@@ -202,9 +202,13 @@ func testAgent(t *testing.T, osqueryd string) {
 		t.Errorf("a wrong query: %q", got)
 	}
 
+	pid := w.query("acme", "select pid from osquery_info")
 	w.setTenants(`{"acme": {"site": "paris"}, "initech": {"site": "rome"}}`)
 	w.answers("initech", ofLabels, `200 {"name":"site","value":"rome"}`+"\n")
 	w.answers("acme", ofLabels, `200 {"name":"site","value":"paris"}`+"\n")
+	if now := w.query("acme", "select pid from osquery_info"); now != pid || !strings.HasPrefix(pid, `200 {"pid":`) {
+		t.Errorf("with new labels acme has the osqueryd %q, want still %q", now, pid)
+	}
 	w.until(func() bool { return strings.Contains(w.query("globex", ofLabels), "no such instance") },
 		func() string { return "globex is still there: " + w.query("globex", ofLabels) })
 
