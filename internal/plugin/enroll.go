@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"runtime"
 	"strings"
@@ -412,4 +413,63 @@ func platformType(goos string) int {
 	default:
 		return posix | bsd
 	}
+}
+
+// DefaultEnrollRate is how many enrolments a minute instances make together unless they are
+// given another pace. Servers limit them by address; osctrl, for one, to 20.
+const DefaultEnrollRate = 15
+
+// EnrollPace lets a number of enrolments through in any minute: a third of them at once,
+// the others evenly spread. It may be shared by any number of extensions.
+type EnrollPace struct {
+	every time.Duration
+	ahead time.Duration // how far next may be ahead of the clock
+
+	mu   sync.Mutex
+	next time.Time
+}
+
+// NewEnrollPace makes a pace of so many enrolments a minute; less than 1 counts as 1.
+func NewEnrollPace(perMinute int) *EnrollPace {
+	perMinute = max(1, perMinute)
+	burst := max(1, perMinute/3)
+	every := time.Minute / time.Duration(max(1, perMinute-burst))
+	return &EnrollPace{every: every, ahead: time.Duration(burst-1) * every}
+}
+
+// reserve gives the time of the next enrolment that is free, and takes it.
+func (p *EnrollPace) reserve(now time.Time) time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	at := now
+	if free := p.next.Add(-p.ahead); free.After(now) {
+		at = free
+	}
+	if p.next.Before(now) {
+		p.next = now
+	}
+	p.next = p.next.Add(p.every)
+	return at
+}
+
+// maxNodeKey bounds the file; real keys have some 30 to 600 bytes.
+const maxNodeKey = 64 << 10
+
+// fileKeyStore keeps the key in a file of the instance's directory.
+type fileKeyStore struct{ path string }
+
+func newFileKeyStore(dir string) fileKeyStore {
+	return fileKeyStore{path: filepath.Join(dir, "node_key")}
+}
+
+func (f fileKeyStore) Load(context.Context) (string, error) {
+	b, err := delivery.ReadFileBounded(f.path, maxNodeKey)
+	if errors.Is(err, fs.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(b)), err
+}
+
+func (f fileKeyStore) Save(_ context.Context, key string) error {
+	return delivery.WriteFileAtomic(f.path, []byte(key+"\n"))
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/osquery/osquery-go/gen/osquery"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/delivery"
@@ -234,3 +237,258 @@ func (e *Extension) Close() error {
 
 // runGrace bounds how long Run waits, after its drain, for code of the host.
 const runGrace = 2 * time.Second
+
+// ErrRunning says that Run was called while it was under way.
+var ErrRunning = errors.New("the extension is running already")
+
+// Run delivers what is queued until ctx ends, and then goes on for at most the
+// drain time ([WithDrain]) with what is still there. It returns when every
+// goroutine that the extension made is gone, and nil when that went well; the
+// error tells of code of the host that did not return. It may be called again
+// after it returned. While nothing is queued it has one goroutine, its own.
+func (e *Extension) Run(ctx context.Context) error {
+	if !e.running.CompareAndSwap(false, true) {
+		return ErrRunning
+	}
+	defer e.running.Store(false)
+	work, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	d := &dispatcher{chores: e.chores(), wake: e.wakeup, drops: e.drops, say: e.say}
+	d.run(ctx, work)
+
+	drain, cancel := context.WithTimeout(work, e.set.Drain)
+	defer cancel()
+	if err := e.Flush(drain); err != nil {
+		e.set.Logger.Debug("what is left stays queued", "error", err)
+	}
+	stop()
+	e.life.renew(false)
+	grace, cancelGrace := context.WithTimeout(context.WithoutCancel(ctx), runGrace)
+	defer cancelGrace()
+	if joined := d.join(grace); !joined || !e.tasks.Wait(grace) {
+		return fmt.Errorf("a call of the host's code: %w", guard.ErrNotReturned)
+	}
+	e.drops.Announce(e.say)
+	return nil
+}
+
+// chores are what the dispatcher does.
+func (e *Extension) chores() []chore {
+	out := []chore{e.client.identity.chore(), e.configs.chore(), e.configs.provingChore()}
+	for _, s := range e.shippers {
+		out = append(out, chore{due: s.Due, do: func(ctx context.Context) { _ = s.DeliverOne(ctx) }})
+	}
+	return out
+}
+
+// Flush delivers everything that is queued, without waiting for more to fill a
+// batch. It returns when nothing is left, when each queue either is empty or had
+// a failure, or when ctx ends; the error joins the failures. What was not
+// delivered stays queued. It may be called while Run is under way, or without it.
+func (e *Extension) Flush(ctx context.Context) error {
+	var g errgroup.Group
+	errs := make([]error, len(e.shippers))
+	for i, s := range e.shippers {
+		g.Go(func() error {
+			if err := s.DeliverAll(ctx); err != nil {
+				errs[i] = fmt.Errorf("%s: %w", s.Set.Name, err)
+			}
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return errors.Join(errs...)
+}
+
+// The registries of osqueryd that the extension has plugins for.
+const (
+	registryConfig      = "config"
+	registryLogger      = "logger"
+	registryDistributed = "distributed"
+	registryTable       = "table"
+)
+
+// Registry gives what to register: the three plugins and every table that is not
+// parked. It also puts the tables in force, and from then on a failing source
+// is covered by the last good config, as for an osqueryd that has none. Call it
+// once for each registration of the plugins.
+func (e *Extension) Registry() osquery.ExtensionRegistry {
+	active, routes := e.openTables()
+	e.tables.activate(active)
+	e.configs.registered()
+	e.mu.Lock()
+	e.activated = map[string]bool{}
+	e.mu.Unlock()
+	plugin := func() osquery.ExtensionRouteTable {
+		return osquery.ExtensionRouteTable{e.set.Name: osquery.ExtensionPluginResponse{}}
+	}
+	return osquery.ExtensionRegistry{
+		registryConfig: plugin(), registryLogger: plugin(), registryDistributed: plugin(), registryTable: routes,
+	}
+}
+
+// TableRegistry gives the tables alone, for a registration of their own, and puts them in
+// force; nil when there are none. It does not touch what osqueryd has of the config.
+func (e *Extension) TableRegistry() osquery.ExtensionRegistry {
+	active, routes := e.openTables()
+	e.tables.activate(active)
+	if len(routes) == 0 {
+		return nil
+	}
+	return osquery.ExtensionRegistry{registryTable: routes}
+}
+
+// HasTables says whether there are tables to register. It changes nothing.
+func (e *Extension) HasTables() bool {
+	active, _ := e.openTables()
+	return len(active) > 0
+}
+
+// openTables gives every table that is not parked, and how it is registered.
+func (e *Extension) openTables() (map[string]extension.Table, osquery.ExtensionRouteTable) {
+	active, routes := map[string]extension.Table{}, osquery.ExtensionRouteTable{}
+	for _, t := range e.tables.candidates() {
+		name, columns, ok := e.describe(t)
+		if !ok || e.tables.isParked(name) {
+			continue
+		}
+		active[name], routes[name] = t, columns
+	}
+	return active, routes
+}
+
+// describe asks a table for its name and columns; one that panics or has none is
+// left out.
+func (e *Extension) describe(t extension.Table) (name string, columns osquery.ExtensionPluginResponse, ok bool) {
+	err := e.say.Contain("table", func() error {
+		name = t.Name()
+		columns = t.Routes()
+		return nil
+	})
+	return name, columns, err == nil && len(columns) > 0
+}
+
+// Call answers a call of osqueryd. It is bounded: a config by the config timeout,
+// queries by the answer timeout, a log line by one write to the disk, a table by
+// the table timeout. A panic in code of the host is answered
+// with status 1 and announced.
+func (e *Extension) Call(ctx context.Context, registry, item string, req map[string]string) osquery.ExtensionResponse {
+	switch registry {
+	case registryConfig, registryLogger, registryDistributed:
+		if item != e.set.Name {
+			return failure("Unknown registry item: " + item)
+		}
+	case registryTable:
+		return e.callTable(ctx, item, req)
+	default:
+		return failure("Unknown registry: " + registry)
+	}
+	switch registry {
+	case registryConfig:
+		e.activate(registryConfig, req["action"] == "genConfig")
+		return e.configs.call(ctx, req)
+	case registryDistributed:
+		e.activate(registryDistributed, req["action"] == "getQueries")
+		return e.dist.call(ctx, req)
+	default:
+		if _, init := req["init"]; init {
+			e.activate(registryLogger, true)
+		}
+		return e.loggers.call(req)
+	}
+}
+
+func (e *Extension) callTable(ctx context.Context, name string, req map[string]string) osquery.ExtensionResponse {
+	t, ok := e.tables.find(name)
+	if !ok {
+		return failure("Unknown registry item: " + name)
+	}
+	ctx, cancel := context.WithTimeout(ctx, e.set.TableTimeout)
+	defer cancel()
+	r, err := guard.Bounded(ctx, e.tasks, t.busy, "table "+name, func(ctx context.Context) (osquery.ExtensionResponse, error) {
+		return t.Call(ctx, req), nil
+	})
+	e.say.AnnouncePanic(err)
+	if err != nil {
+		return failure(err.Error())
+	}
+	if r.Status == nil {
+		r.Status = &osquery.ExtensionStatus{Code: 0, Message: "OK"}
+	}
+	return r
+}
+
+// activate tells the host that osqueryd asked for a plugin, the first time after
+// a registration.
+func (e *Extension) activate(what string, asked bool) {
+	if !asked {
+		return
+	}
+	e.mu.Lock()
+	first := !e.activated[what]
+	e.activated[what] = true
+	e.mu.Unlock()
+	if !first {
+		return
+	}
+	if e.set.Activated == nil {
+		return
+	}
+	_ = e.say.Contain("activation hook", func() error {
+		e.set.Activated(what)
+		return nil
+	})
+}
+
+// OpenQueues opens the queues that are not open. The error says which one cannot be;
+// then none is open. It must not be called while Run, Flush or CloseQueues is under way.
+func (e *Extension) OpenQueues() error {
+	err := e.eachQueue((*delivery.Shipper).OpenStore)
+	if err != nil {
+		return errors.Join(err, e.CloseQueues())
+	}
+	return nil
+}
+
+// AdoptQueues brings along the queues of the extension's former directory dir: call it before OpenQueues, when nobody else
+// uses dir. What cannot be moved is announced by a stats.QueueLeft, stays where it is, and is in the error; the same call may
+// be made again.
+func (e *Extension) AdoptQueues(ctx context.Context, dir string) error {
+	if _, err := os.Lstat(filepath.Join(dir, "queue")); errors.Is(err, fs.ErrNotExist) || dir == e.set.Dir {
+		return nil
+	}
+	return e.eachQueue(func(s *delivery.Shipper) error { return s.Adopt(ctx, dir) })
+}
+
+// CloseQueues closes the queues until the next OpenQueues. Lines that come meanwhile
+// are lost, and counted so; Pending goes on telling what was left. It must not be
+// called while Run or Flush is under way. Later calls do nothing.
+func (e *Extension) CloseQueues() error {
+	return e.eachQueue((*delivery.Shipper).CloseStore)
+}
+
+// eachQueue does something with all queues at the same time: each waits for the
+// disk, and a run can neither start nor end before the last.
+func (e *Extension) eachQueue(do func(*delivery.Shipper) error) error {
+	errs := make([]error, len(e.shippers))
+	var wait sync.WaitGroup
+	for i, s := range e.shippers {
+		wait.Go(func() { errs[i] = do(s) })
+	}
+	wait.Wait()
+	return errors.Join(errs...)
+}
+
+// success is an answer that osqueryd takes as good.
+func success(row map[string]string) osquery.ExtensionResponse {
+	r := osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 0, Message: "OK"}}
+	if row != nil {
+		r.Response = osquery.ExtensionPluginResponse{row}
+	}
+	return r
+}
+
+// failure is an answer with status 1.
+func failure(message string) osquery.ExtensionResponse {
+	return osquery.ExtensionResponse{Status: &osquery.ExtensionStatus{Code: 1, Message: message}}
+}

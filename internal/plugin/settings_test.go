@@ -5,7 +5,10 @@ import (
 	"io"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
+
+	"github.com/osqvisor/osqvisor/extension"
 )
 
 // oddSigner has a key that no signature can be checked with.
@@ -59,5 +62,32 @@ func TestMisuseIsRefusedByNameAndReason(t *testing.T) {
 	}
 	if errs := (Settings{Node: testNode, Dir: t.TempDir()}).Check(); len(errs) > 0 {
 		t.Errorf("what is left out: %v", errs)
+	}
+}
+
+// TestSyncChoices counts the flushes of each choice over lines that come one by one.
+func TestSyncChoices(t *testing.T) {
+	const lines, interval = 20, time.Minute
+	for name, c := range map[string]struct {
+		opts                []option // newRig says SyncNever
+		atOnce, least, most uint64
+	}{
+		"each line":  {[]option{withSync(extension.SyncEachLine)}, lines, lines, lines + 1},
+		"interval":   {[]option{withSync(interval)}, 0, 1, 2},
+		"never":      {nil, 0, 0, 0},
+		"by default": {[]option{withSync(0)}, 0, 1, 2},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
+				r := newRig(t, t.TempDir(), append(c.opts, logsTo(&sink{fail: func(extension.Batch) error { return errDown }}))...)
+				r.logLines(lines)
+				equal(t, "flushes before osqueryd was answered", r.shippers[0].Store.Stats().Syncs, c.atOnce)
+				pass(2 * interval)
+				synctest.Wait()
+				if got := r.shippers[0].Store.Stats().Syncs; got < c.least || got > c.most {
+					t.Errorf("%d flushes of %d lines, want %d to %d", got, lines, c.least, c.most)
+				}
+			})
+		})
 	}
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/cenkalti/backoff/v4"
+
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/guard"
 	"github.com/osqvisor/osqvisor/internal/spool"
@@ -471,4 +473,72 @@ func (s *Shipper) shipped(b extension.Batch) {
 	s.Set.Announcer.Announce(func(h stats.Head) stats.Event {
 		return stats.LogsDelivered{Head: h, Batch: b.ID, Queue: string(b.Queue), Lines: len(b.Lines), Bytes: b.Bytes}
 	})
+}
+
+// minBatchBytes is the least that a slow link is reduced to.
+const minBatchBytes = 16 << 10
+
+// maxPatience is how many times the transport's timeout a batch can get.
+const maxPatience = 8
+
+// pace adapts to the link: how big the next batch is, and how long the one under
+// way may take. A batch that was sent is never cut smaller, because its id must
+// stay the same; so it gets more time, and the ones after it are smaller.
+type pace struct {
+	max      int // bytes of a batch, as far as the server takes them
+	target   int // bytes of the next batch
+	timeout  time.Duration
+	patience int // multiple of timeout for the batch under way
+}
+
+func newPace(maxBytes int, timeout time.Duration) pace {
+	return pace{max: maxBytes, target: maxBytes, timeout: timeout, patience: 1}
+}
+
+// limit is how long the batch under way may take.
+func (p *pace) limit() time.Duration { return time.Duration(p.patience) * p.timeout }
+
+// delivered learns from a batch that took d.
+func (p *pace) delivered(d time.Duration) {
+	p.patience = 1
+	switch {
+	case d > p.timeout/2:
+		p.shrink()
+	case d < p.timeout/8:
+		p.target = min(p.max, p.target*2)
+	}
+}
+
+// timedOut learns from a batch that took too long.
+func (p *pace) timedOut() {
+	p.patience = min(maxPatience, p.patience*2)
+	p.shrink()
+}
+
+// tooLarge learns from a batch of so many bytes that the server did not take because of its
+// size: no later one is as big.
+func (p *pace) tooLarge(bytes int) {
+	p.max = max(min(p.max, minBatchBytes), min(p.max, bytes/2))
+	p.target = min(p.target, p.max)
+}
+
+func (p *pace) shrink() { p.target = max(min(p.max, minBatchBytes), p.target/2) }
+
+// maxRetryAfter bounds what a server can ask for.
+const maxRetryAfter = 24 * time.Hour
+
+// retryAfter gives the wait that err asks for, and 0 when it asks for none.
+func RetryAfter(err error) time.Duration {
+	var r *extension.RetryAfterError
+	if errors.As(err, &r) && r.After > 0 {
+		return min(r.After, maxRetryAfter)
+	}
+	return 0
+}
+
+// newBackoff makes an exponential backoff with jitter that never gives up.
+func NewBackoff(first, longest time.Duration) *backoff.ExponentialBackOff {
+	return backoff.NewExponentialBackOff(
+		backoff.WithInitialInterval(first), backoff.WithMaxInterval(longest),
+		backoff.WithRandomizationFactor(0.3), backoff.WithMultiplier(2), backoff.WithMaxElapsedTime(0))
 }
