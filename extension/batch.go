@@ -29,7 +29,7 @@ const (
 	QueueStatus Queue = "status"
 )
 
-// Batch is what a LogSink is handed: consecutive lines of one queue.
+// Batch is what a LogSink gets: consecutive lines of one queue.
 type Batch struct {
 	// ID is stable: the same lines have the same ID at every try, after a restart
 	// too, so that a server can drop what it has already. It is unique for ever, over all
@@ -100,7 +100,7 @@ func (b Batch) WriteTo(w io.Writer) (int64, error) {
 	return total, nil
 }
 
-// Gzip gives what WriteTo writes, compressed with gzip.
+// Gzip returns what WriteTo writes, compressed with gzip.
 func (b Batch) Gzip() ([]byte, error) {
 	var buf bytes.Buffer
 	z := gzip.NewWriter(&buf)
@@ -116,10 +116,10 @@ func (b Batch) Gzip() ([]byte, error) {
 // signedPrefix begins what is signed, so that a signature is good for nothing else.
 const signedPrefix = "osqvisor batch v1\n"
 
-// ErrSignature says that a batch is not what its signature was made for.
+// ErrSignature means that a batch is not what its signature was made for.
 var ErrSignature = errors.New("the batch does not match its signature")
 
-// SignedBytes gives what a batch's signature is over: a fixed prefix, the id, the
+// SignedBytes returns what a batch's signature is over: a fixed prefix, the id, the
 // queue, the numbers of the first and last line, and every line with its length,
 // so that no two batches share it. Lengths and numbers are 8 bytes, big-endian.
 func (b Batch) SignedBytes() []byte {

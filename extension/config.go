@@ -52,7 +52,7 @@ type ConfigError struct {
 	Reason       string
 }
 
-// Error gives source, path and reason.
+// Error returns source, path and reason.
 func (e *ConfigError) Error() string {
 	if e.Path == "" {
 		return fmt.Sprintf("config source %q: %s", e.Source, e.Reason)

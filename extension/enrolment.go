@@ -22,7 +22,7 @@ type Enrolment struct {
 // NodeKeyStore keeps an instance's node key. Calls come one at a time and must
 // return when their context ends. The key is a secret.
 type NodeKeyStore interface {
-	// Load gives the key, and "" with a nil error when there is none.
+	// Load returns the key, and "" with a nil error when there is none.
 	Load(ctx context.Context) (string, error)
 	// Save keeps the key for the next start.
 	Save(ctx context.Context, key string) error

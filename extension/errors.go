@@ -11,19 +11,19 @@ import (
 
 // The errors a Transport speaks in. Wrap them, with %w, to add what happened.
 var (
-	// ErrNodeInvalid says that the server does not know the node key: the
+	// ErrNodeInvalid means that the server does not know the node key: the
 	// instance enrols again, once, whoever asked, and repeats the call.
 	ErrNodeInvalid = errors.New("the server does not accept this node key")
-	// ErrPermanent says that the same call cannot succeed later. A batch of logs is cut
+	// ErrPermanent means that the same call cannot succeed later. A batch of logs is cut
 	// in half until the lines that are refused stand alone; those go to the dead-letter
 	// file and are announced, as are results. Nothing of the batch should have been taken.
 	ErrPermanent = errors.New("permanent failure, not to be tried again")
-	// ErrTooLarge says that the server did not take a batch because of its size. The
+	// ErrTooLarge means that the server did not take a batch because of its size. The
 	// batch is cut in half, and each half has an id of its own; one line that is too
 	// large is treated like ErrPermanent. Only return it when it is certain that
-	// nothing of the batch was taken, such as for HTTP status 413.
+	// nothing of the batch was accepted, such as for HTTP status 413.
 	ErrTooLarge = errors.New("too large for the server")
-	// ErrUnsupported says that a transport does not do this at all.
+	// ErrUnsupported means that a transport does not do this at all.
 	ErrUnsupported = errors.New("not supported by this transport")
 )
 
@@ -38,12 +38,12 @@ func RetryAfter(d time.Duration, err error) error {
 	return &RetryAfterError{After: d, Err: err}
 }
 
-// Error gives the wrapped text and the wait.
+// Error returns the wrapped text and the wait.
 func (e *RetryAfterError) Error() string {
 	return fmt.Sprintf("%v (retry after %v)", e.Err, e.After)
 }
 
-// Unwrap gives the wrapped error.
+// Unwrap returns the wrapped error.
 func (e *RetryAfterError) Unwrap() error { return e.Err }
 
 // ErrConfigSetAside is what a config is refused with that osqueryd died with twice.

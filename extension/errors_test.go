@@ -43,7 +43,7 @@ func TestStatusErrorTellsWhatAStatusMeans(t *testing.T) {
 			continue
 		}
 		for _, verdict := range []error{ErrNodeInvalid, ErrPermanent, ErrTooLarge, ErrUnsupported} {
-			if errors.Is(err, verdict) != (verdict == c.is) {
+			if errors.Is(err, verdict) != errors.Is(c.is, verdict) {
 				t.Errorf("%s is %v: %v", name, verdict, errors.Is(err, verdict))
 			}
 		}

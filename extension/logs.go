@@ -53,7 +53,7 @@ type Logs struct {
 // too, costs nothing but what Logs.QueueBytes forces out. A batch of logs that was refused
 // MaxAttempts times in a row and for MaxAge comes under suspicion. Then a line behind it is
 // sent ahead, by itself: when that is refused as well, the server is down, and the batch waits
-// on. When it is taken, the batch is cut in half, again and again, until the line that is
+// on. When it is accepted, the batch is cut in half, again and again, until the line that is
 // refused is alone; it is given up when it was refused three times, each time right after the
 // server had taken another line of the same queue. A line that is given up is counted, announced by
 // stats.LogsDropped and kept as a dead letter (Logs.DeadLetterBytes). A refusal that says by

@@ -40,7 +40,7 @@ type memoryNode struct {
 // NewMemory makes an empty Memory: every instance has the config "{}" and no queries.
 func NewMemory() *Memory { return &Memory{nodes: map[string]*memoryNode{}} }
 
-// node gives an instance's part; m.mu is held.
+// node returns an instance's part; m.mu is held.
 func (m *Memory) node(instance string) *memoryNode {
 	n := m.nodes[instance]
 	if n == nil {
@@ -79,7 +79,7 @@ func (m *Memory) before(ctx context.Context, call string, node Node) error {
 	return nil
 }
 
-// Enroll gives a new node key.
+// Enroll returns a new node key.
 func (m *Memory) Enroll(ctx context.Context, req EnrollRequest) (string, error) {
 	if err := m.before(ctx, "enroll", req.Node); err != nil {
 		return "", err
@@ -92,7 +92,7 @@ func (m *Memory) Enroll(ctx context.Context, req EnrollRequest) (string, error) 
 	return n.key, nil
 }
 
-// Config gives what SetConfig set.
+// Config returns what SetConfig set.
 func (m *Memory) Config(ctx context.Context, node Node) (map[string]string, error) {
 	if err := m.before(ctx, "config", node); err != nil {
 		return nil, err
@@ -122,7 +122,7 @@ func (m *Memory) PublishLogs(ctx context.Context, node Node, batch Batch) error 
 	return nil
 }
 
-// Queries gives what was asked since the last call.
+// Queries returns what was asked since the last call.
 func (m *Memory) Queries(ctx context.Context, node Node) (QuerySet, error) {
 	if err := m.before(ctx, "queries", node); err != nil {
 		return QuerySet{}, err
@@ -166,7 +166,7 @@ func (m *Memory) SetConfig(instance string, config map[string]string) {
 	m.node(instance).config = maps.Clone(config)
 }
 
-// Ask puts a distributed query for an instance and gives a function that waits
+// Ask puts a distributed query for an instance and returns a function that waits
 // for its result until ctx ends; it may be called once.
 func (m *Memory) Ask(instance, sql string) (wait func(ctx context.Context) (Result, error)) {
 	return m.AskSet(instance, QuerySet{Queries: map[string]string{"": sql}})
@@ -218,21 +218,21 @@ func (n *memoryNode) add(set QuerySet) {
 	n.ask.AccelerateSeconds = max(n.ask.AccelerateSeconds, set.AccelerateSeconds)
 }
 
-// Results gives the results that came, in order, the first one of each id.
+// Results returns the results that came, in order, the first one of each id.
 func (m *Memory) Results(instance string) []Result {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.node(instance).results)
 }
 
-// Batches gives the batches that came, in order, without those that came again.
+// Batches returns the batches that came, in order, without those that came again.
 func (m *Memory) Batches(instance string) []Batch {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.node(instance).batches)
 }
 
-// Logs gives copies of the lines of one queue that came, in order, without those
+// Logs returns copies of the lines of one queue that came, in order, without those
 // of batches that came again.
 func (m *Memory) Logs(instance string, queue Queue) []string {
 	m.mu.Lock()
@@ -245,7 +245,7 @@ func (m *Memory) Logs(instance string, queue Queue) []string {
 	return out
 }
 
-// WaitLogs waits until at least count lines of one queue came, and gives them.
+// WaitLogs waits until at least count lines of one queue came, and returns them.
 func (m *Memory) WaitLogs(ctx context.Context, instance string, queue Queue, count int) ([]string, error) {
 	for {
 		m.mu.Lock()

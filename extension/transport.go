@@ -21,7 +21,7 @@ type Transport interface {
 
 // ConfigSource is where an instance's config comes from.
 type ConfigSource interface {
-	// Config gives the config as osquery wants it: source name to JSON document.
+	// Config returns the config as osquery wants it: source name to JSON document.
 	// It is called when osqueryd asks: at its start, at each refresh, and at
 	// PushConfig. An error leaves the last good config in force.
 	Config(ctx context.Context, node Node) (map[string]string, error)
@@ -38,13 +38,13 @@ type LogSink interface {
 
 // QueryBroker hands out distributed queries and takes their results.
 type QueryBroker interface {
-	// Queries gives the queries to run now. An empty set is usual.
+	// Queries returns the queries to run now. An empty set is usual.
 	Queries(ctx context.Context, node Node) (QuerySet, error)
 	// WriteResults takes results. An error brings the same results again.
 	WriteResults(ctx context.Context, node Node, results []Result) error
 }
 
-// Enroller gives an instance its node key. A Transport that also is an Enroller
+// Enroller returns an instance its node key. A Transport that also is an Enroller
 // is asked before its first other call, and again after ErrNodeInvalid; at most
 // one call an instance is under way, however many wait for it. ErrUnsupported says
 // that there are no keys: the other calls are made without. After any other error they
@@ -59,7 +59,7 @@ type Enroller interface {
 // {"packs": {"name": "value"}}. It is optional for a Transport; without it such
 // packs stay empty. The name "*" asks for an object of several packs.
 type PackSource interface {
-	// Pack gives the pack as a JSON document. It is called while a config is
+	// Pack returns the pack as a JSON document. It is called while a config is
 	// fetched; an error is a refusal of the whole config.
 	Pack(ctx context.Context, node Node, name, value string) (string, error)
 }

@@ -108,7 +108,7 @@ func (s *Shipper) narrow(ctx context.Context) error {
 	return s.split(ctx)
 }
 
-// probe sends one line from behind the batch under suspicion. It tells whether that was all
+// probe sends one line from behind the batch under suspicion. It reports whether that was all
 // that is to be done now.
 func (s *Shipper) probe(ctx context.Context) (done bool, err error) {
 	d, b := &s.step.doubt, s.step.flight
@@ -294,7 +294,7 @@ func (s *Shipper) sign(ctx context.Context, b *extension.Batch) (err error) {
 	return nil
 }
 
-// delivered is a batch that the transport took.
+// delivered is a batch that the transport accepted.
 func (s *Shipper) delivered(took time.Duration) error {
 	b := s.step.flight
 	s.step.pace.delivered(took)
@@ -333,7 +333,7 @@ func (s *Shipper) recount(sent int) {
 	}
 }
 
-// covers gives how many bytes had been appended since the queue was opened when the last
+// covers returns how many bytes had been appended since the queue was opened when the last
 // line of r was, provided that r reaches to the last line of before; else 0, which says
 // nothing.
 func covers(before spool.Stats, r spool.Batch) uint64 {
@@ -398,7 +398,7 @@ func (s *Shipper) split(ctx context.Context) error {
 	return nil
 }
 
-// bury gives up a line that will never be taken. The next one waits when the server took
+// bury returns up a line that will never be taken. The next one waits when the server accepted
 // nothing since the last one was given up: a server that refuses all it gets is at fault itself.
 func (s *Shipper) bury(cause error, reason string) error {
 	b := s.step.flight
@@ -421,7 +421,7 @@ func (s *Shipper) bury(cause error, reason string) error {
 	return nil
 }
 
-// bequeath keeps a batch as a dead letter, and gives what to add to the reason.
+// bequeath keeps a batch as a dead letter, and returns what to add to the reason.
 func (s *Shipper) bequeath(b extension.Batch, cause error) string {
 	if s.dead == nil {
 		return ""
@@ -433,7 +433,7 @@ func (s *Shipper) bequeath(b extension.Batch, cause error) string {
 	return ", kept as a dead letter"
 }
 
-// discard gives up what waits, and what is to come: there is nobody to take it,
+// discard returns up what waits, and what is to come: there is nobody to take it,
 // which is no loss.
 func (s *Shipper) discard() error {
 	s.discarding.Store(true)
@@ -444,7 +444,7 @@ func (s *Shipper) discard() error {
 	return s.settle()
 }
 
-// reasonOf gives a few stable words for why the queue did not take a line.
+// reasonOf returns a few stable words for why the queue did not take a line.
 func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, spool.ErrNoSpace):
@@ -527,7 +527,7 @@ func (p *pace) shrink() { p.target = max(min(p.max, minBatchBytes), p.target/2) 
 // maxRetryAfter bounds what a server can ask for.
 const maxRetryAfter = 24 * time.Hour
 
-// retryAfter gives the wait that err asks for, and 0 when it asks for none.
+// RetryAfter returns the wait that err asks for, and 0 when it asks for none.
 func RetryAfter(err error) time.Duration {
 	var r *extension.RetryAfterError
 	if errors.As(err, &r) && r.After > 0 {
@@ -536,7 +536,7 @@ func RetryAfter(err error) time.Duration {
 	return 0
 }
 
-// newBackoff makes an exponential backoff with jitter that never gives up.
+// NewBackoff makes an exponential backoff with jitter that never gives up.
 func NewBackoff(first, longest time.Duration) *backoff.ExponentialBackOff {
 	return backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(first), backoff.WithMaxInterval(longest),

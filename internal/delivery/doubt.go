@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	// proofs is how often a line must be refused right after the server took another one.
+	// proofs is how often a line must be refused right after the server accepted another one.
 	proofs = 3
 	// probeReach bounds how far behind a batch lines are tried.
 	probeReach = 64
@@ -27,10 +27,10 @@ type doubt struct {
 	refusals int       // in a row
 	active   bool      // the batch is under suspicion
 	upTo     uint64    // last line of the batch that it began with
-	contrast bool      // another line of the queue was taken since then
-	fresh    bool      // another line was taken after the last refusal
+	contrast bool      // another line of the queue was accepted since then
+	fresh    bool      // another line was accepted after the last refusal
 	turn     bool      // the batch is next, and not another probe
-	proofs   int       // refusals of the line alone that came right after another was taken
+	proofs   int       // refusals of the line alone that came right after another was accepted
 	reach    uint64    // how far behind the batch the next probe is
 	tried    time.Time // the last refusal
 	probed   time.Time // the last probe, or when the case began
@@ -40,7 +40,7 @@ type doubt struct {
 	ahead  map[uint64]bool // lines that were taken out of turn
 }
 
-// refused notes a refusal and tells whether the batch is under suspicion.
+// refused notes a refusal and reports whether the batch is under suspicion.
 func (d *doubt) refused(now time.Time, last uint64, limit extension.Delivery) bool {
 	if d.refusals == 0 {
 		d.since = now
@@ -62,7 +62,7 @@ func (d *doubt) open(now time.Time, last uint64) {
 	d.contrast, d.fresh, d.turn, d.proofs = false, false, false, 0
 }
 
-// taken notes that the server took lines, up to last.
+// taken notes that the server accepted lines, up to last.
 func (d *doubt) taken(last uint64) {
 	d.refusals, d.lonely, d.proofs = 0, 0, 0
 	d.contrast, d.fresh = true, true
@@ -76,7 +76,7 @@ func (d *doubt) closeAt(last uint64) {
 	}
 }
 
-// wantsProbe tells whether something else should be sent first, to see whether the server
+// wantsProbe reports whether something else should be sent first, to see whether the server
 // takes anything. elsewhere is when another call of the transport last succeeded: while none
 // does, a probe would only change the order of lines.
 func (d *doubt) wantsProbe(now, elsewhere time.Time, lines int) bool {

@@ -8,7 +8,7 @@ import (
 	"path/filepath"
 )
 
-// writeFileAtomic replaces the file at path by data, mode 0600: a reader, or a
+// WriteFileAtomic replaces the file at path by data, mode 0600: a reader, or a
 // start after a crash, finds the old content or the new, never a part.
 func WriteFileAtomic(path string, data []byte) (err error) {
 	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*")
@@ -40,7 +40,7 @@ func removeIfThere(path string) error {
 	return nil
 }
 
-// readFileBounded reads a file of at most limit bytes.
+// ReadFileBounded reads a file of at most limit bytes.
 func ReadFileBounded(path string, limit int64) ([]byte, error) {
 	info, err := os.Stat(path)
 	if err != nil {

@@ -19,7 +19,7 @@ import (
 // maxStudied bounds the result lines that are parsed for their decorations, in bytes.
 const maxStudied = 64 << 10
 
-// statusForm makes of a status line, as osqueryd hands it to a logger plugin, what
+// StatusForm makes of a status line, as osqueryd hands it to a logger plugin, what
 // osqueryd's own TLS logger sends, which is what servers read. It happens on the way out:
 // queues keep osqueryd's bytes.
 type StatusForm struct {
@@ -53,7 +53,7 @@ func (n statusNumber) MarshalJSON() ([]byte, error) {
 	return json.Marshal(n.Number)
 }
 
-// quotesNumbers tells whether an osqueryd of this version writes numbers as strings.
+// quotesNumbers reports whether an osqueryd of this version writes numbers as strings.
 func quotesNumbers(version string) bool {
 	var major, minor int
 	if n, _ := fmt.Sscanf(version, "%d.%d", &major, &minor); n < 2 {
@@ -62,7 +62,7 @@ func quotesNumbers(version string) bool {
 	return major < 5 || major == 5 && minor < 10
 }
 
-// shape gives the lines in the outer form, one for one. What is no status line stays.
+// Shape returns the lines in the outer form, one for one. What is no status line stays.
 func (f *StatusForm) Shape(node extension.Node, lines [][]byte) [][]byte {
 	f.mu.Lock()
 	decorations := f.decorations // replaced as a whole, never changed
@@ -112,7 +112,7 @@ func parseStatus(line []byte, quoted bool) (tlsStatusLine, bool) {
 	return s, true
 }
 
-// learn takes the decorations that results bear: osqueryd does not hand them over with
+// Learn takes the decorations that results bear: osqueryd does not hand them over with
 // status lines. It looks at the newest line alone.
 func (f *StatusForm) Learn(_ extension.Node, lines [][]byte) [][]byte {
 	if len(lines) == 0 || len(lines[len(lines)-1]) > maxStudied {
@@ -159,7 +159,7 @@ func sign(signer crypto.Signer, b extension.Batch) ([]byte, error) {
 	return signer.Sign(rand.Reader, digest[:], crypto.SHA256)
 }
 
-// checkKey tells whether signer's key is of a kind that can be verified.
+// CheckKey reports whether signer's key is of a kind that can be verified.
 func CheckKey(signer crypto.Signer) error {
 	return guard.Contain("the signer", func() error {
 		switch key := signer.Public().(type) {

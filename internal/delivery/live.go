@@ -31,7 +31,7 @@ const (
 	longestHeld = 5 * time.Minute
 )
 
-// resultHooks is how distributed results are delivered.
+// Results is how distributed results are delivered.
 type Results struct {
 	Send func(context.Context, []extension.Result) error
 	Gone func(seq uint64) // an entry is dealt with
@@ -47,7 +47,7 @@ type live struct {
 	path string // what was delivered out of turn
 
 	// Owned by who holds the shipper's slot.
-	takes   uint64 // entries that the server took
+	takes   uint64 // entries that the server accepted
 	streak  int    // different entries that were refused since
 	backoff *backoff.ExponentialBackOff
 	written string // what was written down last
@@ -75,9 +75,10 @@ type entry struct {
 }
 
 func newLive(s *Shipper, dir string) *live {
+	waits := s.Set.Logs.Delivery
 	return &live{
 		s: s, path: filepath.Join(QueueDir(dir, s.Set.Name), "held.json"), held: map[uint64]*heldEntry{},
-		backoff: NewBackoff(s.Set.Logs.Delivery.FirstWait, max(s.Set.Logs.Delivery.FirstWait, min(s.Set.Logs.Delivery.LongestWait, longestLive))),
+		backoff: NewBackoff(waits.FirstWait, max(waits.FirstWait, min(waits.LongestWait, longestLive))),
 	}
 }
 
@@ -86,7 +87,7 @@ func stamp(now time.Time, text []byte) []byte {
 	return append(append(strconv.AppendInt(nil, now.UnixNano(), 10), ' '), text...)
 }
 
-// unstamp gives the time and what was queued.
+// unstamp returns the time and what was queued.
 func unstamp(line []byte) (time.Time, []byte) {
 	at, text, found := bytes.Cut(line, []byte(" "))
 	ns, err := strconv.ParseInt(string(at), 10, 64)
@@ -96,7 +97,7 @@ func unstamp(line []byte) (time.Time, []byte) {
 	return time.Unix(0, ns), text
 }
 
-// keep queues one write of distributed results.
+// AppendResults queues one write of distributed results.
 func (s *Shipper) AppendResults(text []byte) (seq uint64, kept bool) {
 	line := stamp(time.Now(), text)
 	if len(line) > s.Set.Logs.LineLimit {
@@ -110,13 +111,13 @@ func (s *Shipper) AppendResults(text []byte) (seq uint64, kept bool) {
 	return seq, true
 }
 
-// span returns the number up to which the queue's entries are gone, and that of the last one.
+// Span returns the number up to which the queue's entries are gone, and that of the last one.
 func (s *Shipper) Span() (floor, last uint64) {
 	st := s.Store.Stats()
 	return max(st.Acked, st.Evicted), st.Last
 }
 
-// eachWaiting calls visit for every entry after a number that is not dealt with, and returns the
+// EachWaiting calls visit for every entry after a number that is not dealt with, and returns the
 // number up to which it looked.
 func (s *Shipper) EachWaiting(after uint64, visit func(seq uint64, text []byte)) uint64 {
 	last := s.Store.Stats().Last
@@ -157,7 +158,7 @@ func (l *live) due() (time.Time, bool) {
 	return when, true
 }
 
-// soonest gives the held entry that is next, but for those in skip; 0 for none. The
+// soonest returns the held entry that is next, but for those in skip; 0 for none. The
 // shipper's mu is locked.
 func (l *live) soonest(skip map[uint64]bool) (seq uint64) {
 	for n, h := range l.held {
@@ -211,7 +212,7 @@ func (l *live) drain(ctx context.Context) error {
 	return first
 }
 
-// pick gives the next entry: one that was never tried, or else one that is held and due.
+// pick returns the next entry: one that was never tried, or else one that is held and due.
 func (l *live) pick(skip map[uint64]bool, anyway bool) (*entry, error) {
 	l.catchUp()
 	for {
@@ -237,7 +238,7 @@ func (l *live) pick(skip map[uint64]bool, anyway bool) (*entry, error) {
 	}
 }
 
-// unread gives the first entry that was never tried.
+// unread returns the first entry that was never tried.
 func (l *live) unread() (*entry, error) {
 	l.s.mu.Lock()
 	after, full := l.scanned, len(l.held) >= maxHeld
@@ -308,7 +309,7 @@ func (l *live) try(ctx context.Context, e *entry) error {
 
 var errTooOld = errors.New("nobody waits for it any more")
 
-// proven tells whether another entry was taken since this one was first refused.
+// proven reports whether another entry was accepted since this one was first refused.
 func (l *live) proven(e *entry) bool { return e.held != nil && e.held.takes < l.takes }
 
 // taken notes that the server takes results. After an outage all that is held is tried.
@@ -327,7 +328,7 @@ func (l *live) taken() {
 }
 
 // hold keeps an entry that was refused for later, or gives it up when it was refused often
-// while others were taken.
+// while others were accepted.
 func (l *live) hold(e *entry, results int, err error) error {
 	h := e.held
 	switch {
@@ -396,7 +397,7 @@ func (l *live) giveUp(e *entry, results int, cause error, reason string) error {
 	return l.settle(e)
 }
 
-// discard gives up all there is: nobody takes results.
+// discard returns up all there is: nobody takes results.
 func (l *live) discard() error {
 	l.s.mu.Lock()
 	l.scanned, l.held = max(l.scanned, l.s.Store.Stats().Last), map[uint64]*heldEntry{}
@@ -428,7 +429,7 @@ func (l *live) remove(seq uint64) {
 	delete(l.held, seq)
 }
 
-// done tells whether an entry was dealt with, though the queue still has it.
+// done reports whether an entry was dealt with, though the queue still has it.
 func (l *live) done(seq uint64) bool {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
@@ -521,7 +522,7 @@ func (l *live) restore() {
 	l.scanned, l.newest, l.held = r.Scanned, r.Newest, held
 }
 
-// has tells whether the queue has that very entry.
+// has reports whether the queue has that very entry.
 func (l *live) has(seq uint64, hash string) bool {
 	if seq == 0 {
 		return false

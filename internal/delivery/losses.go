@@ -15,7 +15,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// drops adds up lost lines until somebody has time to announce them: an observer
+// Drops adds up lost lines until somebody has time to announce them: an observer
 // must not hold up osqueryd's logger.
 type Drops struct {
 	mu   sync.Mutex
@@ -42,21 +42,21 @@ func (d *Drops) add(queue extension.Queue, reason string, lines, bytes uint64) {
 	d.Lost[k] = e
 }
 
-// tell keeps an event until there is time to announce it.
+// Defer keeps an event until there is time to announce it.
 func (d *Drops) Defer(event func(stats.Head) stats.Event) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.more = append(d.more, event)
 }
 
-// any tells whether there is something to announce.
+// Any reports whether there is something to announce.
 func (d *Drops) Any() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return len(d.Lost) > 0 || len(d.more) > 0
 }
 
-// announce tells the host what was lost since the last call.
+// Announce tells the host what was lost since the last call.
 func (d *Drops) Announce(say *guard.Announcer) {
 	d.mu.Lock()
 	lost, more := d.Lost, d.more
@@ -73,11 +73,11 @@ func (d *Drops) Announce(say *guard.Announcer) {
 	}
 }
 
-// deadLetters keeps batches that the server refused for good, for a person to
+// DeadLetters keeps batches that the server refused for good, for a person to
 // look at: a header line of JSON, then the lines as they are. Two files take
 // turns, each at most half of the limit, so the newest batches stay. Only the
 // holder of the shipper's slot uses it.
-type deadLetters struct {
+type DeadLetters struct {
 	Path  string
 	limit int64
 }
@@ -91,12 +91,13 @@ type deadHeader struct {
 	Time  time.Time `json:"time"`
 }
 
-func NewDeadLetters(dir string, queue extension.Queue, limit int64) *deadLetters {
-	return &deadLetters{Path: filepath.Join(dir, "queue", string(queue)+".dead"), limit: limit}
+// NewDeadLetters returns those of a queue in an instance's directory, of at most so many bytes.
+func NewDeadLetters(dir string, queue extension.Queue, limit int64) *DeadLetters {
+	return &DeadLetters{Path: filepath.Join(dir, "queue", string(queue)+".dead"), limit: limit}
 }
 
 // keep adds a batch. The error says why it was not kept.
-func (d *deadLetters) Keep(b extension.Batch, cause error) error {
+func (d *DeadLetters) Keep(b extension.Batch, cause error) error {
 	header, err := json.Marshal(deadHeader{
 		Batch: b.ID, Lines: len(b.Lines), Bytes: b.Bytes, Error: cause.Error(), Time: time.Now().UTC(),
 	})
@@ -114,7 +115,7 @@ func (d *deadLetters) Keep(b extension.Batch, cause error) error {
 }
 
 // turn begins a new file when the current one has no room for size bytes.
-func (d *deadLetters) turn(size int64) error {
+func (d *DeadLetters) turn(size int64) error {
 	info, err := os.Stat(d.Path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
@@ -125,7 +126,7 @@ func (d *deadLetters) turn(size int64) error {
 	return os.Rename(d.Path, d.Path+".1")
 }
 
-// torn tells whether the last letter does not end its line: the disk was full, or the
+// torn reports whether the last letter does not end its line: the disk was full, or the
 // host was killed.
 func torn(f *os.File) bool {
 	info, err := f.Stat()
@@ -137,7 +138,7 @@ func torn(f *os.File) bool {
 	return err == nil && last[0] != '\n'
 }
 
-func (d *deadLetters) write(header []byte, b extension.Batch) error {
+func (d *DeadLetters) write(header []byte, b extension.Batch) error {
 	f, err := os.OpenFile(d.Path, os.O_RDWR|os.O_CREATE|os.O_APPEND, 0o600)
 	if err != nil {
 		return fmt.Errorf("dead letter %s: %w", b.ID, err)

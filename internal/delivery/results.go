@@ -12,7 +12,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 )
 
-// denylistedMessage is what osqueryd answers for a query that it refuses to run.
+// DenylistedMessage is what osqueryd answers for a query that it refuses to run.
 const DenylistedMessage = "distributed query is denylisted"
 
 // rawResults is what osqueryd writes, piece by piece, so that a malformed piece
@@ -24,7 +24,7 @@ type rawResults struct {
 	Stats    map[string]json.RawMessage `json:"stats"`
 }
 
-// parseResults reads what osqueryd writes, sorted by id. The error says that the
+// ParseResults reads what osqueryd writes, sorted by id. The error says that the
 // document as a whole is none.
 func ParseResults(data []byte) ([]extension.Result, error) {
 	raw, err := parseRawResults(data)
@@ -77,7 +77,7 @@ func (r rawResults) result(id string) extension.Result {
 	return out
 }
 
-// rowsOf gives the rows as osqueryd wrote them; absent, null and "" are no rows.
+// rowsOf returns the rows as osqueryd wrote them; absent, null and "" are no rows.
 func rowsOf(raw json.RawMessage) json.RawMessage {
 	raw = bytes.TrimSpace(raw)
 	if len(raw) == 0 || string(raw) == "null" || string(raw) == `""` {
@@ -86,7 +86,7 @@ func rowsOf(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// statsOf gives what a query cost; nil when osqueryd did not say.
+// statsOf returns what a query cost; nil when osqueryd did not say.
 func statsOf(raw json.RawMessage) *extension.QueryStats {
 	var parts map[string]json.RawMessage
 	if json.Unmarshal(raw, &parts) != nil || len(parts) == 0 {
@@ -112,7 +112,7 @@ func looseInt(raw json.RawMessage) (int64, bool) {
 	return v, err == nil
 }
 
-// encodeResults writes answers of the extension's own as osqueryd writes its.
+// EncodeResults writes answers of the extension's own as osqueryd writes its.
 func EncodeResults(results []extension.Result) ([]byte, error) {
 	out := struct {
 		Queries  map[string]json.RawMessage `json:"queries"`

@@ -1,3 +1,6 @@
+// Package delivery keeps an instance's log lines and distributed results in queues on disk, and ships
+// them: each queue on its own, in order, with ids that stay; what is given up is counted, announced
+// and kept as a dead letter.
 package delivery
 
 import (
@@ -17,12 +20,12 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// shipper moves the lines of one queue to the transport: in order, one batch at a
+// Shipper moves the lines of one queue to the transport: in order, one batch at a
 // time, each with an id that stays.
 type Shipper struct {
 	Set     Settings
 	Store   Store
-	dead    *deadLetters // nil: nothing is kept
+	dead    *DeadLetters // nil: nothing is kept
 	notes   string       // where the case against a batch is kept; empty: nowhere
 	live    *live        // how distributed results are delivered; nil for logs
 	signing guard.Slot   // one call of the signer at a time
@@ -82,7 +85,7 @@ func (a *ages) note(now time.Time, newest uint64) {
 	*a = append(*a, ageMark{newest, now})
 }
 
-// since gives a moment before which the line had not come, and forgets what is earlier.
+// since returns a moment before which the line had not come, and forgets what is earlier.
 func (a *ages) since(line uint64) time.Time {
 	for len(*a) > 1 && (*a)[1].after < line {
 		*a = (*a)[1:]
@@ -93,7 +96,7 @@ func (a *ages) since(line uint64) time.Time {
 	return (*a)[0].at
 }
 
-// shipSettings is what a shipper is made of.
+// Settings is what a shipper is made of.
 type Settings struct {
 	Name extension.Queue
 	Call string // the transport's call, as events name it
@@ -119,7 +122,7 @@ type Settings struct {
 
 var errLineTooLong = errors.New("it is longer than the limit of a line")
 
-// openShipper makes the shipper of a queue, and opens the queue unless that is deferred.
+// Open makes the shipper of a queue, and opens the queue unless that is deferred.
 func Open(set Settings) (*Shipper, error) {
 	if set.Results != nil {
 		l := &set.Logs // each write goes alone and at once
@@ -160,6 +163,7 @@ func Open(set Settings) (*Shipper, error) {
 // maxDistributed bounds one write of distributed results that is kept on disk.
 func maxDistributed(queueBytes int64) int { return int(min(32<<20, queueBytes/4)) }
 
+// New makes the shipper of a store.
 func New(q Store, set Settings) *Shipper {
 	if set.Elsewhere == nil {
 		set.Elsewhere = func() time.Time { return time.Time{} }
@@ -202,7 +206,7 @@ func (s *Settings) lost(l spool.Loss) {
 	s.Wake()
 }
 
-// open opens the queue if it is not open.
+// OpenStore opens the queue if it is not open.
 func (s *Shipper) OpenStore() error {
 	q, ok := s.Store.(*lazyQueue)
 	if !ok || q.isOpen() {
@@ -214,7 +218,7 @@ func (s *Shipper) OpenStore() error {
 	return s.resume()
 }
 
-// adopt brings along the queue of the instance's former directory. What cannot be moved is announced
+// Adopt brings along the queue of the instance's former directory. What cannot be moved is announced
 // by a stats.QueueLeft and stays where it is.
 func (s *Shipper) Adopt(ctx context.Context, dir string) error {
 	err := spool.Move(ctx, QueueDir(dir, s.Set.Name), QueueDir(s.Set.Dir, s.Set.Name), spoolOptions(&s.Set, s.Set.lost))
@@ -227,10 +231,10 @@ func (s *Shipper) Adopt(ctx context.Context, dir string) error {
 	return err
 }
 
-// close closes the queue until it is opened again.
+// CloseStore closes the queue until it is opened again.
 func (s *Shipper) CloseStore() error { return s.Store.Close() }
 
-// state is what a host may see of the queue.
+// State is what a host may see of the queue.
 func (s *Shipper) State(d stats.Delivery) stats.QueueState {
 	st := s.Store.Stats()
 	out := stats.QueueState{Queue: string(s.Set.Name), Lines: st.Records, Bytes: st.Bytes, Delivery: d}
@@ -249,7 +253,7 @@ func (s *Shipper) State(d stats.Delivery) stats.QueueState {
 	return out
 }
 
-// take appends one line. It is called while osqueryd waits: it makes one write
+// Append appends one line. It is called while osqueryd waits: it makes one write
 // and never waits for the transport, an observer or the dispatcher.
 func (s *Shipper) Append(line []byte) error {
 	if s.discarding.Load() {
@@ -280,13 +284,14 @@ func (s *Shipper) note(n int) {
 	}
 }
 
+// Lost counts and announces lines that are lost.
 func (s *Shipper) Lost(reason string, lines, bytes uint64) {
 	s.Set.Drops.add(s.Set.Name, reason, lines, bytes)
 	s.Set.Counters.Dropped(lines, bytes)
 	s.Set.Wake()
 }
 
-// due says when the next batch should go; false when there is none, and then the
+// Due says when the next batch should go; false when there is none, and then the
 // next line wakes the dispatcher.
 func (s *Shipper) Due() (time.Time, bool) {
 	if s.live != nil {
@@ -312,7 +317,7 @@ func (s *Shipper) Due() (time.Time, bool) {
 }
 
 // firstCame notes the time of the first line since the dispatcher looked, and
-// tells whether this was it.
+// reports whether this was it.
 func (s *Shipper) firstCame() bool {
 	if !s.alert.Load() || !s.alert.CompareAndSwap(true, false) {
 		return false
@@ -325,15 +330,15 @@ func (s *Shipper) firstCame() bool {
 	return true
 }
 
-// full tells whether a whole batch waits.
+// full reports whether a whole batch waits.
 func (s *Shipper) full() bool {
 	return s.lines.Load() >= int64(s.Set.Logs.BatchLines) || s.bytes.Load() >= int64(s.Set.Logs.BatchBytes)
 }
 
-// pending counts the lines that are not acknowledged.
+// Pending counts the lines that are not acknowledged.
 func (s *Shipper) Pending() uint64 { return s.Store.Stats().Records }
 
-// one sends one batch, if there is one.
+// DeliverOne sends one batch, if there is one.
 func (s *Shipper) DeliverOne(ctx context.Context) error {
 	if err := s.busy.Take(ctx); err != nil {
 		return err
@@ -345,7 +350,7 @@ func (s *Shipper) DeliverOne(ctx context.Context) error {
 	return s.attempt(ctx)
 }
 
-// drain sends batch after batch until nothing waits, a try fails or ctx ends. It
+// DeliverAll sends batch after batch until nothing waits, a try fails or ctx ends. It
 // waits for neither age nor backoff, but for a server that asked for it.
 func (s *Shipper) DeliverAll(ctx context.Context) error {
 	if err := s.busy.Take(ctx); err != nil {
@@ -381,7 +386,7 @@ func (s *Shipper) askedToWait() error {
 
 var errAskedToWait = errors.New("the server asked to wait")
 
-// batchID names consecutive lines of a queue, for ever: the epoch is random.
+// BatchID names consecutive lines of a queue, for ever: the epoch is random.
 func BatchID(instance string, queue extension.Queue, epoch string, first, last uint64) string {
 	return fmt.Sprintf("%s/%s/%s/%d-%d", instance, queue, epoch, first, last)
 }

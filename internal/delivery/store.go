@@ -15,7 +15,7 @@ import (
 	"github.com/osqvisor/osqvisor/internal/spool"
 )
 
-// queue is the durable queue under a shipper. *spool.Queue is one; tests put
+// Store is the durable queue under a shipper. *spool.Queue is one; tests put
 // others here.
 type Store interface {
 	Append(line []byte) (seq uint64, err error)
@@ -26,7 +26,7 @@ type Store interface {
 	Close() error
 }
 
-// queueDistributed keeps distributed results until the transport took them. It
+// QueueDistributed keeps distributed results until the transport accepted them. It
 // is not one of the log queues: its lines are osqueryd's whole writes.
 const QueueDistributed extension.Queue = "distributed"
 
@@ -59,18 +59,19 @@ func syncPolicy(every time.Duration) spool.SyncPolicy {
 	}
 }
 
-// lineRoom is what a line needs in a queue beside itself.
+// LineRoom is what a line needs in a queue beside itself.
 const LineRoom = 64
 
 // queueParents are the directories above a queue that may be new with it: queue/, the instance's, the root, and what the
 // root's name is in.
 const queueParents = 4
 
+// QueueDir returns the directory of a queue in an instance's.
 func QueueDir(dir string, name extension.Queue) string {
 	return filepath.Join(dir, "queue", string(name))
 }
 
-// neverQueued says that nothing was ever queued there.
+// neverQueued means that nothing was ever queued there.
 func neverQueued(dir string, name extension.Queue) bool {
 	_, err := os.Lstat(QueueDir(dir, name))
 	return errors.Is(err, fs.ErrNotExist)
@@ -125,7 +126,7 @@ func (l *lazyQueue) openNow() (Store, error) {
 	return q, nil
 }
 
-// files gives the open queue, whose files it makes if there are none yet.
+// files returns the open queue, whose files it makes if there are none yet.
 func (l *lazyQueue) files() (Store, error) {
 	if q := l.now.Load(); q != nil {
 		return *q, nil
@@ -180,7 +181,7 @@ func (l *lazyQueue) Pin(last uint64) error {
 	return q.Pin(last)
 }
 
-// Stats gives the last ones while the queue is closed.
+// Stats returns the last ones while the queue is closed.
 func (l *lazyQueue) Stats() spool.Stats {
 	if q := l.now.Load(); q != nil {
 		return (*q).Stats()
@@ -234,7 +235,7 @@ func (d *damages) noted(l spool.Loss) {
 	d.upTo = max(d.upTo, l.Last)
 }
 
-// news gives how many of the lines that an opening found missing were not announced.
+// news returns how many of the lines that an opening found missing were not announced.
 func (d *damages) news(found spool.Recovery) uint64 {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -259,10 +260,10 @@ const (
 	defaultMinFree   = 1 << 30
 )
 
-// DiskBudget is what [DiskLimits] become in a process; instances share one.
+// Budget is what [DiskLimits] become in a process; instances share one.
 type Budget struct{ b *spool.Budget }
 
-// NewDiskBudget makes a budget for any number of extensions.
+// NewBudget makes a budget for any number of extensions.
 func NewBudget(l extension.DiskLimits) *Budget {
 	if l.Bytes == 0 {
 		l.Bytes = defaultDiskBytes

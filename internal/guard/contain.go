@@ -11,7 +11,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// panicError is a panic of the host's code, as an error.
+// PanicError is a panic of the host's code, as an error.
 type PanicError struct {
 	where string
 	value string
@@ -20,7 +20,7 @@ type PanicError struct {
 
 func (p *PanicError) Error() string { return p.where + " panicked: " + p.value }
 
-// contain runs f, which calls code of the host, and gives a panic in it as an
+// Contain runs f, which calls code of the host, and returns a panic in it as an
 // error. where names the code.
 func Contain(where string, f func() error) (err error) {
 	defer func() {
@@ -31,14 +31,14 @@ func Contain(where string, f func() error) (err error) {
 	return f()
 }
 
-// announcer hands events to the host. It is safe for concurrent use.
+// Announcer hands events to the host. It is safe for concurrent use.
 type Announcer struct {
 	Emit func(stats.Event)
 	Head func() stats.Head
 	Warn func(msg string, args ...any)
 }
 
-// say hands over one event. A panic in the host's hook is only logged: there is
+// Announce hands over one event. A panic in the host's hook is only logged: there is
 // nobody left to tell.
 func (a *Announcer) Announce(event func(stats.Head) stats.Event) {
 	err := Contain("event hook", func() error {
@@ -50,7 +50,7 @@ func (a *Announcer) Announce(event func(stats.Head) stats.Event) {
 	}
 }
 
-// caught announces err if it is a panic.
+// AnnouncePanic announces err if it is a panic.
 func (a *Announcer) AnnouncePanic(err error) {
 	var p *PanicError
 	if !errors.As(err, &p) {
@@ -61,24 +61,26 @@ func (a *Announcer) AnnouncePanic(err error) {
 	})
 }
 
-// guard runs f and announces a panic in it.
+// Contain runs f and announces a panic in it.
 func (a *Announcer) Contain(where string, f func() error) error {
 	err := Contain(where, f)
 	a.AnnouncePanic(err)
 	return err
 }
 
-// errNotReturned says that a call of the host's code outlived its context.
+// ErrNotReturned means that a call of the host's code outlived its context.
 var ErrNotReturned = errors.New("it did not return when its context ended")
 
-// returnGrace is how long a call may take to return after its context ended.
+// ReturnGrace is how long a call may take to return after its context ended.
 const ReturnGrace = 500 * time.Millisecond
 
-// slot lets one call at a time through, under a context.
+// Slot lets one call at a time through, under a context.
 type Slot chan struct{}
 
+// NewSlot returns a slot that is free.
 func NewSlot() Slot { return make(Slot, 1) }
 
+// Take waits for the slot, until ctx ends.
 func (s Slot) Take(ctx context.Context) error {
 	select {
 	case s <- struct{}{}:
@@ -93,6 +95,7 @@ func (s Slot) Take(ctx context.Context) error {
 	}
 }
 
+// Free returns the slot back.
 func (s Slot) Free() { <-s }
 
 // outcome is what a contained call gave.
@@ -101,7 +104,7 @@ type outcome[T any] struct {
 	err   error
 }
 
-// bounded runs f in a goroutine of its own, so that code of the host that
+// Bounded runs f in a goroutine of its own, so that code of the host that
 // ignores its context holds up nobody. where names it. busy is held until f
 // really returned: a call that hangs is never made a second time beside itself.
 func Bounded[T any](ctx context.Context, t *Tasks, busy Slot, where string, f func(context.Context) (T, error)) (T, error) {
@@ -134,7 +137,7 @@ func Bounded[T any](ctx context.Context, t *Tasks, busy Slot, where string, f fu
 	}
 }
 
-// tasks counts goroutines, so that whoever started them can wait for them under
+// Tasks counts goroutines, so that whoever started them can wait for them under
 // a context. The zero value is ready.
 type Tasks struct {
 	mu   sync.Mutex
@@ -142,7 +145,7 @@ type Tasks struct {
 	idle chan struct{} // closed when n falls to 0; nil while nobody waits
 }
 
-// start runs f in a goroutine that wait knows.
+// Go runs f in a goroutine that wait knows.
 func (t *Tasks) Go(f func()) {
 	t.mu.Lock()
 	t.n++
@@ -163,7 +166,7 @@ func (t *Tasks) end() {
 	}
 }
 
-// wait returns true when no goroutine is left, and false when ctx ended before.
+// Wait returns true when no goroutine is left, and false when ctx ended before.
 func (t *Tasks) Wait(ctx context.Context) bool {
 	t.mu.Lock()
 	if t.n == 0 {

@@ -1,3 +1,4 @@
+// Package logline is about the text of a single log line.
 package logline
 
 import (
@@ -5,7 +6,7 @@ import (
 	"strings"
 )
 
-// oneLine gives text without line breaks. Those at the end go. In JSON the others stand between values, where a space
+// OneLine returns text without line breaks. Those at the end go. In JSON the others stand between values, where a space
 // means the same. In what is no JSON they become the two characters \n and \r, which
 // also makes JSON of a document with a bare line break within a string.
 func OneLine(text string) string {

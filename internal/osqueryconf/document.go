@@ -1,3 +1,5 @@
+// Package osqueryconf reads a config as osqueryd does, and more strictly: what it accepts, osqueryd
+// accepts.
 package osqueryconf
 
 import (
@@ -16,11 +18,11 @@ import (
 // maxSources bounds how many sources a config can have.
 const maxSources = 256
 
-// document is a parsed config source.
+// Document is a parsed config source.
 type Document struct {
 	Source string
 	tree   *node
-	// original is what came; it is handed on as it is unless plain is false
+	// original is what came; it gets on as it is unless plain is false
 	// (it had comments, which are read by rules of osqueryd's own) or the tree
 	// was changed.
 	original string
@@ -29,7 +31,7 @@ type Document struct {
 	Ignored  []*extension.ConfigError // what osqueryd will not use of it
 }
 
-// text gives the document as osqueryd gets it.
+// Text returns the document as osqueryd gets it.
 func (d *Document) Text() string {
 	if d.plain && !d.changed {
 		return d.original
@@ -37,7 +39,7 @@ func (d *Document) Text() string {
 	return string(d.tree.write(nil))
 }
 
-// parseConfig reads one source, strictly: what it accepts, osqueryd accepts, but for the parts
+// Parse reads one source, strictly: what it accepts, osqueryd accepts, but for the parts
 // that it notes as ignored.
 func Parse(source, text string, limit int) (*Document, error) {
 	fail := func(format string, args ...any) error {
@@ -89,7 +91,7 @@ func stripComments(text string) (stripped string, plain bool) {
 	return b.String(), plain
 }
 
-// parseConfigs reads all sources of a config.
+// ParseAll reads all sources of a config.
 func ParseAll(config map[string]string, limit int) ([]*Document, error) {
 	if len(config) > maxSources {
 		return nil, fmt.Errorf("the config has %d sources, more than %d", len(config), maxSources)
@@ -108,13 +110,13 @@ func ParseAll(config map[string]string, limit int) ([]*Document, error) {
 	return docs, errors.Join(errs...)
 }
 
-// namesPacks reports whether the document has packs that it only names.
+// NamesPacks reports whether the document has packs that it only names.
 func (d *Document) NamesPacks() bool {
 	packs := d.tree.get("packs")
 	return packs != nil && slices.ContainsFunc(packs.members, namesPack)
 }
 
-// putPacks puts the packs in that the document only names, and checks the whole again: packs can
+// PutPacks puts the packs in that the document only names, and checks the whole again: packs can
 // make it too large or too deep, or end osqueryd.
 func (d *Document) PutPacks(limit int, resolve func(name, value string) (string, error)) (*Document, error) {
 	packs := d.tree.get("packs")
@@ -204,10 +206,10 @@ func misread(n *node) bool {
 	return err != nil || v < math.MinInt32
 }
 
-// strippedOption is an option that was removed, and why.
+// StrippedOption is an option that was removed, and why.
 type StrippedOption struct{ Source, Option, Reason string }
 
-// strip removes what a config must not set from the document and returns it.
+// Strip removes what a config must not set from the document and returns it.
 func (d *Document) Strip(more []string) []StrippedOption {
 	found := d.stripFrom(d.tree, more)
 	if packs := d.tree.get("packs"); packs != nil {

@@ -89,7 +89,7 @@ func (p *treeParser) skipSpace() {
 	}
 }
 
-// peek skips white space and gives the next byte, 0 at the end.
+// peek skips white space and returns the next byte, 0 at the end.
 func (p *treeParser) peek() byte {
 	p.skipSpace()
 	if p.at == len(p.data) {

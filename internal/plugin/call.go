@@ -35,7 +35,7 @@ var (
 	errClosed   = errors.New("the extension is closed")
 )
 
-// ended tells whether ctx, which comes from a lifetime, is over because that is: what fails
+// ended reports whether ctx, which comes from a lifetime, is over because that is: what fails
 // then is nobody's failure.
 func ended(ctx context.Context) bool {
 	cause := context.Cause(ctx)
@@ -101,7 +101,7 @@ type callState struct {
 // fetched may still be refused.
 const configInForce = "config in force"
 
-// state gives what is known of the calls of a kind.
+// state returns what is known of the calls of a kind.
 func (l *callLog) state(kind string) stats.Delivery {
 	c := l.of(kind)
 	return stats.Delivery{LastSuccess: c.success, LastFailure: c.failed, LastError: c.text, Tries: c.tries}
@@ -122,7 +122,7 @@ func (l *callLog) note(kind string, err error) {
 	l.last[kind] = c
 }
 
-// textOf gives the text of an error, which code of the host makes.
+// textOf returns the text of an error, which code of the host makes.
 func textOf(err error) (text string) {
 	if err == nil {
 		return ""
@@ -139,7 +139,7 @@ func (l *callLog) of(kind string) callState {
 	return l.last[kind]
 }
 
-// elsewhere gives when a call of another kind last succeeded.
+// elsewhere returns when a call of another kind last succeeded.
 func (l *callLog) elsewhere(kind string) (at time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -245,7 +245,7 @@ func (g *gate) note(err error) {
 	}
 }
 
-// shut gives an error while the wait lasts: the one that asked for it, with what
+// shut returns an error while the wait lasts: the one that asked for it, with what
 // is left.
 func (g *gate) shut() error {
 	g.mu.Lock()

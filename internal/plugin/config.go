@@ -61,12 +61,13 @@ type configFlight struct {
 
 func newConfigs(s *Settings, f *fetcher, t *guard.Tasks, life *lifetime, say *guard.Announcer, wake func()) *configs {
 	return &configs{
-		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake, hook: guard.NewSlot(), keeping: guard.NewSlot(), loading: guard.NewSlot(),
+		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake,
+		hook: guard.NewSlot(), keeping: guard.NewSlot(), loading: guard.NewSlot(),
 		known: map[string]bool{}, retrying: delivery.NewBackoff(s.Logs.Delivery.FirstWait, s.Logs.Delivery.LongestWait),
 	}
 }
 
-// registered says that osqueryd may be a new one, which has no config.
+// registered means that osqueryd may be a new one, which has no config.
 func (c *configs) registered() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -219,7 +220,7 @@ func (c *configs) join(ctx context.Context, f *configFlight) (*prepared, error) 
 	return nil, errors.Join(errors.New("the config source is slow"), ctx.Err())
 }
 
-// hand notes that osqueryd is given a config, and gives what it gets: sources
+// hand notes that osqueryd is given a config, and returns what it gets: sources
 // that are gone are sent as {}, for osqueryd would keep them.
 func (c *configs) hand(p *prepared, stale bool) map[string]string {
 	out, bytes := c.complete(p), 0
@@ -250,7 +251,7 @@ func (c *configs) hand(p *prepared, stale bool) map[string]string {
 	return out
 }
 
-// complete gives a copy of the sources, with those that are gone.
+// complete returns a copy of the sources, with those that are gone.
 func (c *configs) complete(p *prepared) map[string]string {
 	out := map[string]string{}
 	maps.Copy(out, p.sources)
@@ -344,7 +345,7 @@ type probation struct {
 	deaths int
 }
 
-// begin is called under the lock when osqueryd is handed p. anew says that it did not have
+// begin is called under the lock when osqueryd gets p. anew says that it did not have
 // it already.
 func (c *configs) begin(p *prepared, anew bool) {
 	switch {

@@ -207,7 +207,8 @@ func TestHangingSourceIsNotCalledTwice(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		hang := make(chan struct{})
 		var calls atomic.Int32
-		r := newRig(t, t.TempDir(), withTransport(extension.Funcs{ConfigFunc: func(context.Context, extension.Node) (map[string]string, error) {
+		type node = extension.Node
+		r := newRig(t, t.TempDir(), withTransport(extension.Funcs{ConfigFunc: func(context.Context, node) (map[string]string, error) {
 			calls.Add(1)
 			<-hang
 			return nil, nil

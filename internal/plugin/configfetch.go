@@ -37,7 +37,7 @@ type fetcher struct {
 	policy guard.Slot
 }
 
-// config gives a config from the source.
+// config returns a config from the source.
 func (f *fetcher) config(ctx context.Context) (*prepared, error) {
 	if err := f.gate.shut(); err != nil {
 		return nil, fmt.Errorf("fetch the config: %w", err)
@@ -140,7 +140,7 @@ func (f *fetcher) putPacks(ctx context.Context, d *osqueryconf.Document) (*osque
 	})
 }
 
-// hashSources gives a hash that two configs share only if they are the same.
+// hashSources returns a hash that two configs share only if they are the same.
 func hashSources(sources map[string]string) string {
 	h := sha256.New()
 	var size [8]byte

@@ -66,7 +66,7 @@ func damageLine(t *testing.T, dir, line string) {
 }
 
 // TestDamageIsAnnouncedOnce: the queues are opened for each run, and find the same
-// damage each time until the server took what is around it.
+// damage each time until the server accepted what is around it.
 func TestDamageIsAnnouncedOnce(t *testing.T) {
 	dir := t.TempDir()
 	s := &sink{}

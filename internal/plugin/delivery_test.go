@@ -18,7 +18,7 @@ import (
 
 var errRefused = errors.New("status 500")
 
-// refuses tells whether one of the batch's lines is among the bad ones.
+// refuses reports whether one of the batch's lines is among the bad ones.
 func refuses(b extension.Batch, bad ...string) bool {
 	return slices.ContainsFunc(b.Lines, func(l []byte) bool { return slices.Contains(bad, string(l)) })
 }

@@ -29,7 +29,7 @@ func smallDisk(t *testing.T) (dir string) {
 	return dir
 }
 
-// fill takes all the room that is left, and gives a function that gives it back.
+// fill takes all the room that is left, and returns a function that gives it back.
 func fill(t *testing.T, dir string) (free func()) {
 	t.Helper()
 	path := filepath.Join(dir, "filler")

@@ -50,7 +50,7 @@ func (d *dispatcher) run(ctx, work context.Context) {
 	}
 }
 
-// join waits for the chores under way, and tells whether all returned before ctx ended.
+// join waits for the chores under way, and reports whether all returned before ctx ended.
 func (d *dispatcher) join(ctx context.Context) bool {
 	for slices.Contains(d.running, true) {
 		select {

@@ -19,7 +19,7 @@ import (
 )
 
 // distributed is the distributed plugin: it gives osqueryd what the broker asks,
-// and keeps what osqueryd answers until the broker took it.
+// and keeps what osqueryd answers until the broker accepted it.
 type distributed struct {
 	set     *Settings
 	client  *client
@@ -59,7 +59,7 @@ func (u *underWay) gone(seq uint64) {
 	delete(u.ids, seq)
 }
 
-// since forgets entries up to floor, and gives the number after which to look for more. A
+// since forgets entries up to floor, and returns the number after which to look for more. A
 // queue whose numbers are lower than before is another one.
 func (u *underWay) since(floor, last uint64) uint64 {
 	u.mu.Lock()
@@ -144,7 +144,7 @@ func (d *distributed) lookUnderWay() {
 	d.underWay.looked(upTo)
 }
 
-// without gives the queries but for those of some ids.
+// without returns the queries but for those of some ids.
 func without(queries map[string]string, ids map[string]bool) map[string]string {
 	out := make(map[string]string, len(queries))
 	for id, sql := range queries {

@@ -104,7 +104,8 @@ const written = `{"queries":{"a":[{"x":"1"},{"y":7,"z":null}],"b":"","c":[]},"st
 func writtenResults() []extension.Result {
 	empty := json.RawMessage("[]")
 	return []extension.Result{
-		{ID: "a", Rows: json.RawMessage(`[{"x":"1"},{"y":7,"z":null}]`), Stats: &extension.QueryStats{WallTimeMS: 5, UserTime: 6, SystemTime: 7, Memory: 8}},
+		{ID: "a", Rows: json.RawMessage(`[{"x":"1"},{"y":7,"z":null}]`),
+			Stats: &extension.QueryStats{WallTimeMS: 5, UserTime: 6, SystemTime: 7, Memory: 8}},
 		{ID: "b", Status: 1, Message: "no such table", Rows: empty},
 		{ID: "c", Status: 1, Message: delivery.DenylistedMessage, Rows: empty},
 		{ID: "d", Rows: empty},
@@ -263,7 +264,8 @@ func FuzzQuestions(f *testing.F) {
 	f.Fuzz(func(t *testing.T, id, sql, discovery string, accelerate int) {
 		say := &guard.Announcer{Emit: func(stats.Event) {}, Head: func() stats.Head { return stats.Head{} }, Warn: func(string, ...any) {}}
 		d := &distributed{set: &Settings{}, say: say}
-		set := extension.QuerySet{Queries: map[string]string{id: sql}, Discovery: map[string]string{id: discovery}, AccelerateSeconds: accelerate}
+		set := extension.QuerySet{Queries: map[string]string{id: sql}, Discovery: map[string]string{id: discovery}}
+		set.AccelerateSeconds = accelerate
 		q, _ := d.check(t.Context(), set)
 		for i, s := range q.Queries {
 			if i == "" || s == "" || q.Discovery[i] == "" {

@@ -65,7 +65,7 @@ const (
 	slowestEnrolment = 5
 )
 
-// errPaced says that others enrol just now.
+// errPaced means that others enrol just now.
 var errPaced = errors.New("enrolments are spread out, and this one has its turn later")
 
 // enrolFlight is one enrolment under way.
@@ -87,7 +87,7 @@ func newIdentity(s *Settings, t *guard.Tasks, say *guard.Announcer) *identity {
 	}
 }
 
-// canRenew tells whether err asks for a new key that can be had.
+// canRenew reports whether err asks for a new key that can be had.
 func (i *identity) canRenew(err error) bool {
 	if i.enroller == nil || !errors.Is(err, extension.ErrNodeInvalid) {
 		return false
@@ -97,7 +97,7 @@ func (i *identity) canRenew(err error) bool {
 	return !i.keyless
 }
 
-// key gives the node key, enrolling if there is none.
+// key returns the node key, enrolling if there is none.
 func (i *identity) key(ctx context.Context) (string, error) {
 	if i.enroller == nil {
 		return "", nil
@@ -105,7 +105,7 @@ func (i *identity) key(ctx context.Context) (string, error) {
 	return i.renew(ctx, "")
 }
 
-// renew gives a key other than bad, which the server refused.
+// renew returns a key other than bad, which the server refused.
 func (i *identity) renew(ctx context.Context, bad string) (string, error) {
 	i.refused(bad)
 	i.leave()
@@ -193,7 +193,7 @@ func (i *identity) enrolInTurn(ctx context.Context) (key, name string, err error
 	return i.enrol(ctx)
 }
 
-// untilTurn gives the wait until our turn. A turn that was not used in time is lost: many
+// untilTurn returns the wait until our turn. A turn that was not used in time is lost: many
 // of them at once, after a sleep of the machine, would be what the pace is there against.
 func (i *identity) untilTurn(now time.Time) time.Duration {
 	i.mu.Lock()
@@ -226,7 +226,7 @@ func (i *identity) goKeyless() {
 	i.keyless = true
 }
 
-// settle notes how the flight ended and gives the wait before the next one. One that was
+// settle notes how the flight ended and returns the wait before the next one. One that was
 // cut off by the end of a run asks for no wait.
 func (i *identity) settle(f *enrolFlight, loaded, fromStore, cutOff bool) time.Duration {
 	i.mu.Lock()
@@ -299,7 +299,7 @@ func (i *identity) restAfterLoss(age time.Duration) (time.Duration, error) {
 	return i.hold(wait, err), err
 }
 
-// accepted says that the server works with the key: the next failure starts a new backoff.
+// accepted means that the server works with the key: the next failure starts a new backoff.
 func (i *identity) accepted(key string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
@@ -325,7 +325,7 @@ func (i *identity) leave() {
 	}
 }
 
-// isOther tells whether name is not the one that osqueryd logs under. What is not known is
+// isOther reports whether name is not the one that osqueryd logs under. What is not known is
 // no other.
 func (i *identity) isOther(name string) bool {
 	node, err := i.askNode()
@@ -342,7 +342,7 @@ func (i *identity) named(n extension.Node) extension.Node {
 	return n
 }
 
-// load gives the key that is kept, who it is for, and whether the store could be read.
+// load returns the key that is kept, who it is for, and whether the store could be read.
 func (i *identity) load(ctx context.Context) (key, name string, read bool) {
 	key, err := guard.Bounded(ctx, i.tasks, i.busy, "node key store", i.store.Load)
 	i.say.AnnouncePanic(err)
@@ -400,7 +400,7 @@ func (i *identity) request(ctx context.Context) extension.EnrollRequest {
 	return req
 }
 
-// platformType gives osquery's bitmask for a system as Go names it.
+// platformType returns osquery's bitmask for a system as Go names it.
 func platformType(goos string) int {
 	const posix, windows, bsd, linux, macos = 1, 2, 4, 8, 16
 	switch goos {
@@ -437,7 +437,7 @@ func NewEnrollPace(perMinute int) *EnrollPace {
 	return &EnrollPace{every: every, ahead: time.Duration(burst-1) * every}
 }
 
-// reserve gives the time of the next enrolment that is free, and takes it.
+// reserve returns the time of the next enrolment that is free, and takes it.
 func (p *EnrollPace) reserve(now time.Time) time.Time {
 	p.mu.Lock()
 	defer p.mu.Unlock()

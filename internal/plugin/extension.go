@@ -1,3 +1,5 @@
+// Package plugin is what osqueryd talks to: a config, a logger and a distributed plugin and the host's
+// tables, over the host's [extension.Transport].
 package plugin
 
 import (
@@ -155,7 +157,7 @@ func (e *Extension) SetTables(tables ...extension.Table) error {
 }
 
 // FetchConfig asks the source for the config now: fetched, parsed, through the
-// policy. changed tells whether osqueryd has another one. It fails with [ErrConfigSetAside]
+// policy. changed reports whether osqueryd has another one. It fails with [ErrConfigSetAside]
 // when the source still has what was set aside. Hand it to osqueryd by its update call, one call a source, and
 // then call ConfigDelivered. The wait ends with ctx; the fetch then goes on, and
 // is bounded by the transport's timeout.
@@ -170,11 +172,11 @@ func (e *Extension) PendingConfig() (config map[string]string, pending bool) {
 	return e.configs.pending()
 }
 
-// ConfigDelivered says that osqueryd took a config from FetchConfig, PendingConfig or the
+// ConfigDelivered means that osqueryd took a config from FetchConfig, PendingConfig or the
 // [WithLateConfig] hook.
 func (e *Extension) ConfigDelivered(config map[string]string) { e.configs.delivered(config) }
 
-// OsquerydGone says that the osqueryd, or the worker, that was registered is no more. died
+// OsquerydGone means that the osqueryd, or the worker, that was registered is no more. died
 // says that it ended by itself, and in a way that its config may be to blame for; see
 // [WithConfigProbation].
 func (e *Extension) OsquerydGone(died bool) { e.configs.gone(died) }
@@ -198,7 +200,7 @@ func (e *Extension) Pending() map[string]uint64 {
 	return out
 }
 
-// Delivery gives what waits in each queue and how the last deliveries went, and how the
+// Delivery returns what waits in each queue and how the last deliveries went, and how the
 // server answered the other calls: "enroll", "config" and "queries". A config counts as
 // answered when it passed all checks. It never waits.
 func (e *Extension) Delivery() ([]stats.QueueState, []stats.CallState) {
@@ -238,7 +240,7 @@ func (e *Extension) Close() error {
 // runGrace bounds how long Run waits, after its drain, for code of the host.
 const runGrace = 2 * time.Second
 
-// ErrRunning says that Run was called while it was under way.
+// ErrRunning means that Run was called while it was under way.
 var ErrRunning = errors.New("the extension is running already")
 
 // Run delivers what is queued until ctx ends, and then goes on for at most the
@@ -308,7 +310,7 @@ const (
 	registryTable       = "table"
 )
 
-// Registry gives what to register: the three plugins and every table that is not
+// Registry returns what to register: the three plugins and every table that is not
 // parked. It also puts the tables in force, and from then on a failing source
 // is covered by the last good config, as for an osqueryd that has none. Call it
 // once for each registration of the plugins.
@@ -327,7 +329,7 @@ func (e *Extension) Registry() osquery.ExtensionRegistry {
 	}
 }
 
-// TableRegistry gives the tables alone, for a registration of their own, and puts them in
+// TableRegistry returns the tables alone, for a registration of their own, and puts them in
 // force; nil when there are none. It does not touch what osqueryd has of the config.
 func (e *Extension) TableRegistry() osquery.ExtensionRegistry {
 	active, routes := e.openTables()
@@ -338,13 +340,13 @@ func (e *Extension) TableRegistry() osquery.ExtensionRegistry {
 	return osquery.ExtensionRegistry{registryTable: routes}
 }
 
-// HasTables says whether there are tables to register. It changes nothing.
+// HasTables reports whether there are tables to register. It changes nothing.
 func (e *Extension) HasTables() bool {
 	active, _ := e.openTables()
 	return len(active) > 0
 }
 
-// openTables gives every table that is not parked, and how it is registered.
+// openTables returns every table that is not parked, and how it is registered.
 func (e *Extension) openTables() (map[string]extension.Table, osquery.ExtensionRouteTable) {
 	active, routes := map[string]extension.Table{}, osquery.ExtensionRouteTable{}
 	for _, t := range e.tables.candidates() {

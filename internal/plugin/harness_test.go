@@ -56,13 +56,10 @@ func withAnswerTimeout(d time.Duration) option {
 func withTransportTimeout(d time.Duration) option {
 	return func(s *Settings) { s.Logs.Delivery.Timeout = d }
 }
-func withSync(d time.Duration) option   { return func(s *Settings) { s.Logs.Sync = d } }
-func withSigner(k crypto.Signer) option { return func(s *Settings) { s.Logs.Signer = k } }
-func withQueueLimit(bytes int64) option { return func(s *Settings) { s.Logs.QueueBytes = bytes } }
-func withLineLimit(bytes int) option    { return func(s *Settings) { s.Logs.LineLimit = bytes } }
-func withDeadLetterLimit(bytes int64) option {
-	return func(s *Settings) { s.Logs.DeadLetterBytes = zeroOff(bytes) }
-}
+func withSync(d time.Duration) option            { return func(s *Settings) { s.Logs.Sync = d } }
+func withSigner(k crypto.Signer) option          { return func(s *Settings) { s.Logs.Signer = k } }
+func withQueueLimit(bytes int64) option          { return func(s *Settings) { s.Logs.QueueBytes = bytes } }
+func withLineLimit(bytes int) option             { return func(s *Settings) { s.Logs.LineLimit = bytes } }
 func withBackfillRate(bytes int64) option        { return func(s *Settings) { s.Logs.BackfillRate = bytes } }
 func withRawEvents(on bool) option               { return func(s *Settings) { s.Logs.RawEvents = on } }
 func withFullQueue(f extension.FullQueue) option { return func(s *Settings) { s.Logs.WhenFull = f } }
@@ -164,7 +161,7 @@ func (r *rig) shut() {
 	}
 }
 
-// eventsOf gives the events of one type so far.
+// eventsOf returns the events of one type so far.
 func eventsOf[E stats.Event](r *rig) []E {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -248,7 +245,7 @@ func (s *sink) lines() []string {
 	return out
 }
 
-// ids gives the ids of all tries, without the epoch, which is random.
+// ids returns the ids of all tries, without the epoch, which is random.
 func (s *sink) ids() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -90,7 +90,7 @@ func killChild(t *testing.T, dir string) {
 // fileServer appends what it takes to a file, and when it is flaky fails a third of
 // the time, half of those after it took the batch.
 func fileServer(dir string, s *sink, flaky bool) extension.Transport {
-	var lost string // the newest batch that was taken without an answer
+	var lost string // the newest batch that was accepted without an answer
 	return extension.Funcs{LogsFunc: func(ctx context.Context, n extension.Node, b extension.Batch) error {
 		dice := 2
 		if flaky {
@@ -112,7 +112,7 @@ func fileServer(dir string, s *sink, flaky bool) extension.Transport {
 			return err
 		}
 		_, err = f.Write(append(text, '\n'))
-		if err = errors.Join(err, f.Close()); err != nil {
+		if err := errors.Join(err, f.Close()); err != nil {
 			return err
 		}
 		if flaky && b.ID == lost {

@@ -36,8 +36,10 @@ func TestSignaturesVerify(t *testing.T) {
 			t.Errorf("%T: %v", key, err)
 		}
 		changes := []func(*extension.Batch){
-			func(b *extension.Batch) { b.ID += "x" }, func(b *extension.Batch) { b.Queue = extension.QueueStatus }, func(b *extension.Batch) { b.First++ },
-			func(b *extension.Batch) { b.Lines = b.Lines[1:] }, func(b *extension.Batch) { b.Lines = [][]byte{b.Lines[0], []byte(`{"n":9}`), b.Lines[2]} },
+			func(b *extension.Batch) { b.ID += "x" }, func(b *extension.Batch) { b.Queue = extension.QueueStatus },
+			func(b *extension.Batch) { b.First++ },
+			func(b *extension.Batch) { b.Lines = b.Lines[1:] },
+			func(b *extension.Batch) { b.Lines = [][]byte{b.Lines[0], []byte(`{"n":9}`), b.Lines[2]} },
 			func(b *extension.Batch) { b.Signature = nil }, func(b *extension.Batch) { b.Last++ },
 		}
 		for i, change := range changes {

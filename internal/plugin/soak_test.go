@@ -91,7 +91,8 @@ func soakOne(t *testing.T, mem *extension.Memory, id, dir string, lines, rounds 
 	t.Helper()
 	n := 0
 	for round := range rounds {
-		r := newRig(t, dir, withTransport(flaky(mem, seed+uint64(round))), withNode(func() extension.Node { return extension.Node{Instance: id} }),
+		r := newRig(t, dir, withTransport(flaky(mem, seed+uint64(round))),
+			withNode(func() extension.Node { return extension.Node{Instance: id} }),
 			withLogBatch(50+round*30, 1<<20, 100*time.Millisecond), withDrain(time.Second))
 		stop := r.start()
 		for range lines {
@@ -171,7 +172,7 @@ func TestOneGoroutineWhileIdle(t *testing.T) {
 	})
 }
 
-// goroutines gives the stacks of the goroutines of this package, but for tests.
+// goroutines returns the stacks of the goroutines of this package, but for tests.
 func goroutines() string {
 	buf := make([]byte, 1<<20)
 	var out []string

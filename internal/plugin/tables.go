@@ -44,7 +44,7 @@ func (t *tableSet) park(name string) {
 	t.parked[name] = true
 }
 
-// candidates gives the tables for a registration.
+// candidates returns the tables for a registration.
 func (t *tableSet) candidates() []extension.Table {
 	t.mu.Lock()
 	defer t.mu.Unlock()

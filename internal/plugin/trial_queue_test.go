@@ -209,7 +209,7 @@ func TestTrial06QueuesComeAlong(t *testing.T) {
 func TestTrial06QueueThatIsLeftIsAnnounced(t *testing.T) {
 	from, to, s := filepath.Join(t.TempDir(), "a"), filepath.Join(t.TempDir(), "b"), &sink{}
 	for _, dir := range []string{from, to} {
-		r := newRig(t, dir, logsTo(s), withTransport(extension.Funcs{LogsFunc: func(context.Context, extension.Node, extension.Batch) error { return errDown }}))
+		r := newRig(t, dir, logsTo(&sink{fail: func(extension.Batch) error { return errDown }}))
 		r.logLines(3)
 		r.shut()
 	}
