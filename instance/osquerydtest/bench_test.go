@@ -21,7 +21,7 @@ func BenchmarkStartToSocket(b *testing.B) {
 		id := strconv.Itoa(i)
 		sub := filepath.Join(dir, id)
 		args := append(instanceArgs(sub, "--disable_watchdog", "--logger_plugin=stdout"),
-			"--extensions_socket="+filepath.Join(fake.Dir(), "e"+id))
+			"--extensions_socket="+filepath.Join(filepath.Dir(fake.Path()), "e"+id))
 		if err := os.Mkdir(sub, 0o700); err != nil {
 			b.Fatal(err)
 		}
@@ -45,7 +45,7 @@ func BenchmarkStartToSocket(b *testing.B) {
 // BenchmarkQuery is a small query of a plain client.
 func BenchmarkQuery(b *testing.B) {
 	fake := osquerydtest.Start(b)
-	sock := filepath.Join(fake.Dir(), "em")
+	sock := filepath.Join(filepath.Dir(fake.Path()), "em")
 	args := append(instanceArgs(b.TempDir(), "--disable_watchdog", "--logger_plugin=stdout"), "--extensions_socket="+sock)
 	cmd := exec.CommandContext(b.Context(), fake.Path(), args...)
 	if err := cmd.Start(); err != nil {

@@ -21,7 +21,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	dir := fake.Dir()
+	dir := filepath.Dir(fake.Path())
 	if err := os.WriteFile(filepath.Join(dir, "conf"), []byte("{}"), 0o600); err != nil {
 		fmt.Println(err)
 		return

@@ -19,8 +19,7 @@ import (
 	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
-// TB is the part of testing.TB that [Start] needs. It keeps the testing
-// package out of programs that use a Fake.
+// TB is the part of testing.TB that [Start] needs.
 type TB interface {
 	Helper()
 	Cleanup(func())
@@ -28,8 +27,8 @@ type TB interface {
 	Fatalf(format string, args ...any)
 }
 
-// Fake is an osqueryd binary in a directory of its own, and the remote control
-// of the processes started from it. All methods are safe for concurrent use.
+// Fake is a fake osqueryd binary and controls the processes started from it. Its methods are
+// safe for concurrent use.
 type Fake struct {
 	dir  string
 	path string
@@ -47,7 +46,7 @@ type Fake struct {
 	accept  chan struct{} // closed when the accept loop ended
 }
 
-// Option changes how New makes a Fake.
+// Option configures a [Fake].
 type Option func(*config)
 
 type config struct {
@@ -57,25 +56,20 @@ type config struct {
 	grace  time.Duration
 }
 
-// WithScript sets the fake's script. Without it the fake behaves well, at
-// real speed.
+// WithScript sets the script; default: none.
 func WithScript(s Script) Option { return func(c *config) { c.script = s } }
 
-// WithDir puts the directory of the fake into parent, instead of into
-// os.TempDir. Keep it short: a Unix socket lives in it.
+// WithDir sets the parent of the fake's directory; default os.TempDir. It should be short.
 func WithDir(parent string) Option { return func(c *config) { c.dir = parent } }
 
-// WithCopy makes the binary a file of its own (a hard link where the file
-// system allows it, else a copy), for tests that replace or delete it. The
-// default is a symbolic link, except on Windows.
+// WithCopy makes the binary a file of its own, to be replaced or deleted. Default: a symbolic
+// link, except on Windows.
 func WithCopy() Option { return func(c *config) { c.copied = true } }
 
-// WithGrace sets how long Close and CheckLeaks wait for processes that are on
-// their way out. The default is 5 s.
+// WithGrace sets how long Close and CheckLeaks wait for processes to end; default 5 s.
 func WithGrace(d time.Duration) Option { return func(c *config) { c.grace = d } }
 
-// New makes a fake. The calling program must call [Main] first, as the fake is
-// that program under another name. Close removes it.
+// New returns a new fake, in a program that calls [Main] first.
 func New(opts ...Option) (*Fake, error) {
 	c := config{copied: runtime.GOOS == "windows", grace: 5 * time.Second}
 	for _, o := range opts {
@@ -100,8 +94,8 @@ func New(opts ...Option) (*Fake, error) {
 	return f, nil
 }
 
-// Start makes a fake for a test or benchmark, which fails when the fake cannot
-// be made, or when processes of it are left at the end.
+// Start returns a new fake for a test, and closes it at the end. The test fails if processes of
+// the fake are left.
 func Start(tb TB, opts ...Option) *Fake {
 	tb.Helper()
 	f, err := New(opts...)
@@ -141,14 +135,10 @@ func (f *Fake) install(c config) error {
 	return nil
 }
 
-// Path returns the absolute path of the fake binary, which a host runs as its
-// osqueryd.
+// Path returns the absolute path of the binary.
 func (f *Fake) Path() string { return f.path }
 
-// Dir returns the directory of the binary, of mode 0700.
-func (f *Fake) Dir() string { return f.dir }
-
-// SetScript replaces the script, for processes that start from now on.
+// SetScript replaces the script for processes that start from now on.
 func (f *Fake) SetScript(s Script) error {
 	if err := s.Validate(); err != nil {
 		return err
@@ -156,9 +146,7 @@ func (f *Fake) SetScript(s Script) error {
 	return writeScript(f.dir, s)
 }
 
-// Close ends the remote control and removes the directory. Processes that are
-// still alive after a grace (see WithGrace) are killed and reported as an error. A
-// second Close does nothing.
+// Close removes the fake. Processes that are left are killed and reported as an error.
 func (f *Fake) Close() error {
 	f.mu.Lock()
 	again := f.closed
@@ -177,8 +165,7 @@ func (f *Fake) Close() error {
 	return errors.Join(leaked, err, os.RemoveAll(f.dir))
 }
 
-// CheckLeaks fails the test when processes of the fake are still alive after a
-// grace (see WithGrace). They are left alone.
+// CheckLeaks fails the test if processes of the fake are left.
 func (f *Fake) CheckLeaks(tb TB) {
 	tb.Helper()
 	if err := f.leaks(f.grace); err != nil {
@@ -309,8 +296,7 @@ func (f *Fake) touch() {
 	f.changed = make(chan struct{})
 }
 
-// Processes returns the processes alive now, in the order in which they
-// started.
+// Processes returns the live processes in the order of their start.
 func (f *Fake) Processes() []*Process {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -326,17 +312,15 @@ func (f *Fake) sorted() []*Process {
 	return out
 }
 
-// Started returns how many processes have been started so far.
+// Started returns how many processes have started.
 func (f *Fake) Started() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.started
 }
 
-// WaitProcess waits until a live process satisfies want, and returns the
-// newest that does. It looks again at each start, phase and death of a
-// process. want must not block; it may call the methods of its argument that
-// take no context.
+// WaitProcess waits for a live process for which want returns true, and returns the newest.
+// want must not block.
 func (f *Fake) WaitProcess(ctx context.Context, want func(*Process) bool) (*Process, error) {
 	for {
 		f.mu.Lock()
@@ -355,9 +339,8 @@ func (f *Fake) WaitProcess(ctx context.Context, want func(*Process) bool) (*Proc
 	}
 }
 
-// WaitWorker waits for a ready worker (or single process) that has an argument
-// containing instance, such as a part of its database path; empty is any. It
-// returns the newest.
+// WaitWorker waits for a ready worker with an argument that contains instance, and returns the
+// newest.
 func (f *Fake) WaitWorker(ctx context.Context, instance string) (*Process, error) {
 	p, err := f.WaitProcess(ctx, func(p *Process) bool {
 		return p.Role() != RoleWatcher && p.Passed(PhaseReady) && containsArg(p.id.Args, instance)
@@ -368,18 +351,7 @@ func (f *Fake) WaitWorker(ctx context.Context, instance string) (*Process, error
 	return p, nil
 }
 
-// WaitNextWorker is WaitWorker for a worker that started after old.
-func (f *Fake) WaitNextWorker(ctx context.Context, instance string, old *Process) (*Process, error) {
-	p, err := f.WaitProcess(ctx, func(p *Process) bool {
-		return p.order > old.order && p.Role() != RoleWatcher && p.Passed(PhaseReady) && containsArg(p.id.Args, instance)
-	})
-	if err != nil {
-		return nil, fmt.Errorf("wait for the next worker of %q: %w", instance, err)
-	}
-	return p, nil
-}
-
-// WaitIdle waits until no process of the fake is alive.
+// WaitIdle waits until no process of the fake is left.
 func (f *Fake) WaitIdle(ctx context.Context) error {
 	for {
 		f.mu.Lock()

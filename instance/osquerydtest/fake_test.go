@@ -44,7 +44,7 @@ func TestLeftoverProcessesAreReportedAndKilled(t *testing.T) {
 		t.Errorf("Close says %q", rec.errors)
 	}
 	r.code(ctx)
-	if _, err := os.Stat(fake.Dir()); !os.IsNotExist(err) {
+	if _, err := os.Stat(filepath.Dir(fake.Path())); !os.IsNotExist(err) {
 		t.Errorf("the directory stays: %v", err)
 	}
 	if err := fake.Close(); err != nil {
@@ -95,7 +95,7 @@ func TestUnsafeBinary(t *testing.T) {
 	}
 	ctx := testContext(t)
 	fake := osquerydtest.Start(t, osquerydtest.WithScript(fast))
-	if err := os.Chmod(fake.Dir(), 0o700|os.ModeSticky); err != nil {
+	if err := os.Chmod(filepath.Dir(fake.Path()), 0o700|os.ModeSticky); err != nil {
 		t.Fatal(err)
 	}
 	r := start(t, fake, root(t))

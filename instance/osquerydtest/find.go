@@ -10,25 +10,19 @@ import (
 	"github.com/osqvisor/osqvisor/instance"
 )
 
-// FakeName is the name by which [Find] makes a fake.
+// FakeName is the name with which [Find] returns a fake.
 const FakeName = "fake"
 
 // Found is an osqueryd that a program can run.
 type Found struct {
-	// Path is absolute.
-	Path string
-	// From tells in one line where it was found, or why it is a fake.
-	From string
-	// Fake controls the fake; nil for a real osqueryd.
-	Fake *Fake
+	Path string // absolute
+	From string // where it was found, or why it is a fake, for a message
+	Fake *Fake  // nil for a real osqueryd
 }
 
-// Find returns the osqueryd that an example, a demo or a test program should run: the one
-// that name is the path of, that $OSQUERYD is the path of, or that is in PATH, the first of
-// these that is there, and else a new fake with opts. The name "fake" asks for the fake. An
-// osqueryd in PATH that [instance.CheckBinary] refuses is passed over; one that was named is
-// returned as it is, so that whoever runs it reports what is wrong. The caller has to Close
-// what was found.
+// Find returns the osqueryd at the path name, else at the path $OSQUERYD, else in PATH, else a
+// new fake with opts. It skips one in PATH that [instance.CheckBinary] refuses. The name
+// [FakeName] always means a fake.
 func Find(ctx context.Context, name string, opts ...Option) (*Found, error) {
 	env := os.Getenv("OSQUERYD")
 	switch {
@@ -76,7 +70,7 @@ func (f *Found) Name() string {
 	return f.Path
 }
 
-// Close removes the fake; see [Fake.Close]. It does nothing for a real osqueryd.
+// Close removes the fake, if it is one.
 func (f *Found) Close() error {
 	if f.Fake == nil {
 		return nil

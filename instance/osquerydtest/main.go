@@ -12,11 +12,9 @@ import (
 	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
-// Main turns the calling process into a fake osqueryd when it was started
-// under a name that contains "osqueryd" (and neither "osquerydtest" nor the
-// ending ".test"), and then never returns. Otherwise it
-// returns at once, having done nothing. Call it first in TestMain, or first in
-// main of a program that uses a [Fake].
+// Main makes the process a fake osqueryd, and does not return, if the program's name contains
+// "osqueryd" (but not "osquerydtest", nor ".test" at the end). Otherwise it does nothing. Call it
+// first in TestMain or main.
 func Main() {
 	if !isFakeName(os.Args[0]) {
 		return
@@ -51,19 +49,13 @@ func runProcess(args []string, workerOf string) int {
 	return p.Run()
 }
 
-// Serve plays one osqueryd, without a watchdog, by goroutines of the calling
-// process: for hundreds of instances in one test, and for fuzzing. args is an
-// argv, whose first element is only a name. Ending ctx is a SIGTERM; the
-// actions Exit and Kill end the fake at once and leave its files behind.
-//
-// It returns the exit code when all of its goroutines have ended. stdout is
-// discarded; stderr may be nil.
+// Serve runs a fake without a watchdog in goroutines, for hundreds of instances in one test, and
+// returns its exit code. args[0] is ignored. The end of ctx is a SIGTERM. stderr may be nil.
 func Serve(ctx context.Context, args []string, script Script, stderr io.Writer) int {
 	return serve(ctx, args, script, "", stderr)
 }
 
-// Serve is as the function Serve, with the fake's present script and remote
-// control: the fake is among Processes, with the pid of this process.
+// Serve is the function Serve with the fake's script and control: Processes contains it.
 func (f *Fake) Serve(ctx context.Context, args []string, stderr io.Writer) int {
 	script, dir, err := loadScript(f.path)
 	if err != nil {

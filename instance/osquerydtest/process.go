@@ -15,25 +15,21 @@ import (
 	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
-// ErrProcessGone is returned for a command to a process that has ended.
+// ErrProcessGone is the error of a command to a process that has ended.
 var ErrProcessGone = errors.New("the fake process has ended")
 
-// Role is the part that a fake process plays.
+// Role is the part of a process.
 type Role string
 
 // The roles.
 const (
-	// RoleWatcher keeps a worker alive (the watchdog is on).
-	RoleWatcher Role = "watcher"
-	// RoleWorker owns the socket, the database and the schedule.
-	RoleWorker Role = "worker"
-	// RoleSingle is the only process of an instance whose watchdog is off.
-	RoleSingle Role = "single"
+	RoleWatcher Role = "watcher" // restarts the worker
+	RoleWorker  Role = "worker"  // has the socket, the database and the schedule
+	RoleSingle  Role = "single"  // the only process, without a watchdog
 )
 
-// Process is a fake process that was alive when it was asked for. Its methods
-// are safe for concurrent use. The commands return when the process has done
-// what was asked, so that a test needs no sleeps.
+// Process is a process of a [Fake]. Its methods are safe for concurrent use; commands return
+// when the process has executed them.
 type Process struct {
 	fake    *Fake
 	id      fakeosqueryd.Identity
@@ -55,49 +51,42 @@ type Process struct {
 // PID returns the process id.
 func (p *Process) PID() int { return p.id.PID }
 
-// Role returns the part that the process plays.
+// Role returns the part of the process.
 func (p *Process) Role() Role { return Role(p.id.Role) }
 
-// WatcherPID returns the pid of a worker's watcher, 0 without one.
+// WatcherPID returns the process id of a worker's watcher, or 0.
 func (p *Process) WatcherPID() int { return p.id.Watcher }
 
-// Run returns the number of the run among those of its instance, from 1.
+// Run returns the number of the run of the instance, from 1.
 func (p *Process) Run() int { return p.id.Run }
 
-// Worker returns the number of the worker among those of its run, from 1.
-func (p *Process) Worker() int { return p.id.Worker }
-
-// Args returns argv.
-func (p *Process) Args() []string { return slices.Clone(p.id.Args) }
-
-// Socket returns the path of the extension manager's socket.
+// Socket returns the path of the extension socket.
 func (p *Process) Socket() string { return p.id.Socket }
 
-// Done returns a channel that is closed when the process has ended.
+// Do executes an action. Exit, Kill, WatchdogMemory and WatchdogCPU return when the process or
+// its worker has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
-// String describes the process for messages.
+// String describes the process.
 func (p *Process) String() string {
 	return fmt.Sprintf("%s pid %d (run %d, worker %d): %s", p.id.Role, p.id.PID, p.id.Run, p.id.Worker, strings.Join(p.id.Args, " "))
 }
 
-// Reached reports whether the process has reached a phase. The phase's rules
-// may still hold it there.
+// Reached reports whether the process has reached a phase.
 func (p *Process) Reached(ph Phase) bool {
 	p.fake.mu.Lock()
 	defer p.fake.mu.Unlock()
 	return slices.Contains(p.reached, ph)
 }
 
-// Passed reports whether the process has passed a phase, with all that its
-// rules do there.
+// Passed reports whether the process has passed a phase and its rules.
 func (p *Process) Passed(ph Phase) bool {
 	p.fake.mu.Lock()
 	defer p.fake.mu.Unlock()
 	return slices.Contains(p.phases, ph)
 }
 
-// Wait waits for the end of the process.
+// Wait waits until the process has ended.
 func (p *Process) Wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -107,7 +96,7 @@ func (p *Process) Wait(ctx context.Context) error {
 	}
 }
 
-// Watcher returns the live watcher of a worker; false without one.
+// Watcher returns the live watcher of a worker, if any.
 func (p *Process) Watcher() (*Process, bool) {
 	p.fake.mu.Lock()
 	defer p.fake.mu.Unlock()
@@ -132,42 +121,38 @@ func (p *Process) Do(ctx context.Context, a Action) error {
 	return err
 }
 
-// Emit sends result lines to the logger plugin, as a scheduled query does, and
-// returns when the logger has answered. As in osqueryd, a logger that refuses
-// a line ends the process with 78.
+// Emit sends result lines to the logger plugin. If it refuses one, the process exits with 78,
+// as osqueryd does.
 func (p *Process) Emit(ctx context.Context, lines ...string) error {
 	_, err := p.ask(ctx, &message{Cmd: cmdEmit, Lines: lines})
 	return err
 }
 
-// EmitStatus writes status lines to stderr and relays all waiting ones to the
-// logger plugin.
+// EmitStatus writes status lines to stderr and sends all pending ones to the logger plugin.
 func (p *Process) EmitStatus(ctx context.Context, lines ...string) error {
 	_, err := p.ask(ctx, &message{Cmd: cmdStatus, Lines: lines})
 	return err
 }
 
-// RunSchedule runs scheduled queries now, whatever their interval: those
-// named, or all. It returns when their results are logged.
+// RunSchedule runs the named scheduled queries, or all, and logs their results.
 func (p *Process) RunSchedule(ctx context.Context, names ...string) error {
 	_, err := p.ask(ctx, &message{Cmd: cmdSchedule, Names: names})
 	return err
 }
 
-// RunDistributed asks the distributed plugin for queries now, runs them and
-// writes their results.
+// RunDistributed reads and runs distributed queries and writes their results.
 func (p *Process) RunDistributed(ctx context.Context) error {
 	_, err := p.ask(ctx, &message{Cmd: cmdDistributed})
 	return err
 }
 
-// RefreshConfig asks the config plugin now.
+// RefreshConfig reads the config.
 func (p *Process) RefreshConfig(ctx context.Context) error {
 	_, err := p.ask(ctx, &message{Cmd: cmdRefresh})
 	return err
 }
 
-// Stats returns what a worker has counted since its start.
+// Stats returns the counts of a worker.
 func (p *Process) Stats(ctx context.Context) (Stats, error) {
 	m, err := p.ask(ctx, &message{Cmd: cmdStats})
 	if err != nil {
@@ -179,27 +164,27 @@ func (p *Process) Stats(ctx context.Context) (Stats, error) {
 	return *m.Stats, nil
 }
 
-// Stats is what a worker has counted since its start.
+// Stats are the counts of a worker since its start.
 type Stats struct {
-	Connections       int64 `json:"connections"`        // open now
-	ConnectionsTotal  int64 `json:"connections_total"`  // ever accepted
-	Pings             int64 `json:"pings"`              // received
-	Calls             int64 `json:"calls"`              // registry calls received
-	Queries           int64 `json:"queries"`            // received
-	MaxQueries        int64 `json:"max_queries"`        // most at the same time
-	SecondDatabases   int64 `json:"second_databases"`   // queries that found the database busy
-	Registrations     int64 `json:"registrations"`      // accepted
-	Refusals          int64 `json:"refusals"`           // registrations refused
-	Deregistrations   int64 `json:"deregistrations"`    //
-	Checks            int64 `json:"checks"`             // periodic pings that an extension answered
-	GoneAway          int64 `json:"gone_away"`          // extensions dropped after a failed ping
-	ExtensionCalls    int64 `json:"extension_calls"`    // made to extensions
-	ExtensionFailures int64 `json:"extension_failures"` // of those
-	Scheduled         int64 `json:"scheduled"`          // scheduled queries run
-	ResultLines       int64 `json:"result_lines"`       // given to the logger
-	DistributedReads  int64 `json:"distributed_reads"`  //
-	DistributedWrites int64 `json:"distributed_writes"` //
-	Refreshes         int64 `json:"refreshes"`          // config requests
+	Connections       int64 // open now
+	ConnectionsTotal  int64
+	Pings             int64
+	Calls             int64
+	Queries           int64
+	MaxQueries        int64 // most at the same time
+	SecondDatabases   int64 // queries that found the database busy
+	Registrations     int64
+	Refusals          int64
+	Deregistrations   int64
+	Checks            int64 // periodic pings that an extension answered
+	GoneAway          int64 // extensions dropped after a failed ping
+	ExtensionCalls    int64
+	ExtensionFailures int64
+	Scheduled         int64
+	ResultLines       int64
+	DistributedReads  int64
+	DistributedWrites int64
+	Refreshes         int64
 }
 
 // ask sends a command and waits for its answer.

@@ -140,11 +140,13 @@ func TestWatchdogKillDenylistsTheRunningQuery(t *testing.T) {
 	if err := w.Do(ctx, osquerydtest.Action{Do: osquerydtest.WatchdogMemory}); err != nil {
 		t.Fatal(err)
 	}
-	next, err := fake.WaitNextWorker(ctx, dir, w)
+	next, err := fake.WaitProcess(ctx, func(p *osquerydtest.Process) bool {
+		return p.PID() != w.PID() && p.Role() == osquerydtest.RoleWorker && p.Passed(osquerydtest.PhaseReady)
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if next.Worker() != 2 || next.Run() != 1 {
+	if next.Run() != 1 || !strings.Contains(next.String(), "worker 2") {
 		t.Errorf("the next worker is %s", next)
 	}
 	row, err := r.client().QueryRow("SELECT denylisted FROM osquery_schedule WHERE name = 'heavy'")

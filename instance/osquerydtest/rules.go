@@ -11,30 +11,29 @@ import (
 	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
-// Phase is a point in the life of a fake process at which a Rule can act.
+// Phase is a point in the life of a process.
 type Phase string
 
-// The phases, in the order in which a process passes them. The watcher passes
-// PhaseStart, the pidfile's two and PhaseStop; the worker all but the
-// pidfile's; without a watchdog one process passes all.
+// The phases, in order. A watcher passes only start, those of the pidfile, and stop; its worker
+// all but those of the pidfile.
 const (
-	PhaseStart          Phase = "start"           // before anything
-	PhaseBeforePidfile  Phase = "before-pidfile"  //
-	PhaseAfterPidfile   Phase = "after-pidfile"   // locked and written
-	PhaseBeforeDatabase Phase = "before-database" //
-	PhaseAfterDatabase  Phase = "after-database"  // locked and read
-	PhaseBeforeSocket   Phase = "before-socket"   //
-	PhaseAfterSocket    Phase = "after-socket"    // listening
-	PhaseRequire        Phase = "require"         // before the wait for extensions_require
-	PhaseConfig         Phase = "config"          // before the config plugin is activated
-	PhaseLogger         Phase = "logger"          // before the logger plugin is activated
-	PhaseReady          Phase = "ready"           // everything activated
-	PhaseRegister       Phase = "register"        // an extension registers itself
-	PhaseCall           Phase = "call"            // an extension calls core's registry
-	PhaseQuery          Phase = "query"           // each query over the socket
-	PhaseScheduled      Phase = "scheduled"       // each scheduled query, while it runs
-	PhaseStop           Phase = "stop"            // asked to stop
-	PhaseStopped        Phase = "stopped"         // everything released, about to exit
+	PhaseStart          Phase = "start" // before anything
+	PhaseBeforePidfile  Phase = "before-pidfile"
+	PhaseAfterPidfile   Phase = "after-pidfile" // locked and written
+	PhaseBeforeDatabase Phase = "before-database"
+	PhaseAfterDatabase  Phase = "after-database" // locked and read
+	PhaseBeforeSocket   Phase = "before-socket"
+	PhaseAfterSocket    Phase = "after-socket" // listening
+	PhaseRequire        Phase = "require"      // before extensions_require
+	PhaseConfig         Phase = "config"       // before the config plugin starts
+	PhaseLogger         Phase = "logger"       // before the logger plugin starts
+	PhaseReady          Phase = "ready"
+	PhaseRegister       Phase = "register"  // an extension registers itself
+	PhaseCall           Phase = "call"      // an extension calls the registry
+	PhaseQuery          Phase = "query"     // each query over the socket
+	PhaseScheduled      Phase = "scheduled" // each scheduled query, while it runs
+	PhaseStop           Phase = "stop"      // asked to stop
+	PhaseStopped        Phase = "stopped"   // about to exit
 )
 
 // Kind is what an Action does.
@@ -42,28 +41,28 @@ type Kind string
 
 // The kinds of action.
 const (
-	Exit             Kind = "exit"              // exit at once with Code
-	Kill             Kind = "kill"              // die by Signal (SIGKILL when 0); exit code 128+Signal in process
-	Hang             Kind = "hang"              // answer nothing any more, not even pings
+	Exit             Kind = "exit"              // exit with Code
+	Kill             Kind = "kill"              // die by Signal; default SIGKILL
+	Hang             Kind = "hang"              // answer nothing
 	HangCalls        Kind = "hang-calls"        // answer pings only
 	Unhang           Kind = "unhang"            // undo both
 	Delay            Kind = "delay"             // wait Delay, then go on
-	NoSocket         Kind = "no-socket"         // never open the manager socket (before-socket)
-	DeleteSocket     Kind = "delete-socket"     // remove the socket's file; listening goes on
-	DropRegistration Kind = "drop-registration" // forget extension Text (all when empty) in silence
+	NoSocket         Kind = "no-socket"         // open no socket (before-socket)
+	DeleteSocket     Kind = "delete-socket"     // remove the socket's file only
+	DropRegistration Kind = "drop-registration" // forget extension Text, or all
 	ZeroUUID         Kind = "zero-uuid"         // give the next registration UUID 0
-	CloseConnections Kind = "close-connections" // close every connection of the manager socket
-	Reset            Kind = "reset"             // close the connection instead of answering (query, register, call)
-	Rubbish          Kind = "rubbish"           // answer bytes that are no Thrift
+	CloseConnections Kind = "close-connections" // close all connections
+	Reset            Kind = "reset"             // close the connection unanswered (query, register, call)
+	Rubbish          Kind = "rubbish"           // answer bytes that are not Thrift
 	Truncate         Kind = "truncate"          // answer half, then close
-	Huge             Kind = "huge"              // answer one cell of Bytes bytes (50 MB when 0)
+	Huge             Kind = "huge"              // answer one cell of Bytes; default 50 MB
 	Refuse           Kind = "refuse"            // answer status 1 with message Text
-	IgnoreTerm       Kind = "ignore-term"       // ignore SIGTERM and SIGINT from now on
-	FloodStderr      Kind = "flood-stderr"      // write Bytes bytes of log lines to stderr
-	GrowMemory       Kind = "grow-memory"       // allocate and touch Bytes bytes
+	IgnoreTerm       Kind = "ignore-term"       // ignore SIGTERM and SIGINT
+	FloodStderr      Kind = "flood-stderr"      // write Bytes of log lines to stderr
+	GrowMemory       Kind = "grow-memory"       // allocate Bytes
 	Say              Kind = "say"               // write Text as a line to stderr
-	WatchdogMemory   Kind = "watchdog-memory"   // the watcher replaces the worker for its memory
-	WatchdogCPU      Kind = "watchdog-cpu"      // the watcher replaces the worker for its CPU use
+	WatchdogMemory   Kind = "watchdog-memory"   // replace the worker for its memory
+	WatchdogCPU      Kind = "watchdog-cpu"      // replace the worker for its CPU use
 )
 
 var phases = []Phase{
@@ -77,9 +76,8 @@ var kinds = []Kind{
 	Reset, Rubbish, Truncate, Huge, Refuse, IgnoreTerm, FloodStderr, GrowMemory, Say, WatchdogMemory, WatchdogCPU,
 }
 
-// Action is one thing that a fake does.
+// Action is what a process does. The comment of the [Kind] names the fields that it uses.
 type Action struct {
-	// Do is the kind of action; its comment names the other fields that it uses.
 	Do     Kind          `json:"do"`
 	Code   int           `json:"code,omitempty"`
 	Signal int           `json:"signal,omitempty"`
@@ -88,41 +86,28 @@ type Action struct {
 	Text   string        `json:"text,omitempty"`
 }
 
-// Rule makes processes do an Action when they pass a Phase. All given limits
-// must hold.
+// Rule is an Action at a Phase, if all limits apply. A zero limit does not limit.
 type Rule struct {
-	// Phase is when.
-	Phase Phase `json:"phase"`
-	// Action is what.
+	Phase  Phase  `json:"phase"`
 	Action Action `json:"action"`
 
-	// Instance limits the rule to processes that have an argument containing
-	// this text, such as a part of the database path.
-	Instance string `json:"instance,omitempty"`
-	// Role limits the rule to one kind of process; empty is any.
-	Role Role `json:"role,omitempty"`
-	// Match limits query, scheduled, call and register to those whose SQL,
-	// query name, registry item or extension name contains this text.
-	Match string `json:"match,omitempty"`
-	// Runs limits the rule to the first so many runs of an instance; 0 is all.
-	Runs int `json:"runs,omitempty"`
-	// Worker limits the rule to the n-th worker of a run, from 1; 0 is all.
-	Worker int `json:"worker,omitempty"`
-	// Times limits the rule to the first so many times in a process; 0 is all.
-	Times int `json:"times,omitempty"`
-	// Skip lets so many times pass before the rule acts in a process.
-	Skip int `json:"skip,omitempty"`
-	// Fraction limits the rule to this part (0 to 1) of the instances, chosen
-	// by a hash of their database path; 0 is all.
+	Instance string `json:"instance,omitempty"` // text in an argument of the process
+	Role     Role   `json:"role,omitempty"`
+	Match    string `json:"match,omitempty"`  // text in the SQL, query, registry item or extension
+	Runs     int    `json:"runs,omitempty"`   // the first runs of an instance
+	Worker   int    `json:"worker,omitempty"` // one worker of a run, from 1
+	Times    int    `json:"times,omitempty"`  // the first times in a process
+	Skip     int    `json:"skip,omitempty"`   // not the first times in a process
+	// Fraction, 0 to 1, limits the rule to a part of the instances, the same in each run.
 	Fraction float64 `json:"fraction,omitempty"`
 }
 
 func (r Rule) validate() error {
 	switch {
 	case !slices.Contains(phases, r.Phase):
-		return fmt.Errorf("phase %q is unknown: give one of the Phase constants", r.Phase)
+		return fmt.Errorf("phase %q is unknown: use one of the Phase constants", r.Phase)
 	case !slices.Contains(kinds, r.Action.Do):
-		return fmt.Errorf("action %q is unknown: give one of the Kind constants", r.Action.Do)
+		return fmt.Errorf("action %q is unknown: use one of the Kind constants", r.Action.Do)
 	case r.Fraction < 0 || r.Fraction > 1:
 		return fmt.Errorf("fraction %v is not between 0 and 1", r.Fraction)
 	case r.Runs < 0 || r.Worker < 0 || r.Times < 0 || r.Skip < 0:
@@ -163,7 +148,7 @@ func chosen(key string, fraction float64) bool {
 	return float64(h.Sum32()%10000) < fraction*10000
 }
 
-// String names the action for errors and logs.
+// String describes the action.
 func (a Action) String() string {
 	switch a.Do {
 	case Exit:

@@ -12,69 +12,49 @@ import (
 	"github.com/osqvisor/osqvisor/internal/fakeosqueryd"
 )
 
-// DefaultVersion is the osquery version that a fake claims to be when its
-// Script names none.
+// DefaultVersion is the version of a fake without Script.Version.
 const DefaultVersion = fakeosqueryd.DefaultVersion
 
-// ScriptName is the name of the file beside the fake binary that holds its
-// Script as JSON.
+// ScriptName is the name of the file of the script, in the binary's directory.
 const ScriptName = "osqueryd.script.json"
 
-// Script sets how a fake behaves. The zero Script is a well-behaved osqueryd
-// at real speed. It is read once at process start, so a change made with
-// [Fake.SetScript] is seen by the processes that start afterwards. A Script is
-// plain data: it may be copied, but must not be changed while it is in use.
+// Script configures a fake; the zero value behaves like osqueryd. Each process reads it once,
+// at its start.
 type Script struct {
-	// Version is what --version, osquery_info and extensions report;
-	// DefaultVersion when empty.
 	Version string `json:"version,omitempty"`
 
-	// TimeScale multiplies every period that osqueryd waits by itself: the
-	// watcher's poll, the quick-death limit, respawn waits, extension pings,
-	// the schedule, config refresh, distributed polls, status relays and
-	// database retries. 0.1 is ten times faster; 0 means 1.
+	// TimeScale multiplies osqueryd's own periods: polls, respawn waits, pings, schedule,
+	// config refresh, status relays, retries. 0.1 is ten times faster; default 1.
 	TimeScale float64 `json:"time_scale,omitempty"`
-
-	// DeadlineScale multiplies the time that osqueryd grants to others:
-	// extensions_timeout, thrift_timeout, alarm_timeout and the watchdog's
-	// forced shutdown delay. 0 means 1. It is apart from TimeScale, so that a
-	// fast fake does not become an impatient one on a busy machine.
+	// DeadlineScale multiplies the time that others have: extensions_timeout, thrift_timeout,
+	// alarm_timeout, and the forced shutdown delay. Default 1.
 	DeadlineScale float64 `json:"deadline_scale,omitempty"`
-
-	// WatcherPoll replaces the watcher's (and the worker's) poll of 3 s. It is
-	// not scaled. 0 keeps the 3 s, scaled.
+	// WatcherPoll replaces the watcher's and worker's scaled poll of 3 s.
 	WatcherPoll time.Duration `json:"watcher_poll,omitempty"`
-
-	// QuickDeath replaces the 4 s within which a worker's death counts as quick,
-	// and so towards "Too many worker restarts". It is not scaled. 0 keeps the
-	// 4 s, scaled: with a small TimeScale that may be less than a start takes.
+	// QuickDeath replaces the scaled 4 s within which a worker's death counts towards "Too many
+	// worker restarts".
 	QuickDeath time.Duration `json:"quick_death,omitempty"`
 
-	// Tables are added to the built-in ones and replace those of the same
-	// name.
+	// Tables are added to the built-in ones, or replace them.
 	Tables []Table `json:"tables,omitempty"`
-
-	// Rules make the fake misbehave, in order.
+	// Rules are applied in order.
 	Rules []Rule `json:"rules,omitempty"`
 }
 
-// Table is a table with fixed content.
+// Table is a table with fixed content; all columns are TEXT.
 type Table struct {
-	// Name is the table's name in a query.
-	Name string `json:"name"`
-	// Columns in order; all are TEXT.
-	Columns []string `json:"columns"`
-	// Rows maps column names to values. A missing column is empty.
-	Rows []map[string]string `json:"rows,omitempty"`
+	Name    string              `json:"name"`
+	Columns []string            `json:"columns"`
+	Rows    []map[string]string `json:"rows,omitempty"`
 }
 
-// WithRule returns a copy of the script with one more rule.
+// WithRule returns a copy of the script with another rule.
 func (s Script) WithRule(r Rule) Script {
 	s.Rules = append(append([]Rule(nil), s.Rules...), r)
 	return s
 }
 
-// Validate reports every mistake in the script at once, or nil.
+// Validate reports every mistake in the script.
 func (s Script) Validate() error {
 	var errs []error
 	if s.TimeScale < 0 || s.DeadlineScale < 0 || s.WatcherPoll < 0 || s.QuickDeath < 0 {
