@@ -87,9 +87,8 @@ func (f fingerprint) is(info fs.FileInfo) bool {
 //
 // It refuses a file that is missing, cannot be executed, is made for another system or
 // processor, or is older than MinVersion; and, except on Windows, one that anybody but root and
-// this user could change or replace: the file, or a directory on the way to it, links included,
-// belongs to another user, or is writable by others or by a group that has other members. Nor
-// may it lie directly in a sticky directory such as /tmp, which osqueryd refuses.
+// this user could change or replace, be it by a directory or link on the way to it; or that lies
+// directly in a sticky directory such as /tmp, which osqueryd refuses.
 func CheckBinary(ctx context.Context, path string, opts ...Option) (Binary, error) {
 	o := defaults("")
 	for _, opt := range opts {

@@ -10,19 +10,17 @@ import (
 	"time"
 )
 
-// CollectRows converts every row to a T, which has to be a struct. A field takes the
-// column that its tag names, as in `osquery:"pid"`; an exported field without a tag takes
-// the column of its name, where case and underscores do not count (ParentPID takes
-// parent_pid or parentpid); the tag "-" leaves a field out. Columns without a field are
-// ignored. The fields of an embedded struct count as the struct's own.
+// CollectRows converts every row to a T, which must be a struct. A field receives the column that
+// its tag names, as in `osquery:"pid"`; without a tag the column of its name, where case and
+// underscores do not count (ParentPID receives parent_pid); the tag "-" leaves a field out. Fields of
+// embedded structs count too. Columns without a field are ignored.
 //
-// osqueryd's texts are converted to the field's type: string, []byte, bool (osquery's 0
-// and 1), any integer or float, time.Time (seconds since 1970; 0 and less are the zero
-// time), a type with UnmarshalText, or a pointer to one of these. The empty text, which
-// also stands for NULL, leaves a number, bool or time zero and a pointer nil.
+// A field is a string, []byte, bool (0 and 1), any integer or float, time.Time (seconds since
+// 1970; 0 and less are the zero time), a type with UnmarshalText, or a pointer to one of these.
+// The empty text, which is also NULL, leaves a number, bool or time zero and a pointer nil.
 //
-// The error names the row, the column and the text. It is a *[CollectError] when a value
-// does not fit its field, or when the rows lack a field's column.
+// The error is a *[CollectError] when a value does not fit its field, or when the rows lack a
+// field's column.
 func CollectRows[T any](rows Rows) ([]T, error) {
 	plan, err := newRowPlan[T]()
 	if err != nil {

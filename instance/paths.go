@@ -258,11 +258,10 @@ func IsDirectory(dir string) bool {
 	return err == nil && info.Mode().IsRegular()
 }
 
-// Purge removes the directory of an instance that is no more, with its database, its node key and
-// the lines in its queues. It fails with ErrInUse while an instance uses it, in any host process,
-// or an osqueryd that could not be proven to be a leftover is alive; a leftover is killed. A
-// directory that no instance was ever run in is not removed: that is an error. It fails with
-// fs.ErrNotExist when there is none, and with ctx's cause when the file system does not answer.
+// Purge removes the directory of an instance that no longer exists, with its database, node key
+// and queued lines; a leftover osqueryd is killed first. It fails with ErrInUse while an instance of
+// any host process uses it, with fs.ErrNotExist when it is not there, and for a directory in
+// which no instance was ever run.
 func Purge(ctx context.Context, dir string) error {
 	err := guard.Call(ctx, 0, func() error { return purge(ctx, dir) }, nil)
 	if err != nil && ctx.Err() != nil {

@@ -34,9 +34,9 @@ func (in *Instance) Query(ctx context.Context, sql string) (Rows, error) {
 }
 
 // QueryEach runs SQL and calls fn with each row as it arrives, for answers that are too large to
-// hold. An error from fn ends the query and is returned unchanged. The instance's other queries
-// wait until fn has seen the last row; fn's time counts against ctx, or Queries.Timeout. fn must
-// not query the same instance. It fails as Query does; rows may have arrived before.
+// hold. An error from fn ends the query and is returned unchanged. Other queries wait until fn has
+// seen the last row; fn's time counts against ctx, or Queries.Timeout. fn must not query the same
+// instance. It fails as Query does, perhaps after some rows.
 func (in *Instance) QueryEach(ctx context.Context, sql string, fn func(Row) error) error {
 	ctx, cancel := in.queryContext(ctx)
 	defer cancel()
