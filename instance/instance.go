@@ -497,8 +497,8 @@ func (in *Instance) PID() int {
 }
 
 // SetTables replaces the host's tables, at once when osqueryd runs and else at its next start. A
-// query for one of them can fail meanwhile. It reports all mistakes in the tables at once. It must
-// not be called from Health.Check: it would deadlock.
+// query for one of them can fail meanwhile. It reports all mistakes in the tables at once. It would
+// deadlock in Health.Check.
 func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) error {
 	if err := in.ext.SetTables(tables...); err != nil {
 		return err
@@ -511,11 +511,11 @@ func (in *Instance) SetTables(ctx context.Context, tables ...extension.Table) er
 	return err
 }
 
-// PushConfig fetches the config and pushes it to osqueryd now instead of at its next refresh. It
-// does nothing when osqueryd has that config already. An invalid config does not reach osqueryd: it
-// is an error, [extension.ErrConfigSetAside] for one that osqueryd died with, and an event. Calls
-// run one after the other, each under its ctx. It fails with ErrNotRunning unless the instance is
-// ready. It must not be called from Health.Check or the transport's Config: it would deadlock.
+// PushConfig fetches the config and pushes it to osqueryd now instead of at its next refresh, unless
+// osqueryd has it already. An invalid config does not reach osqueryd: it is an error, such as
+// [extension.ErrConfigSetAside] for one that osqueryd died with, and an event. It fails with
+// ErrNotRunning unless the instance is ready. It would deadlock in Health.Check and in the
+// transport's Config.
 func (in *Instance) PushConfig(ctx context.Context) error {
 	if !in.isReady() { // what an earlier osqueryd had does not count
 		return in.notRunning()

@@ -290,9 +290,8 @@ type Timeouts struct {
 	// Extensions is how long osqueryd waits for our extension. Default 20 s; whole seconds.
 	Extensions time.Duration
 	// Stop bounds a whole stop. Default 25 s, which fits into the 30 s of container platforms.
-	// Of it osqueryd has 64 % until it is killed, since it may take 15 s to exit; the delivery of
-	// queued logs has 8 %, and more if osqueryd left some; the host's code, the files and the
-	// observers have the rest. What is not delivered stays queued on disk. A negative value kills
+	// Of it osqueryd has 64 % until it is killed, since it may take 15 s to exit, and the last
+	// delivery of logs at least 8 %; the rest stays queued on disk. A negative value kills
 	// osqueryd at once and delivers nothing more.
 	Stop time.Duration
 	// Binary bounds each execution of the binary that checks it. Default 10 s.
@@ -300,8 +299,8 @@ type Timeouts struct {
 	// Disk bounds each wait for the file system, in New and at a start. Default 60 s: the
 	// recovery of full queues on a slow disk takes long.
 	Disk time.Duration
-	// Observers bounds the wait for slow observers in a stop and in Close; they have as long
-	// again after their context ended. Default 5 s.
+	// Observers bounds the wait for slow observers in a stop and in Close, and as long again
+	// after their context ended. Default 5 s.
 	Observers time.Duration
 }
 
@@ -348,9 +347,9 @@ type Health struct {
 	// Delay is the time from ready to the first check, 24 h at most. Default: the interval. A
 	// negative value checks at once.
 	Delay time.Duration
-	// Check is a host's own check, called after the instance's own passed, one call at a time. An
-	// error counts as a failed check. It must return when its context ends, after Timeout. It may
-	// call Query; PushConfig and SetTables would deadlock until they time out.
+	// Check is a host's own check, called after the instance's own passed. An error counts as a
+	// failed check. It must return when its context ends, after Timeout. It may call Query;
+	// PushConfig and SetTables would deadlock until they time out.
 	Check func(ctx context.Context, in *Instance) error
 }
 
