@@ -8,16 +8,15 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// What a rate alarm counts, as stats.RateAlarm.What says it.
+// Values of stats.RateAlarm.What.
 const (
-	// AlarmRestarts counts the restarts that follow a failure; those that the host asked for
-	// do not count.
+	// AlarmRestarts counts restarts after failures.
 	AlarmRestarts = "restarts"
 	// AlarmWatchdogKills counts the workers that osqueryd's watchdog stopped.
 	AlarmWatchdogKills = "watchdog kills"
 )
 
-// alarm observes one member's events and says so when there are too many of a
+// alarm observes one member's events and reports when there are too many of a
 // kind. It outlives the instance's updates.
 type alarm struct {
 	id     string
@@ -29,7 +28,7 @@ type alarm struct {
 	rates map[string]*rate
 }
 
-// maxTimes bounds what is kept, and told, of a rate far beyond its limit.
+// maxTimes bounds what is kept and reported of a rate far beyond its limit.
 const maxTimes = 1000
 
 // rate is the times of one kind of event, within the window, oldest first.
@@ -70,7 +69,7 @@ func (a *alarm) Observe(ctx context.Context, e stats.Event) {
 }
 
 // count books one event. When it is one too many, and the first such within the
-// window, it gives whom to tell and how many there were.
+// window, it returns whom to call and how many there were.
 func (a *alarm) count(what string, at time.Time) (say func(context.Context, stats.Event), n int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

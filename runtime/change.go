@@ -67,10 +67,9 @@ func await(ctx context.Context, over <-chan struct{}) error {
 	}
 }
 
-// Remove stops an instance and takes it out of the set. It returns when nothing of
-// it runs; its directory stays, see Purge. It waits for other changes of the instance. When ctx
-// ends first, it returns the cause, and a removal that has begun goes on. It fails with
-// ErrNotFound; of several at the same time, all return nil.
+// Remove stops an instance and removes it from the set; its directory stays, see Purge. When
+// ctx ends first, it returns the cause, and a removal that has begun goes on. It fails with
+// ErrNotFound.
 func (r *Runner) Remove(ctx context.Context, id string) error {
 	return r.removeThen(ctx, id, nil)
 }
@@ -106,11 +105,10 @@ func (r *Runner) remove(m *member) {
 	r.shut(m)
 }
 
-// Purge removes an instance as Remove does, and then its directory, with its database, its node
-// key and the queued lines that its stop could not deliver. For an id that is not in the set it
-// removes the directory of that name below WithRoot; see Orphans. It fails with
-// instance.ErrInUse, and removes nothing, when an instance or another host process uses the
-// directory, and with ErrNotFound when there is none.
+// Purge removes an instance as Remove does, and its directory with it: the database, the node key
+// and the lines that its stop did not deliver. For an id that is not in the set it removes the
+// directory of that name below WithRoot. It fails with instance.ErrInUse while an instance or
+// another host process uses the directory, and with ErrNotFound.
 func (r *Runner) Purge(ctx context.Context, id string) error {
 	err := r.removeThen(ctx, id, func(m *member) error {
 		err := purge(m.place.dir)
@@ -146,7 +144,7 @@ func (r *Runner) purgeOrphan(ctx context.Context, id string) error {
 	defer r.release(m)
 	defer r.forget(m)
 	dir := filepath.Join(r.o.root, id)
-	if err := r.settle(m, place{dir: dir}); err != nil {
+	if err := r.occupy(m, place{dir: dir}); err != nil {
 		return err
 	}
 	err := instance.Purge(ctx, dir)
@@ -156,8 +154,8 @@ func (r *Runner) purgeOrphan(ctx context.Context, id string) error {
 	return err
 }
 
-// Orphans returns, in order, the ids whose directories are below WithRoot although no instance of
-// the set uses them: those that Purge can remove, unless another host process uses them.
+// Orphans returns, in order, the ids of instances that are not in the set but have a directory
+// below WithRoot, for Purge.
 func (r *Runner) Orphans() ([]string, error) {
 	if r.o.root == "" {
 		return nil, nil
@@ -235,7 +233,7 @@ func (r *Runner) successorWithin(ctx context.Context, m *member, opts []instance
 // successorOf makes the instance with the new options, without touching what runs.
 func (r *Runner) successorOf(ctx context.Context, m *member, old subject, opts []instance.Option) (subject, error) {
 	mk := r.makes()
-	if err := r.settle(m, placeOf(mk.plan(m.id, opts, nil))); err != nil {
+	if err := r.occupy(m, placeOf(mk.plan(m.id, opts, nil))); err != nil {
 		return nil, err
 	}
 	return mk.make(ctx, m.id, opts, old, m.watch())
@@ -255,11 +253,11 @@ func (r *Runner) replace(m *member, in subject, opts []instance.Option) {
 	in.Record(context.Background(), stats.InstanceUpdated{Head: head(m.id)})
 }
 
-// Change reports what became of one instance. The zero value means that nothing changed.
+// Change reports what became of an instance. The zero value: nothing changed.
 type Change struct {
 	// Added and Removed report that Sync added or removed the instance.
 	Added, Removed bool
-	// Restarted reports that the change took a new osqueryd.
+	// Restarted reports that the change needed a new osqueryd.
 	Restarted bool
 	// Changed names the options whose value changed, such as "WithFlag".
 	Changed []string
@@ -272,22 +270,17 @@ func (c *Change) add(changes []control.Change) {
 	}
 }
 
-// Update replaces the options of an instance by those that it is called with; the options of
-// the Runner and its defaults stay. An option that is left out is taken back. Values are
-// compared, functions and pointers by identity, and equal ones change nothing.
+// Update replaces an instance's own options; the Runner's options and defaults stay. Options are
+// compared by value, functions and pointers by identity, and equal ones change nothing.
 //
-// Tables, labels, the transport, observers, the logger, health checks, diagnostics, limits of
-// queries and all Timeouts but Extensions change without a new osqueryd; a transport only for
-// one with the same optional methods. A new health interval counts from the next check on.
-// Every other option stops the run and starts a new one, during Run; the answer reports which
-// it was. A parked instance is started again by any change. Snapshots and counters carry on,
-// and so do tables of SetTables and queued lines, which move to a new directory with the
-// instance; a stats.QueueLeft reports those that could not.
+// Tables, labels, observers, the logger, health (from the next check on), queries, diagnostics,
+// all Timeouts but Extensions, and a transport for one with the same optional methods change
+// without a new osqueryd. Others stop the run and start a new one. Any change resumes a parked
+// instance. Snapshots, counters, tables of SetTables and queued lines carry on.
 //
-// Update returns when the old run is gone; see WaitReady for the new one. It waits for other
-// changes of the instance. When ctx ends first, it returns the cause: during the check of the
-// options nothing has changed then, but an update that has begun goes on. It fails with
-// ErrNotFound, or with every mistake in the options, and then nothing has changed.
+// Update returns when the old run is gone. When ctx ends first, it returns the cause, and an
+// update that has begun goes on. It fails with ErrNotFound, or with every mistake in the options;
+// then nothing has changed.
 func (r *Runner) Update(ctx context.Context, id string, opts ...instance.Option) (Change, error) {
 	opts = slices.Clone(opts)
 	return r.update(ctx, id, func(*member) []instance.Option { return opts })
@@ -370,12 +363,10 @@ func (r *Runner) updateByRestart(ctx context.Context, m *member, opts []instance
 // changesAtOnce bounds how many instances Sync and SetDefaults change at the same time.
 const changesAtOnce = 32
 
-// Sync makes the set exactly this one: it removes the instances that are not in want, adds those
-// that are missing, and updates the others as Update does. Removals come first, so that a
-// directory can go from one instance to another. An instance whose options are wrong stays as it
-// is, and holds up no other. The answer has every instance that is now as wanted; the error joins
-// those of the others. When ctx ends, what has begun goes on. Of several at the same time one
-// goes after the other.
+// Sync makes the set exactly want: it removes, then adds and updates instances, as Remove, Add
+// and Update do, up to 32 at a time. It returns the changes of those that are as wanted now,
+// and joins the errors of the others, which stay as they are and affect no other. One Sync runs
+// at a time.
 func (r *Runner) Sync(ctx context.Context, want map[string][]instance.Option) (map[string]Change, error) {
 	if err := r.beginMany(ctx); err != nil {
 		return nil, err
@@ -412,10 +403,9 @@ func (r *Runner) addOrUpdate(ctx context.Context, id string, opts []instance.Opt
 	}
 }
 
-// SetDefaults replaces the options of WithInstanceDefaults, for the instances there are and those
-// to come, whose own options come after them. Instances are changed as by Update: only those whose
-// options differ in effect, and only what needs it gets a new osqueryd. It fails, and changes
-// nothing, when the new defaults do not fit an instance.
+// SetDefaults replaces the options of WithInstanceDefaults, and updates every instance whose
+// options differ by that, as Update does. It changes nothing when the new defaults are wrong for
+// an instance.
 func (r *Runner) SetDefaults(ctx context.Context, opts ...instance.Option) (map[string]Change, error) {
 	if err := r.beginMany(ctx); err != nil {
 		return nil, err
@@ -485,15 +475,15 @@ func (r *Runner) beginMany(ctx context.Context) error {
 
 func (r *Runner) endMany() { <-r.many }
 
-// Check reports every mistake that New would report, and leaves nothing behind: no directory is
-// made that stays, and nothing is run but the binary, for its version and its flags.
+// Check reports every mistake that New would report. It leaves nothing behind, and runs nothing
+// but the binary, for its version and flags.
 func Check(opts ...Option) error {
 	r, err := plan(opts)
 	return errors.Join(err, r.addAll(true))
 }
 
-// Check reports every mistake that Add would report, or Update for an instance of the set. It
-// changes nothing and leaves nothing behind.
+// Check reports every mistake that Add, or Update when the id exists, would report. It changes
+// nothing.
 func (r *Runner) Check(ctx context.Context, id string, opts ...instance.Option) error {
 	r.mu.Lock()
 	others := map[string]place{}
@@ -506,8 +496,7 @@ func (r *Runner) Check(ctx context.Context, id string, opts ...instance.Option) 
 	return r.draft(others).add(ctx, id, opts, true)
 }
 
-// CheckSync reports every mistake that Sync would report. It changes nothing and leaves nothing
-// behind.
+// CheckSync reports every mistake that Sync would report. It changes nothing.
 func (r *Runner) CheckSync(ctx context.Context, want map[string][]instance.Option) error {
 	d := r.draft(nil)
 	_, err := eachOf(slices.Sorted(maps.Keys(want)), func(id string) (Change, error) {

@@ -15,8 +15,8 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// Option sets one thing about a Runner. Options are applied in order; a later one
-// wins over an earlier one, except for those that say they add.
+// Option sets one thing about a Runner. A later one replaces an earlier one, except for those
+// that add.
 type Option func(*options)
 
 type options struct {
@@ -48,20 +48,18 @@ func (o *options) problem(option, format string, args ...any) {
 
 func (o *options) instances(opts ...instance.Option) { o.common = append(o.common, opts...) }
 
-// WithBinary names the osqueryd that every instance runs, by absolute path,
-// unless it names another. It is checked once, and again when the file changes, within
-// the instance.Timeouts.Binary that WithInstanceDefaults may set.
+// WithBinary sets the osqueryd of every instance that has no other, by absolute path.
 func WithBinary(path string) Option {
 	return func(o *options) { o.binary, o.binarySet = path, true }
 }
 
-// WithRoot names the directory below which every instance has a directory of its
-// own. It must be absolute, and is made, 0700, if it is not there.
+// WithRoot sets the directory below which instances have theirs; it is absolute, and made when
+// it is missing.
 func WithRoot(dir string) Option {
 	return func(o *options) { o.root, o.rootSet = dir, true }
 }
 
-// WithTransport sets the transport of all instances that have none of their own.
+// WithTransport sets the transport of all instances that have no other.
 func WithTransport(t extension.Transport) Option {
 	return func(o *options) {
 		if t == nil {
@@ -72,37 +70,33 @@ func WithTransport(t extension.Transport) Option {
 	}
 }
 
-// WithInstance adds an instance to the set. Each call adds one.
+// WithInstance adds an instance.
 func WithInstance(id string, opts ...instance.Option) Option {
 	return func(o *options) { o.members = append(o.members, memberSpec{id, opts}) }
 }
 
-// WithInstanceDefaults sets options of every instance, those that are added later
-// included; an instance's own options come after them, and they after what the Runner's other
-// options set. Each call adds to the ones before. See SetDefaults for a set that exists.
+// WithInstanceDefaults adds options of every instance, later ones included. An instance's own
+// options override them, and they the Runner's. See SetDefaults.
 func WithInstanceDefaults(opts ...instance.Option) Option {
 	return func(o *options) { o.defaults = append(o.defaults, opts...) }
 }
 
-// WithRestart sets when instances are started again.
+// WithRestart sets when instances are restarted.
 func WithRestart(p RestartPolicy) Option {
 	p.Causes = maps.Clone(p.Causes) // which supervisors read while the host may change its own
 	return func(o *options) { o.policy = p }
 }
 
-// Starts bounds how many instances start at the same time, so that a large set does not slow
-// itself down. A field that is zero has its default.
+// Starts bounds how many instances start at the same time. A field that is zero has its default.
 type Starts struct {
-	// Limit is how many instances are between their spawn and the registration of their
-	// extension, which is just before ready. Default: twice the number of CPUs, at least 4.
-	// Instances whose last start failed go after all others, and are at most half of them.
+	// Limit is how many are between spawn and ready. Default: twice the number of CPUs, at least
+	// 4. Instances whose last start failed go last, and are at most half of them.
 	Limit int
-	// Turn is how long one start counts against Limit, so that those that hang do not hold up
-	// the others. Default 15 s.
+	// Turn is how long one start counts against Limit. Default 15 s.
 	Turn time.Duration
 }
 
-// WithStarts sets the bounds of starts.
+// WithStarts sets the bounds of starts. Change them when many instances start slowly.
 func WithStarts(s Starts) Option { return func(o *options) { o.starts = s.withDefaults() } }
 
 func (s Starts) withDefaults() Starts {
@@ -112,13 +106,14 @@ func (s Starts) withDefaults() Starts {
 	}
 }
 
-// WithDisk bounds what the queues of all instances take of the disk together. The default is 4 GiB, and to leave a
-// twentieth of the file system free, at most 1 GiB. What a full queue does is set by extension.Logs.WhenFull.
+// WithDisk bounds the disk space of all queues together. Default: 4 GiB, and a twentieth of
+// the file system, at most 1 GiB, stays free. extension.Logs.WhenFull sets what a full queue
+// does.
 func WithDisk(l extension.DiskLimits) Option { return func(o *options) { o.disk = l } }
 
-// WithRateAlarm emits a stats.RateAlarm when an instance is restarted after
-// failures more than n times within the window, and when its watchdog kills more than
-// n workers within the window; each at most once per window. Without it there are no alarms.
+// WithRateAlarm emits a stats.RateAlarm when an instance is restarted after failures, or its
+// watchdog kills workers, more than n times within the window; each at most once per window.
+// Default: no alarms.
 func WithRateAlarm(n int, window time.Duration) Option {
 	return func(o *options) { o.alarmLimit, o.alarmWindow, o.alarmSet = n, window, true }
 }
@@ -137,7 +132,7 @@ func WithLogger(l *slog.Logger) Option {
 	}
 }
 
-// WithObserver sets who is handed the events of all instances. Each call adds one.
+// WithObserver adds an observer of the events of all instances.
 func WithObserver(obs stats.Observer) Option {
 	return func(o *options) {
 		if obs == nil {
@@ -185,22 +180,21 @@ func (o *options) check() {
 	}
 }
 
-// Errors that the methods of a Runner return, wrapped with the id.
+// Errors of a Runner, wrapped with the id.
 var (
-	// ErrRunning says that Run is under way already.
+	// ErrRunning reports that Run is already under way.
 	ErrRunning = errors.New("the runner is running already")
-	// ErrNotFound says that no instance has this id.
+	// ErrNotFound reports that no instance has this id.
 	ErrNotFound = errors.New("there is no such instance")
-	// ErrExists says that an instance has this id already.
+	// ErrExists reports that an instance already has this id.
 	ErrExists = errors.New("there is an instance of that id already")
-	// ErrSharedDirectory says that two instances would have the same directory.
+	// ErrSharedDirectory reports that another instance has this directory.
 	ErrSharedDirectory = errors.New("another instance has that directory")
-	// ErrSharedSocket says that two instances would have the same socket, or one that
-	// begins with the other's path and a dot, which osqueryd would delete.
+	// ErrSharedSocket reports that another instance has this socket, or one that osqueryd
+	// would delete: whose path begins with the other's and a dot.
 	ErrSharedSocket = errors.New("another instance has that socket")
-	// ErrParked says that the instance failed too often, or in a way that starting it
-	// again soon cannot help, and is down for a while; see RestartPolicy.ParkFor.
+	// ErrParked reports that the instance is down for a while; see RestartPolicy.
 	ErrParked = instance.ErrParked
-	// ErrNotParked says that there is nothing to resume.
+	// ErrNotParked reports that there is nothing to resume.
 	ErrNotParked = errors.New("the instance is not parked")
 )

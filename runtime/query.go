@@ -13,7 +13,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// find gives the member of an id and its instance, once it is made.
+// find returns the member of an id and its instance, once it is made.
 func (r *Runner) find(id string) (*member, subject, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -24,9 +24,9 @@ func (r *Runner) find(id string) (*member, subject, error) {
 	return m, m.in, nil
 }
 
-// ask asks an instance. One that was closed because of an update is asked again
+// use calls an instance. One that was closed because of an update is called again
 // when the update is over.
-func (r *Runner) ask(ctx context.Context, id string, do func(subject) error) error {
+func (r *Runner) use(ctx context.Context, id string, do func(subject) error) error {
 	for {
 		m, in, err := r.find(id)
 		if err != nil {
@@ -58,10 +58,8 @@ func (r *Runner) successor(ctx context.Context, m *member, in subject) error {
 	return nil
 }
 
-// WaitReady waits until an instance is ready. It fails with ErrParked when it is
-// parked, with ErrNotFound when there is none, or it is removed, and with ctx's
-// cause; the text then says what the instance was doing, and what its last failure
-// was. It may be called before Run, and waits for it.
+// WaitReady waits, before Run too, until an instance is ready. It fails with ErrParked,
+// ErrNotFound, or ctx's cause with what the instance was doing and its last failure.
 func (r *Runner) WaitReady(ctx context.Context, id string) error {
 	for {
 		r.mu.Lock()
@@ -99,11 +97,10 @@ func parkedError(id string, s stats.Snapshot) error {
 	return e
 }
 
-// Query asks an instance's osqueryd; see instance.Query for how queries wait and
-// fail. It fails with ErrNotFound too. Between two runs, so also while Update or Restart
-// goes from one to the next, it fails with instance.ErrNotRunning; see WaitReady.
+// Query runs SQL in an instance; see instance.Query. It also fails with ErrNotFound, and with
+// instance.ErrNotRunning between two runs.
 func (r *Runner) Query(ctx context.Context, id, sql string) (rows instance.Rows, err error) {
-	err = r.ask(ctx, id, func(in subject) error {
+	err = r.use(ctx, id, func(in subject) error {
 		var err error
 		rows, err = in.Query(ctx, sql)
 		return err
@@ -111,20 +108,18 @@ func (r *Runner) Query(ctx context.Context, id, sql string) (rows instance.Rows,
 	return rows, err
 }
 
-// QueryEach runs SQL in an instance's osqueryd and calls each with every row as it
-// arrives; see instance.QueryEach for what a slow each holds up. It fails as Query does.
+// QueryEach runs SQL and calls each with every row; see instance.QueryEach. It fails as Query does.
 func (r *Runner) QueryEach(ctx context.Context, id, sql string, each func(instance.Row) error) error {
-	return r.ask(ctx, id, func(in subject) error { return in.QueryEach(ctx, sql, each) })
+	return r.use(ctx, id, func(in subject) error { return in.QueryEach(ctx, sql, each) })
 }
 
-// PushConfig hands an instance's osqueryd its config now; see instance.PushConfig.
+// PushConfig updates the config of an instance now; see instance.PushConfig.
 func (r *Runner) PushConfig(ctx context.Context, id string) error {
-	return r.ask(ctx, id, func(in subject) error { return in.PushConfig(ctx) })
+	return r.use(ctx, id, func(in subject) error { return in.PushConfig(ctx) })
 }
 
-// SetTables replaces an instance's tables of the host's; see instance.SetTables.
-// They stay through Update and later runs, whatever instance.WithTables says. Of several at the
-// same time one goes after the other, each waiting under its ctx.
+// SetTables replaces the host's tables of an instance; see instance.SetTables. They stay
+// through Update and later runs, and override instance.WithTables.
 func (r *Runner) SetTables(ctx context.Context, id string, tables ...extension.Table) error {
 	tables = slices.Clone(tables)
 	for {
@@ -139,7 +134,7 @@ func (r *Runner) SetTables(ctx context.Context, id string, tables ...extension.T
 }
 
 // setTables sets the tables of a member and remembers them, in one go: an Update brings back
-// the ones that are remembered. again says that the instance was replaced meanwhile.
+// the ones that are remembered. again reports that the instance was replaced meanwhile.
 func (r *Runner) setTables(ctx context.Context, m *member, tables []extension.Table) (again bool, err error) {
 	select {
 	case m.setting <- struct{}{}:
@@ -159,8 +154,8 @@ func (r *Runner) setTables(ctx context.Context, m *member, tables []extension.Ta
 	return err == nil && m.in != in, err
 }
 
-// Instance returns the instance of an id, for its queries and its state. Its Run and Close
-// fail with instance.ErrSupervised. An Update may replace it. It fails with ErrNotFound.
+// Instance returns an instance, for its queries and state; its Run and Close fail with
+// instance.ErrSupervised. An Update may replace it. It fails with ErrNotFound.
 func (r *Runner) Instance(id string) (*instance.Instance, error) {
 	_, s, err := r.find(id)
 	if err != nil {
@@ -173,14 +168,14 @@ func (r *Runner) Instance(id string) (*instance.Instance, error) {
 	return in.Instance, nil
 }
 
-// IDs gives the ids of the set, in order.
+// IDs returns the ids of the set, in order.
 func (r *Runner) IDs() []string {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	return slices.Sorted(maps.Keys(r.members))
 }
 
-// Snapshot gives what is known of one instance. It fails with ErrNotFound.
+// Snapshot returns the state of one instance. It fails with ErrNotFound.
 func (r *Runner) Snapshot(id string) (stats.Snapshot, error) {
 	_, in, err := r.find(id)
 	if err != nil {
@@ -189,7 +184,7 @@ func (r *Runner) Snapshot(id string) (stats.Snapshot, error) {
 	return in.Snapshot(), nil
 }
 
-// Snapshots gives what is known of every instance, in the order of their ids.
+// Snapshots returns the state of every instance, in the order of the ids.
 func (r *Runner) Snapshots() []stats.Snapshot {
 	var out []stats.Snapshot
 	for _, id := range r.IDs() {
@@ -200,6 +195,5 @@ func (r *Runner) Snapshots() []stats.Snapshot {
 	return out
 }
 
-// Healthy gives the one answer that a health endpoint needs, with the reasons. An
-// empty set is healthy.
+// Healthy summarizes the set for a health endpoint. An empty set is healthy.
 func (r *Runner) Healthy() stats.Summary { return stats.Summarize(r.Snapshots()) }

@@ -16,41 +16,33 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// RestartPolicy says when an instance whose run ended unasked is started again. By
-// default none is given up for good. The zero value of a field stands for its default.
-//
-// The first failure after a run that was ready is followed by a new start at once;
-// further ones, and those before ready, by waits that grow.
+// RestartPolicy sets when an instance whose run failed is restarted. A field that is zero has
+// its default. The first failure of a run that was ready is followed by a new start at once;
+// further ones, and failed starts, by growing waits.
 type RestartPolicy struct {
 	// Initial is the first wait that is not zero. Default 1 s.
 	Initial time.Duration
 	// Max bounds the waits. Default 5 min.
 	Max time.Duration
-	// Multiplier is by how much a wait is longer than the one before. Default 2.
+	// Multiplier is the factor from one wait to the next. Default 2, from 1 to 1000.
 	Multiplier float64
-	// Jitter spreads each wait by up to that part of it, up and down, from 0 to 1.
-	// Default 0.2. A negative value means none.
+	// Jitter spreads each wait by up to this part of it. Default 0.2, up to 1; negative: none.
 	Jitter float64
-	// HealthyAfter is how long an osqueryd that was ready has to live for the waits to
-	// start over.
-	// Default 1 min.
+	// HealthyAfter is how long an osqueryd must live for the waits to start over. Default 1 min.
 	HealthyAfter time.Duration
-	// Budget is how many failures within Window park the instance. Default 10;
-	// a negative value means that nothing but a cause parks it.
+	// Budget is how many failures within Window park the instance. Default 10; negative: only
+	// a cause parks it.
 	Budget int
 	// Window is how long a failure counts. Default 10 min.
 	Window time.Duration
-	// ParkFor is after how long a parked instance is started again, up to Jitter more.
-	// Default 15 min; a negative value means that only the host, by Resume, Restart or
-	// Update, brings it back. Otherwise it also comes back at once when the binary has
-	// changed, or a disk that was full has room again; both are looked at every second.
+	// ParkFor is how long an instance stays parked, up to Jitter more, unless its binary changes
+	// or a full disk has room again. Default 15 min; negative: until Resume, Restart or Update.
 	ParkFor time.Duration
-	// Causes overrides what certain causes lead to. A cause that is not in it has
-	// its default, see DefaultCausePolicy.
+	// Causes overrides DefaultCausePolicy for some causes.
 	Causes map[stats.Cause]CausePolicy
 }
 
-// CausePolicy is what a cause leads to, beside the ordinary waits.
+// CausePolicy is what a cause leads to.
 type CausePolicy struct {
 	// Park parks the instance at once, for RestartPolicy.ParkFor: starting again soon
 	// cannot help.
@@ -115,7 +107,7 @@ func orDefault[T comparable](v, def T) T {
 	return v
 }
 
-// check gives every mistake.
+// check returns every mistake.
 func (p RestartPolicy) check() []error {
 	var errs []error
 	bad := func(format string, args ...any) {
@@ -150,7 +142,7 @@ func (p RestartPolicy) check() []error {
 // maxMultiplier keeps the arithmetic of waits away from overflow.
 const maxMultiplier = 1000.0
 
-// of gives what a cause leads to.
+// of returns what a cause leads to.
 func (p RestartPolicy) of(c stats.Cause) CausePolicy {
 	if cp, ok := p.Causes[c]; ok {
 		return cp
@@ -158,7 +150,7 @@ func (p RestartPolicy) of(c stats.Cause) CausePolicy {
 	return DefaultCausePolicy(c)
 }
 
-// ledger keeps the failures of one instance and says what follows from the next
+// ledger keeps the failures of one instance and decides what follows from the next
 // one. It belongs to the goroutine that supervises the instance.
 type ledger struct {
 	policy   RestartPolicy
@@ -226,7 +218,7 @@ func (l *ledger) parkFor() time.Duration {
 	return max(d, d+more)                                                        // but for an overflow
 }
 
-// wait gives the ordinary wait: none after the first failure of a run that was ready.
+// wait returns the ordinary wait: none after the first failure of a run that was ready.
 func (l *ledger) wait(f failure) time.Duration {
 	if l.inARow == 1 && f.ready {
 		return 0
@@ -294,7 +286,7 @@ func (s *starts) acquire(ctx context.Context, sick bool) (*start, error) {
 	return st, nil
 }
 
-// giveUp takes it out of the line, or gives back the place that it got in that moment.
+// giveUp takes it out of the line, or releases the place that it got in that moment.
 func (s *starts) giveUp(st *start) {
 	s.mu.Lock()
 	i := slices.Index(s.waiting, st)
@@ -355,7 +347,7 @@ func (r *Runner) gateOf(id string) control.Gate {
 	}
 }
 
-// isSick says whether an instance's last start failed.
+// isSick reports whether an instance's last start failed.
 func (r *Runner) isSick(id string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -20,11 +20,8 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// Runner supervises a set of instances. All methods are safe for concurrent use,
-// before, during and after Run. From an observer, a transport or a table of an
-// instance, every method may be called except those that wait for that same
-// instance: Remove, Restart, Update and WaitReady, and from a table Query, which waits for
-// the query that asks the table.
+// Runner supervises a set of instances. All methods are safe for concurrent use, before, during
+// and after Run; for callbacks see the package's documentation.
 type Runner struct {
 	o      *options
 	log    *slog.Logger
@@ -44,10 +41,9 @@ type Runner struct {
 	alarmClock *time.Timer
 }
 
-// New makes a Runner. It checks every option, of the instances too, and reports
-// all mistakes at once. It makes the directories of the instances, and runs the
-// binary for its version and its flags; it starts nothing else, and nothing has to be given
-// back when the Runner is not wanted any more.
+// New checks every option, those of the instances too, and reports all mistakes at once. It makes
+// the directories of the instances, and runs the binary for its version and flags; nothing has to
+// be closed when the Runner is not used.
 func New(opts ...Option) (*Runner, error) {
 	r, err := plan(opts)
 	wrong := err != nil
@@ -101,17 +97,13 @@ func (r *Runner) addAll(dry bool) error {
 	return errors.Join(errs...)
 }
 
-// Run starts every instance of the set, parked ones too, and every one that is added
-// meanwhile, and keeps them alive until ctx ends. It returns nil after that, and only
-// when every process, goroutine, socket, pidfile and open file of all instances is gone;
-// no callback of the host runs afterwards, unless the host calls a method that has one.
-// No failure of an instance ends it. A second call at the same time fails with
-// ErrRunning; after it returned, it may be called again.
+// Run starts every instance, parked ones too, and every one that is added, and keeps them
+// running until ctx ends. It returns nil when every process, goroutine, socket and open file of
+// all instances is gone; no failure of an instance ends it. It fails with ErrRunning while it is
+// under way, and may be called again later.
 //
-// It returns within the longest instance.Timeouts.Stop of its instances, and 10 s more
-// where an instance is closed meanwhile. Code of the host that does not return although its context ended,
-// and a file system that does not answer, are left to themselves then. The checks of an Add
-// or an Update under way are not waited for; what follows from them is.
+// It returns within the longest instance.Timeouts.Stop, and 10 s more for an instance that is
+// removed or updated at that moment. Callbacks and file systems that hang are left behind.
 func (r *Runner) Run(ctx context.Context) error {
 	if err := r.begin(ctx); err != nil {
 		return err
@@ -147,7 +139,7 @@ func (r *Runner) end() {
 	r.running = false
 }
 
-// join is called under the lock, which it gives up while it waits.
+// join is called under the lock, which it releases while it waits.
 func (r *Runner) join() {
 	for r.tasks > 0 {
 		if r.idle == nil {
@@ -160,7 +152,7 @@ func (r *Runner) join() {
 	}
 }
 
-// settleAll is called under the lock, which it gives up while it waits for the observers
+// settleAll is called under the lock, which it releases while it waits for the observers
 // to take what was recorded outside of runs.
 func (r *Runner) settleAll() {
 	var wg sync.WaitGroup
@@ -174,7 +166,7 @@ func (r *Runner) settleAll() {
 	r.mu.Lock()
 }
 
-// settleLog is called under the lock, which it gives up while it waits for the host's log
+// settleLog is called under the lock, which it releases while it waits for the host's log
 // handler.
 func (r *Runner) settleLog() {
 	r.mu.Unlock()
@@ -284,11 +276,9 @@ func (m *member) notify() {
 
 func head(id string) stats.Head { return stats.Head{Time: time.Now(), Instance: id} }
 
-// Add makes an instance and takes it into the set; during Run it is started at
-// once. It reports all mistakes in the options at once, and changes nothing then.
-// It fails with ErrExists, also while an instance of that id is being removed, and with
-// ErrSharedDirectory or ErrSharedSocket. It does not wait for the instance to be
-// ready; see WaitReady.
+// Add adds an instance; during Run it is started at once, see WaitReady. It fails with every
+// mistake in the options, ErrExists, also while Remove is under way, ErrSharedDirectory or
+// ErrSharedSocket.
 func (r *Runner) Add(id string, opts ...instance.Option) error {
 	return r.add(context.Background(), id, opts, false)
 }
@@ -302,7 +292,7 @@ func (r *Runner) add(ctx context.Context, id string, opts []instance.Option, dry
 	defer r.release(m)
 	mk := r.makes()
 	where := placeOf(mk.plan(id, opts, nil))
-	if err := r.settle(m, where); err != nil {
+	if err := r.occupy(m, where); err != nil {
 		r.forget(m)
 		return err
 	}
@@ -365,8 +355,8 @@ func (r *Runner) forget(m *member) {
 	delete(r.members, m.id)
 }
 
-// settle gives a member its place, unless another has it.
-func (r *Runner) settle(m *member, where place) error {
+// occupy reserves a place for a member, unless another has it.
+func (r *Runner) occupy(m *member, where place) error {
 	r.mu.Lock()
 	others := map[string]place{}
 	for id, other := range r.members {
@@ -374,7 +364,7 @@ func (r *Runner) settle(m *member, where place) error {
 			others[id] = other.place
 		}
 	}
-	m.place = where // before the others are looked at, so that one of two at a time is told
+	m.place = where // before the others are looked at, so that one of two at a time fails
 	r.mu.Unlock()
 	there := statOrNil(where.dir) // once, and not for each of the others
 	for id, theirs := range others {
@@ -385,7 +375,7 @@ func (r *Runner) settle(m *member, where place) error {
 	return nil
 }
 
-// conflict says what two places share. there is p's directory, or nil when nothing is
+// conflict reports what two places share. there is p's directory, or nil when nothing is
 // there yet, which cannot be another's by another name.
 func (p place) conflict(there os.FileInfo, other place) error {
 	if p.dir != "" && (p.dir == other.dir || sameFile(there, other.dir)) {

@@ -120,7 +120,7 @@ func (s *supervisor) setRun(run *liveRun) {
 	s.m.notify()
 }
 
-// takeAgain says whether the host asked for a new run, once.
+// takeAgain reports whether the host asked for a new run, once.
 func (s *supervisor) takeAgain() bool {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
@@ -297,15 +297,13 @@ func (s *supervisor) look(ctx context.Context) control.Conditions {
 	return c
 }
 
-// Restart ends an instance's run and starts a new one at once, out of a backoff or
-// the park too; the backoff and the budget start over. It returns when the old run
-// is gone; see WaitReady for the new one. When ctx ends first, it returns the cause
-// and the restart goes on. While the Runner sleeps, the new run waits for Wake. A
-// restart that is asked for before an earlier one has started its run is the same restart.
-// Outside Run it does nothing. It fails with ErrNotFound.
+// Restart ends an instance's run and starts a new one at once, also out of a backoff or the
+// park. It returns when the old run is gone; see WaitReady for the new one. When ctx ends first,
+// it returns the cause, and the restart goes on. Outside Run it does nothing. It fails with
+// ErrNotFound.
 func (r *Runner) Restart(ctx context.Context, id string) error {
 	for {
-		run, busy, err := r.askAgain(id)
+		run, busy, err := r.endRun(id)
 		switch {
 		case err != nil:
 			return err
@@ -324,9 +322,9 @@ func (r *Runner) Restart(ctx context.Context, id string) error {
 	}
 }
 
-// askAgain ends the current run, which it returns, and asks for another; or it gives
+// endRun ends the current run, which it returns, and requests another; or it returns
 // the change that has to be waited for.
-func (r *Runner) askAgain(id string) (run *liveRun, busy chan struct{}, err error) {
+func (r *Runner) endRun(id string) (run *liveRun, busy chan struct{}, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	m, ok := r.members[id]
@@ -352,8 +350,8 @@ func (r *Runner) unpark(m *member) {
 	m.poke()
 }
 
-// Resume starts a parked instance again; its backoff and its budget start over. It
-// returns at once. It fails with ErrNotFound or ErrNotParked.
+// Resume starts a parked instance again, with a new budget. It fails with ErrNotFound or
+// ErrNotParked.
 func (r *Runner) Resume(id string) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -368,14 +366,9 @@ func (r *Runner) Resume(id string) error {
 	return nil
 }
 
-// Sleep says that the machine is about to sleep. Until Wake no run is started: those
-// that become due, by a backoff, Add, Update, Resume or Restart, wait, and a run that
-// fails meanwhile counts against no budget. What runs goes on running, and
-// no failed health check from before Wake counts; a start that is under way goes on. It
-// returns at once and may be called at any time, in or outside Run, any number of times.
-//
-// Wake may get lost: after 10 minutes, in which the machine ran, the
-// Runner counts as awake.
+// Sleep reports that the machine is about to sleep. Until Wake, or for 10 minutes of running time
+// if that gets lost, no run is started, and failed runs and health checks do not count. Call it
+// on systems that announce a sleep, in or outside Run.
 func (r *Runner) Sleep() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -398,8 +391,7 @@ func (r *Runner) overslept(asleep chan struct{}) func() {
 	}
 }
 
-// Wake says that the machine is awake. What became due since Sleep is started at
-// once, within the start limit. It returns at once and does nothing while awake.
+// Wake reports that the machine is awake. What became due since Sleep is started at once.
 func (r *Runner) Wake() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -425,7 +417,7 @@ func (r *Runner) tellSleep() {
 	}
 }
 
-// sleeping gives what is closed when the Runner wakes; nil while it is awake.
+// sleeping returns what is closed when the Runner wakes; nil while it is awake.
 func (r *Runner) sleeping() <-chan struct{} {
 	r.mu.Lock()
 	defer r.mu.Unlock()
