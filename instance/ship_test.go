@@ -42,3 +42,28 @@ func TestRunTakesOverShipping(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// A Ship that ends as it begins, as between two runs that follow each other at once, takes nothing with it: neither the
+// directory nor the place of the one that ships.
+func TestTrial19ShipThatEndsAsItBegins(t *testing.T) {
+	t.Parallel()
+	var end context.CancelFunc
+	in := newInstance(t, osquerydtest.Start(t).Path(), instance.WithTransport(extension.NewMemory()),
+		instance.WithDiskHook(func(what string) {
+			if what == "opening it" {
+				end()
+			}
+		}))
+	for range 50 {
+		var ctx context.Context
+		ctx, end = context.WithCancel(patient(t))
+		err := in.Ship(ctx)
+		end()
+		if err != nil {
+			t.Fatalf("Ship returned %v", err)
+		}
+	}
+	if err := in.Close(patient(t)); err != nil {
+		t.Error(err)
+	}
+}

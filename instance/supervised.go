@@ -167,12 +167,24 @@ func (in *Instance) ship(ctx context.Context) error {
 		}
 		return fmt.Errorf("instance %q: %w", in.o.id, err)
 	}
-	err := guard.Call(ctx, 2*in.live.Load().timeouts.giveUp(), func() error {
+	return in.shipEntered(ctx)
+}
+
+// shipEntered ships, leaves the directory and the place of who ships. It does so also when ctx has ended by now.
+func (in *Instance) shipEntered(ctx context.Context) error {
+	var lane guard.Lane
+	var err error // once done is closed
+	done := lane.Go(func() {
 		defer func() { <-in.shipping }()
 		defer func() { <-in.dirLock.disk.Go(in.leave) }()
-		return in.ext.Run(ctx)
-	}, nil)
-	if errors.Is(err, guard.ErrHangs) {
+		err = in.ext.Run(ctx)
+	})
+	select {
+	case <-done:
+		return err
+	case <-ctx.Done():
+	}
+	if !guard.Wait(done, 2*in.live.Load().timeouts.giveUp()) {
 		in.log.Error("shipping does not end; it is left to itself")
 		return nil
 	}
