@@ -131,7 +131,7 @@ func (o *options) build() (_ *Instance, err error) {
 	if err := in.paths.shortSocket(); err != nil {
 		return nil, err
 	}
-	in.emitter = emit.New(context.Background(), 0, in.rec, o.observers...)
+	in.emitter = emit.New(in.rec, o.observers...)
 	in.queries = in.newQueryQueue()
 	if in.ext, err = in.newExtension(); err != nil {
 		return nil, err
@@ -197,7 +197,7 @@ func (in *Instance) Snapshot() stats.Snapshot {
 const settleWaits = 3
 
 func (in *Instance) settleWithin(ctx context.Context, patience time.Duration) {
-	if err := in.emitter.Settle(ctx, patience); err != nil {
+	if err := in.emitter.Flush(ctx, patience); err != nil {
 		in.log.Error("not every event was delivered", "err", err)
 	}
 	if o := in.live.Load(); o.ownLog {

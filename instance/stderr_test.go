@@ -21,7 +21,7 @@ func heard(t testing.TB, o *options, lines ...string) (*stderrParser, []stats.Ev
 	t.Helper()
 	var got []stats.Event
 	in := &Instance{o: o, log: slog.New(slog.DiscardHandler)}
-	in.emitter = emit.New(context.Background(), 0, observerFunc(func(e stats.Event) { got = append(got, e) }))
+	in.emitter = emit.New(observerFunc(func(e stats.Event) { got = append(got, e) }))
 	w := newStderrParser(in, in.log, glog.NewTail(10, 1<<10))
 	w.watcher = func(thread uint64) bool { return thread == 42 }
 	for _, line := range lines {
@@ -235,7 +235,7 @@ func TestTrial12ForgedReplacementIsLookedAt(t *testing.T) {
 	w.distrust()
 	w.in.paths.database = filepath.Join(t.TempDir(), "db")
 	var got []stats.Event
-	w.in.emitter = emit.New(context.Background(), 0, observerFunc(func(e stats.Event) { got = append(got, e) }))
+	w.in.emitter = emit.New(observerFunc(func(e stats.Event) { got = append(got, e) }))
 	w.parse([]byte(line))
 	if len(got) != 0 {
 		t.Errorf("a forged line became %v", got)

@@ -26,7 +26,7 @@ func allocGroup() Group {
 
 func openAlloc(_ context.Context, env *Env) (*Job, error) {
 	rec := record.New("bench", 0)
-	emitter := emit.New(context.Background(), 0, rec, stats.ObserverFunc(func(context.Context, stats.Event) {}))
+	emitter := emit.New(rec, stats.ObserverFunc(func(context.Context, stats.Event) {}))
 	observed, err := env.newExtension(plugin.Settings{
 		Counters: rec.Counters(), Emit: func(e stats.Event) { emitter.Emit(context.Background(), e) },
 	})

@@ -45,7 +45,7 @@ func (e *Emitter) deliver(base context.Context, it item, round uint64) {
 	}
 }
 
-// call contains a panic of the observer.
+// call recovers a panic of the observer.
 func (e *Emitter) call(base context.Context, i int, o stats.Observer, it item) {
 	ctx := &callContext{Context: base, values: it.values, emitter: e}
 	ctx.running.Store(true)
@@ -58,7 +58,7 @@ func (e *Emitter) call(base context.Context, i int, o stats.Observer, it item) {
 	o.Observe(ctx, it.event)
 }
 
-// record tells the first observer, which is ours, and contains a panic of it: it
+// record calls the first observer, which is ours, and recovers a panic of it: it
 // prints errors that the host's code made.
 func (e *Emitter) record(ctx context.Context, ev stats.Event) {
 	if e.first == nil {
@@ -113,7 +113,7 @@ func (e *Emitter) drop() {
 	e.dropped++
 }
 
-// textOf prints the value of a panic. fmt contains the panics of its methods.
+// textOf prints the value of a panic. fmt recovers the panics of its methods.
 func textOf(v any) string {
 	s := fmt.Sprint(v)
 	if len(s) > maxValue {
@@ -122,7 +122,7 @@ func textOf(v any) string {
 	return s
 }
 
-// callContext is what an observer is handed: the end of the emitter's context,
+// callContext is the context of a call of an observer: it ends with the emitter's, and has
 // the values of the one that the event was emitted with, and no deadline.
 type callContext struct {
 	context.Context
@@ -131,24 +131,18 @@ type callContext struct {
 	running atomic.Bool // the observer has not returned
 }
 
-// callKey asks a context for the callContext of an emitter above it.
+// callKey finds the callContext of an emitter above a context.
 type callKey struct{ emitter *Emitter }
 
-// Deadline gives none, whatever the emitter's context has.
-func (*callContext) Deadline() (time.Time, bool) { return time.Time{}, false }
-
-// Value answers for itself, then for who emitted, then for the emitter.
+// Value returns the callContext itself for its key, or the value of who emitted.
 func (c *callContext) Value(key any) any {
 	if k, ok := key.(callKey); ok && k.emitter == c.emitter {
 		return c
 	}
-	if v := c.values.Value(key); v != nil {
-		return v
-	}
-	return c.Context.Value(key)
+	return c.values.Value(key)
 }
 
-// insideOf says that ctx was handed to an observer by e, in a call that has not
+// insideOf reports whether ctx is that of a call of an observer by e that has not
 // returned.
 func insideOf(ctx context.Context, e *Emitter) bool {
 	c, ok := ctx.Value(callKey{e}).(*callContext)
