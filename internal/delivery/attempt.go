@@ -23,14 +23,14 @@ func (s *Shipper) attempt(ctx context.Context) error {
 		}
 		return s.postpone(fmt.Errorf("prepare a batch of the %s queue: %w", s.Set.Name, err))
 	}
-	b := s.step.flight
+	b := s.state.flight
 	if b == nil {
 		return nil
 	}
-	if s.step.settled {
-		return s.settle()
+	if s.state.settled {
+		return s.acknowledge()
 	}
-	if s.step.doubt.wantsProbe(time.Now(), s.Set.Elsewhere(), len(b.Lines)) {
+	if s.state.doubt.needsProbe(time.Now(), s.Set.Elsewhere(), len(b.Lines)) {
 		if done, err := s.probe(ctx); done {
 			return err
 		}
@@ -44,43 +44,43 @@ func (s *Shipper) attempt(ctx context.Context) error {
 	case ctx.Err() != nil:
 		return err
 	case late:
-		s.step.pace.timedOut()
+		s.state.pace.timedOut()
 	}
 	return s.failed(ctx, err)
 }
 
 // failed decides what follows from a call that failed.
 func (s *Shipper) failed(ctx context.Context, err error) error {
-	b := s.step.flight
+	b := s.state.flight
 	switch {
 	case errors.Is(err, extension.ErrUnsupported):
 		return s.discard()
 	case errors.Is(err, extension.ErrTooLarge) && len(b.Lines) > 1:
-		s.step.pace.tooLarge(b.Bytes)
+		s.state.pace.tooLarge(b.Bytes)
 		return s.split(ctx)
 	case errors.Is(err, extension.ErrPermanent) && len(b.Lines) > 1:
-		return s.narrow(ctx)
+		return s.searchRefused(ctx)
 	case errors.Is(err, extension.ErrPermanent), errors.Is(err, extension.ErrTooLarge):
-		return s.bury(err, "refused for good by the server")
+		return s.giveUp(err, "refused for good by the server")
 	default:
-		return s.refused(ctx, err)
+		return s.refusedForNow(ctx, err)
 	}
 }
 
 // deliver makes one call; late tells that it took too long.
 func (s *Shipper) deliver(ctx context.Context, b extension.Batch) (late bool, err error) {
-	call, cancel := context.WithTimeout(ctx, s.step.pace.limit())
+	call, cancel := context.WithTimeout(ctx, s.state.pace.limit())
 	defer cancel()
 	err = s.Set.Send(call, b)
 	return call.Err() != nil && errors.Is(err, context.DeadlineExceeded), err
 }
 
-// refused decides what follows from a failure that is nobody's last word.
-func (s *Shipper) refused(ctx context.Context, err error) error {
-	d, b := &s.step.doubt, s.step.flight
+// refusedForNow decides what follows from a failure that is nobody's last word.
+func (s *Shipper) refusedForNow(ctx context.Context, err error) error {
+	d, b := &s.state.doubt, s.state.flight
 	d.turn = false
 	active, fresh := d.refused(time.Now(), b.Last, s.Set.Logs.Delivery), d.fresh
-	defer s.rememberDoubt()
+	defer s.saveDoubt()
 	if !active {
 		return s.postpone(err)
 	}
@@ -92,17 +92,17 @@ func (s *Shipper) refused(ctx context.Context, err error) error {
 		d.proofs++
 		if d.proofs >= proofs {
 			d.proven = time.Now()
-			return s.bury(err, "refused by the server, which took the lines around it")
+			return s.giveUp(err, "refused by the server, which took the lines around it")
 		}
 	}
 	return s.postpone(err)
 }
 
-// narrow begins to look for the line because of which a batch is refused for good.
-func (s *Shipper) narrow(ctx context.Context) error {
-	d := &s.step.doubt
+// searchRefused begins to look for the line because of which a batch is refused for good.
+func (s *Shipper) searchRefused(ctx context.Context) error {
+	d := &s.state.doubt
 	if !d.active {
-		d.open(time.Now(), s.step.flight.Last)
+		d.open(time.Now(), s.state.flight.Last)
 	}
 	d.contrast = true // the server said so itself
 	return s.split(ctx)
@@ -111,7 +111,7 @@ func (s *Shipper) narrow(ctx context.Context) error {
 // probe sends one line from behind the batch under suspicion. It reports whether that was all
 // that is to be done now.
 func (s *Shipper) probe(ctx context.Context) (done bool, err error) {
-	d, b := &s.step.doubt, s.step.flight
+	d, b := &s.state.doubt, s.state.flight
 	r, err := s.Store.Read(s.beyond(b.Last), 1, 0)
 	if err != nil {
 		return true, s.postpone(fmt.Errorf("prepare a batch of the %s queue: %w", s.Set.Name, err))
@@ -144,15 +144,15 @@ func (s *Shipper) probe(ctx context.Context) (done bool, err error) {
 		d.ahead = map[uint64]bool{}
 	}
 	d.ahead[r.Last], d.reach = true, 0
-	d.contrast, d.fresh, d.lonely = true, true, 0
-	s.step.backoff.Reset()
+	d.contrast, d.fresh, d.givenUpInARow = true, true, 0
+	s.state.backoff.Reset()
 	s.shipped(*other)
 	return true, nil
 }
 
 // beyond is the number after which the next probe is read.
 func (s *Shipper) beyond(last uint64) uint64 {
-	d := &s.step.doubt
+	d := &s.state.doubt
 	at := last + d.reach
 	for d.ahead[at+1] {
 		at++
@@ -166,25 +166,25 @@ func (s *Shipper) load(ctx context.Context) error {
 	before := s.Store.Stats()
 	floor := max(before.Acked, before.Evicted)
 	s.noteAge(before)
-	s.step.doubt.forget(floor)
-	if f := s.step.flight; f != nil && !s.step.settled && f.First <= before.Evicted {
-		s.step.flight = nil // announced as lost: it must not arrive all the same
+	s.state.doubt.forget(floor)
+	if f := s.state.flight; f != nil && !s.state.settled && f.First <= before.Evicted {
+		s.state.flight = nil // announced as lost: it must not arrive all the same
 	}
-	if s.step.flight != nil {
+	if s.state.flight != nil {
 		return nil
 	}
-	lines, bytes := s.Set.Logs.BatchLines, s.step.pace.target
+	lines, bytes := s.Set.Logs.BatchLines, s.state.pace.target
 	if before.Pinned > floor {
 		lines, bytes = 0, 0 // the batch that was under way, whatever its size
 	}
-	if room := s.step.doubt.room(floor); room > 0 && lines > 0 {
+	if room := s.state.doubt.room(floor); room > 0 && lines > 0 {
 		lines = min(lines, room)
 	}
 	r, err := s.Store.Read(0, lines, bytes)
 	if err != nil {
 		return err
 	}
-	if r, err = s.leaveOut(r); err != nil {
+	if r, err = s.withoutDelivered(r); err != nil {
 		return err
 	}
 	if len(r.Lines) == 0 {
@@ -197,10 +197,10 @@ func (s *Shipper) load(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.step.covers = covers(before, r)
-	s.step.flight, s.step.settled = b, false
-	s.flying.Store(true)
-	s.recallDoubt()
+	s.state.covers = covers(before, r)
+	s.state.flight, s.state.settled = b, false
+	s.underWay.Store(true)
+	s.loadDoubt()
 	return nil
 }
 
@@ -211,10 +211,10 @@ func (s *Shipper) noteAge(st spool.Stats) {
 	s.ages.note(time.Now(), st.Last)
 }
 
-// leaveOut takes out of a batch what was delivered ahead of its turn: it begins behind
+// withoutDelivered takes out of a batch what was delivered ahead of its turn: it begins behind
 // such lines and ends before them.
-func (s *Shipper) leaveOut(r spool.Batch) (spool.Batch, error) {
-	ahead := s.step.doubt.ahead
+func (s *Shipper) withoutDelivered(r spool.Batch) (spool.Batch, error) {
+	ahead := s.state.doubt.ahead
 	if len(ahead) == 0 {
 		return r, nil
 	}
@@ -226,7 +226,7 @@ func (s *Shipper) leaveOut(r spool.Batch) (spool.Batch, error) {
 		if err := s.Store.Ack(r.First + uint64(n) - 1); err != nil {
 			return r, err
 		}
-		s.step.doubt.forget(r.First + uint64(n) - 1)
+		s.state.doubt.forget(r.First + uint64(n) - 1)
 	}
 	end := n
 	for end < len(r.Lines) && !ahead[r.First+uint64(end)] {
@@ -246,7 +246,7 @@ func partOf(r spool.Batch, from, to int) spool.Batch {
 
 // loadNothing is a read without lines: at most there are gaps, up to last.
 func (s *Shipper) loadNothing(last uint64) error {
-	s.flying.Store(false)
+	s.underWay.Store(false)
 	if last > 0 {
 		return s.Store.Ack(last)
 	}
@@ -296,26 +296,26 @@ func (s *Shipper) sign(ctx context.Context, b *extension.Batch) (err error) {
 
 // delivered is a batch that the transport accepted.
 func (s *Shipper) delivered(took time.Duration) error {
-	b := s.step.flight
-	s.step.pace.delivered(took)
-	s.step.backoff.Reset()
-	s.step.doubt.taken(b.Last)
+	b := s.state.flight
+	s.state.pace.delivered(took)
+	s.state.backoff.Reset()
+	s.state.doubt.accepted(b.Last)
 	s.shipped(*b)
-	return s.settle()
+	return s.acknowledge()
 }
 
-// settle acknowledges the batch under way and sets when the next may go.
-func (s *Shipper) settle() error {
-	b := s.step.flight
-	s.step.settled = true
+// acknowledge acknowledges the batch under way and sets when the next may go.
+func (s *Shipper) acknowledge() error {
+	b := s.state.flight
+	s.state.settled = true
 	if err := s.Store.Ack(b.Last); err != nil {
 		return s.postpone(fmt.Errorf("acknowledge batch %s: %w", b.ID, err))
 	}
-	s.step.flight = nil
-	s.flying.Store(false)
+	s.state.flight = nil
+	s.underWay.Store(false)
 	s.recount(b.Bytes)
-	s.told.Store(false)
-	s.rest(b.Bytes)
+	s.fullReported.Store(false)
+	s.scheduleNext(b.Bytes)
 	return nil
 }
 
@@ -328,8 +328,8 @@ func (s *Shipper) recount(sent int) {
 	switch left := s.bytes.Add(-int64(sent)); {
 	case st.Records == 0 || left < 0:
 		s.bytes.Store(0)
-	case s.step.covers > 0 && s.step.covers <= st.AppendedBytes:
-		s.bytes.Store(int64(st.AppendedBytes - s.step.covers))
+	case s.state.covers > 0 && s.state.covers <= st.AppendedBytes:
+		s.bytes.Store(int64(st.AppendedBytes - s.state.covers))
 	}
 }
 
@@ -349,9 +349,9 @@ func covers(before spool.Stats, r spool.Batch) uint64 {
 	return sum
 }
 
-// rest sets when the next batch may go: at once, unless there is a backlog and
+// scheduleNext sets when the next batch may go: at once, unless there is a backlog and
 // the host limits its rate.
-func (s *Shipper) rest(sent int) {
+func (s *Shipper) scheduleNext(sent int) {
 	now := time.Now()
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -363,7 +363,7 @@ func (s *Shipper) rest(sent int) {
 
 // postpone holds the batch under way back, and says so.
 func (s *Shipper) postpone(err error) error {
-	return s.postponeBy(s.step.backoff.NextBackOff(), err)
+	return s.postponeBy(s.state.backoff.NextBackOff(), err)
 }
 
 // postponeBy holds the queue back for a while, or for as long as the server asked for.
@@ -385,7 +385,7 @@ func (s *Shipper) postponeBy(wait time.Duration, err error) error {
 // split halves a batch that the server refused. Its lines get another id: when the server
 // took some of them all the same, it is sent those twice.
 func (s *Shipper) split(ctx context.Context) error {
-	b := s.step.flight
+	b := s.state.flight
 	r := partOf(spool.Batch{First: b.First, Lines: b.Lines}, 0, len(b.Lines)/2)
 	if err := s.Store.Pin(r.Last); err != nil {
 		return s.postpone(fmt.Errorf("split batch %s: %w", b.ID, err))
@@ -394,35 +394,35 @@ func (s *Shipper) split(ctx context.Context) error {
 	if err != nil {
 		return s.postpone(err)
 	}
-	s.step.flight, s.step.covers = smaller, 0
+	s.state.flight, s.state.covers = smaller, 0
 	return nil
 }
 
-// bury returns up a line that will never be taken. The next one waits when the server accepted
+// giveUp returns up a line that will never be taken. The next one waits when the server accepted
 // nothing since the last one was given up: a server that refuses all it gets is at fault itself.
-func (s *Shipper) bury(cause error, reason string) error {
-	b := s.step.flight
+func (s *Shipper) giveUp(cause error, reason string) error {
+	b := s.state.flight
 	s.Set.Announcer.Warn("a batch is given up", "batch", b.ID, "reason", reason, "error", cause)
-	s.Lost(reason+s.bequeath(*b, cause), uint64(len(b.Lines)), uint64(b.Bytes))
-	d := &s.step.doubt
+	s.Lost(reason+s.keepDeadLetter(*b, cause), uint64(len(b.Lines)), uint64(b.Bytes))
+	d := &s.state.doubt
 	d.proofs, d.turn, d.refusals = 0, false, 0
-	d.lonely++
+	d.givenUpInARow++
 	d.closeAt(b.Last)
-	if d.lonely == 1 {
-		s.step.backoff.Reset()
-		return s.settle()
+	if d.givenUpInARow == 1 {
+		s.state.backoff.Reset()
+		return s.acknowledge()
 	}
-	if err := s.settle(); err != nil {
+	if err := s.acknowledge(); err != nil {
 		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.notBefore = time.Now().Add(s.step.backoff.NextBackOff())
+	s.notBefore = time.Now().Add(s.state.backoff.NextBackOff())
 	return nil
 }
 
-// bequeath keeps a batch as a dead letter, and returns what to add to the reason.
-func (s *Shipper) bequeath(b extension.Batch, cause error) string {
+// keepDeadLetter keeps a batch as a dead letter, and returns what to add to the reason.
+func (s *Shipper) keepDeadLetter(b extension.Batch, cause error) string {
 	if s.dead == nil {
 		return ""
 	}
@@ -438,10 +438,10 @@ func (s *Shipper) bequeath(b extension.Batch, cause error) string {
 func (s *Shipper) discard() error {
 	s.discarding.Store(true)
 	s.Set.Announcer.Warn("the transport takes no lines of this queue; they are discarded", "queue", string(s.Set.Name))
-	if last := s.Store.Stats().Last; last > s.step.flight.Last {
-		s.step.flight.Last = last
+	if last := s.Store.Stats().Last; last > s.state.flight.Last {
+		s.state.flight.Last = last
 	}
-	return s.settle()
+	return s.acknowledge()
 }
 
 // reasonOf returns a few stable words for why the queue did not take a line.

@@ -35,9 +35,9 @@ type doubt struct {
 	tried    time.Time // the last refusal
 	probed   time.Time // the last probe, or when the case began
 
-	proven time.Time       // when a line was last given up with proof
-	lonely int             // lines given up since the server last took one
-	ahead  map[uint64]bool // lines that were taken out of turn
+	proven        time.Time       // when a line was last given up with proof
+	givenUpInARow int             // lines given up since the server last took one
+	ahead         map[uint64]bool // lines that were taken out of turn
 }
 
 // refused notes a refusal and reports whether the batch is under suspicion.
@@ -62,9 +62,9 @@ func (d *doubt) open(now time.Time, last uint64) {
 	d.contrast, d.fresh, d.turn, d.proofs = false, false, false, 0
 }
 
-// taken notes that the server accepted lines, up to last.
-func (d *doubt) taken(last uint64) {
-	d.refusals, d.lonely, d.proofs = 0, 0, 0
+// accepted notes that the server accepted lines, up to last.
+func (d *doubt) accepted(last uint64) {
+	d.refusals, d.givenUpInARow, d.proofs = 0, 0, 0
 	d.contrast, d.fresh = true, true
 	d.closeAt(last)
 }
@@ -76,10 +76,10 @@ func (d *doubt) closeAt(last uint64) {
 	}
 }
 
-// wantsProbe reports whether something else should be sent first, to see whether the server
+// needsProbe reports whether something else should be sent first, to see whether the server
 // takes anything. elsewhere is when another call of the transport last succeeded: while none
 // does, a probe would only change the order of lines.
-func (d *doubt) wantsProbe(now, elsewhere time.Time, lines int) bool {
+func (d *doubt) needsProbe(now, elsewhere time.Time, lines int) bool {
 	if !d.active || d.turn || d.contrast && (lines > 1 || d.fresh) {
 		return false
 	}
@@ -123,33 +123,33 @@ func doubtPath(dir string, queue extension.Queue) string {
 	return filepath.Join(QueueDir(dir, queue), "refused.json")
 }
 
-// rememberDoubt writes the case down beside the queue. A single failure is not worth it.
-func (s *Shipper) rememberDoubt() {
-	d := &s.step.doubt
-	if s.notes == "" || s.step.flight == nil || d.refusals < proofs && !d.active {
+// saveDoubt writes the case down beside the queue. A single failure is not worth it.
+func (s *Shipper) saveDoubt() {
+	d := &s.state.doubt
+	if s.doubtFile == "" || s.state.flight == nil || d.refusals < proofs && !d.active {
 		return // there is nothing to remember, or it was given up
 	}
-	text, err := json.Marshal(doubtNote{s.step.flight.ID, d.since, d.refusals, d.active, d.upTo, d.contrast, d.proofs, d.probed})
+	text, err := json.Marshal(doubtNote{s.state.flight.ID, d.since, d.refusals, d.active, d.upTo, d.contrast, d.proofs, d.probed})
 	if err == nil {
-		err = WriteFileAtomic(s.notes, text)
+		err = WriteFileAtomic(s.doubtFile, text)
 	}
 	if err != nil {
-		s.Set.Announcer.Warn("how often a batch was refused was not written down", "batch", s.step.flight.ID, "error", err)
+		s.Set.Announcer.Warn("how often a batch was refused was not written down", "batch", s.state.flight.ID, "error", err)
 	}
 }
 
-// recallDoubt goes on with the case against the first batch after a start.
-func (s *Shipper) recallDoubt() {
-	if s.step.recalled || s.notes == "" {
+// loadDoubt goes on with the case against the first batch after a start.
+func (s *Shipper) loadDoubt() {
+	if s.state.recalled || s.doubtFile == "" {
 		return
 	}
-	s.step.recalled = true
-	text, err := ReadFileBounded(s.notes, maxDoubtNote)
+	s.state.recalled = true
+	text, err := ReadFileBounded(s.doubtFile, maxDoubtNote)
 	var n doubtNote
-	if err != nil || json.Unmarshal(text, &n) != nil || n.Batch != s.step.flight.ID {
+	if err != nil || json.Unmarshal(text, &n) != nil || n.Batch != s.state.flight.ID {
 		return // the case starts anew
 	}
-	d := &s.step.doubt
+	d := &s.state.doubt
 	d.since, d.refusals = n.Since, n.Refusals
 	if n.Active {
 		d.open(n.Probed, n.UpTo)

@@ -23,22 +23,22 @@ import (
 // Shipper moves the lines of one queue to the transport: in order, one batch at a
 // time, each with an id that stays.
 type Shipper struct {
-	Set     Settings
-	Store   Store
-	dead    *DeadLetters // nil: nothing is kept
-	notes   string       // where the case against a batch is kept; empty: nowhere
-	live    *live        // how distributed results are delivered; nil for logs
-	signing guard.Slot   // one call of the signer at a time
+	Set       Settings
+	Store     Store
+	dead      *DeadLetters // nil: nothing is kept
+	doubtFile string       // where the case against a batch is kept; empty: nowhere
+	results   *resultQueue // how distributed results are delivered; nil for logs
+	signing   guard.Slot   // one call of the signer at a time
 
 	// Hot path: how much waits, and when to wake the dispatcher.
 	lines, bytes atomic.Int64
-	alert        atomic.Bool // wake at the next line
-	told         atomic.Bool // a full batch was reported
+	wakeAtNext   atomic.Bool // wake at the next line
+	fullReported atomic.Bool // a full batch was reported
 	discarding   atomic.Bool // the transport takes no such lines
-	flying       atomic.Bool // a batch is under way
+	underWay     atomic.Bool // a batch is under way
 
-	busy guard.Slot // who has it owns the fields below
-	step struct {
+	busy  guard.Slot // who has it owns the fields below
+	state struct {
 		flight  *extension.Batch
 		settled bool   // flight is dealt with and only has to be acknowledged
 		covers  uint64 // see covers; of flight
@@ -149,13 +149,13 @@ func Open(set Settings) (*Shipper, error) {
 		}
 	}
 	s := New(q, set)
-	s.notes = doubtPath(set.Dir, set.Name)
+	s.doubtFile = doubtPath(set.Dir, set.Name)
 	if set.Logs.DeadLetterBytes > 0 {
 		s.dead = NewDeadLetters(set.Dir, set.Name, set.Logs.DeadLetterBytes)
 	}
 	if set.Results != nil {
-		s.live = newLive(s, set.Dir)
-		s.live.restore()
+		s.results = newResultQueue(s, set.Dir)
+		s.results.restore()
 	}
 	return s, nil
 }
@@ -169,13 +169,13 @@ func New(q Store, set Settings) *Shipper {
 		set.Elsewhere = func() time.Time { return time.Time{} }
 	}
 	s := &Shipper{Set: set, Store: q, busy: guard.NewSlot(), signing: guard.NewSlot()}
-	s.step.pace = newPace(set.Logs.BatchBytes, set.Logs.Delivery.Timeout)
-	s.step.backoff = NewBackoff(set.Logs.Delivery.FirstWait, set.Logs.Delivery.LongestWait)
+	s.state.pace = newPace(set.Logs.BatchBytes, set.Logs.Delivery.Timeout)
+	s.state.backoff = NewBackoff(set.Logs.Delivery.FirstWait, set.Logs.Delivery.LongestWait)
 	st := q.Stats()
 	s.lines.Store(int64(st.Records))
 	s.bytes.Store(max(0, st.Bytes))
-	s.flying.Store(st.Pinned > st.Acked)
-	s.alert.Store(st.Records == 0)
+	s.underWay.Store(st.Pinned > st.Acked)
+	s.wakeAtNext.Store(st.Records == 0)
 	s.discarding.Store(set.Discard)
 	s.ages.note(time.Now(), max(st.Acked, st.Evicted))
 	return s
@@ -242,7 +242,7 @@ func (s *Shipper) State(d stats.Delivery) stats.QueueState {
 		out.Bytes = 0
 		return out
 	}
-	if s.live == nil {
+	if s.results == nil {
 		out.Bytes = min(out.Bytes, s.bytes.Load())
 	}
 	s.mu.Lock()
@@ -277,7 +277,7 @@ func (s *Shipper) note(n int) {
 	lines, bytes := s.lines.Add(1), s.bytes.Add(int64(n))
 	wake := s.firstCame()
 	if lines >= int64(s.Set.Logs.BatchLines) || bytes >= int64(s.Set.Logs.BatchBytes) {
-		wake = s.told.CompareAndSwap(false, true) || wake
+		wake = s.fullReported.CompareAndSwap(false, true) || wake
 	}
 	if wake {
 		s.Set.Wake()
@@ -294,11 +294,11 @@ func (s *Shipper) Lost(reason string, lines, bytes uint64) {
 // Due says when the next batch should go; false when there is none, and then the
 // next line wakes the dispatcher.
 func (s *Shipper) Due() (time.Time, bool) {
-	if s.live != nil {
-		return s.live.due()
+	if s.results != nil {
+		return s.results.due()
 	}
-	if !s.flying.Load() && s.Pending() == 0 {
-		s.alert.Store(true)
+	if !s.underWay.Load() && s.Pending() == 0 {
+		s.wakeAtNext.Store(true)
 		if s.Pending() == 0 {
 			return time.Time{}, false
 		}
@@ -306,7 +306,7 @@ func (s *Shipper) Due() (time.Time, bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.flying.Load() || s.full() || s.Set.Logs.BatchAge == 0 {
+	if s.underWay.Load() || s.full() || s.Set.Logs.BatchAge == 0 {
 		return s.notBefore, true
 	}
 	when := s.oldest.Add(s.Set.Logs.BatchAge)
@@ -319,7 +319,7 @@ func (s *Shipper) Due() (time.Time, bool) {
 // firstCame notes the time of the first line since the dispatcher looked, and
 // reports whether this was it.
 func (s *Shipper) firstCame() bool {
-	if !s.alert.Load() || !s.alert.CompareAndSwap(true, false) {
+	if !s.wakeAtNext.Load() || !s.wakeAtNext.CompareAndSwap(true, false) {
 		return false
 	}
 	newest := s.Store.Stats().Last
@@ -344,8 +344,8 @@ func (s *Shipper) DeliverOne(ctx context.Context) error {
 		return err
 	}
 	defer s.busy.Free()
-	if s.live != nil {
-		return s.live.one(ctx)
+	if s.results != nil {
+		return s.results.one(ctx)
 	}
 	return s.attempt(ctx)
 }
@@ -357,10 +357,10 @@ func (s *Shipper) DeliverAll(ctx context.Context) error {
 		return err
 	}
 	defer s.busy.Free()
-	if s.live != nil {
-		return s.live.drain(ctx)
+	if s.results != nil {
+		return s.results.drain(ctx)
 	}
-	for s.Pending() > 0 || s.flying.Load() {
+	for s.Pending() > 0 || s.underWay.Load() {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
@@ -400,19 +400,19 @@ func (s *Shipper) resume() error {
 	}
 	defer s.busy.Free()
 	st := s.Store.Stats()
-	s.step.flight, s.step.settled, s.step.doubt = nil, false, doubt{}
-	s.step.recalled = false
-	if s.live != nil {
-		s.live.restore()
+	s.state.flight, s.state.settled, s.state.doubt = nil, false, doubt{}
+	s.state.recalled = false
+	if s.results != nil {
+		s.results.restore()
 	}
-	s.alert.Store(st.Records == 0)
-	s.told.Store(false)
+	s.wakeAtNext.Store(st.Records == 0)
+	s.fullReported.Store(false)
 	s.mu.Lock()
 	s.ages = nil
 	s.ages.note(time.Now(), max(st.Acked, st.Evicted))
 	s.mu.Unlock()
 	s.lines.Store(int64(st.Records))
 	s.bytes.Store(max(0, st.Bytes))
-	s.flying.Store(st.Pinned > st.Acked)
+	s.underWay.Store(st.Pinned > st.Acked)
 	return nil
 }

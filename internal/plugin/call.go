@@ -78,7 +78,7 @@ type client struct {
 	node      func() extension.Node
 	identity  *identity
 	tasks     *guard.Tasks
-	say       *guard.Announcer
+	events    *guard.Announcer
 	busy      map[string]guard.Slot // read only
 	calls     callLog
 }
@@ -152,7 +152,7 @@ func (l *callLog) elsewhere(kind string) (at time.Time) {
 }
 
 func newClient(s *Settings, t *guard.Tasks, say *guard.Announcer) *client {
-	c := &client{transport: s.Transport, node: s.Node, tasks: t, say: say, busy: map[string]guard.Slot{}}
+	c := &client{transport: s.Transport, node: s.Node, tasks: t, events: say, busy: map[string]guard.Slot{}}
 	for _, kind := range []string{callConfig, callQueries, callResults} {
 		c.busy[kind] = guard.NewSlot()
 	}
@@ -182,30 +182,30 @@ func invokeOnce[T any](ctx context.Context, c *client, kind string, f func(conte
 			node.Key = key
 			return f(ctx, node)
 		})
-		c.say.AnnouncePanic(err)
+		c.events.AnnouncePanic(err)
 		return v, err
 	}
 	var none T
 	key, err := c.identity.key(ctx)
 	if err != nil {
-		return none, ofEnrolment(err)
+		return none, withoutVerdict(err)
 	}
 	v, err := try(key)
 	if err == nil {
-		c.identity.accepted(key)
+		c.identity.keyAccepted(key)
 	}
 	if !c.identity.canRenew(err) {
 		return v, err
 	}
 	if key, err = c.identity.renew(ctx, key); err != nil {
-		return none, ofEnrolment(err)
+		return none, withoutVerdict(err)
 	}
 	v, err = try(key)
 	switch {
 	case err == nil:
-		c.identity.accepted(key)
+		c.identity.keyAccepted(key)
 	case c.identity.canRenew(err):
-		c.identity.refused(key)
+		c.identity.keyRefused(key)
 	}
 	return v, err
 }
@@ -215,9 +215,9 @@ type enrolmentError struct{ error }
 
 func (e enrolmentError) Unwrap() error { return e.error }
 
-// ofEnrolment keeps what was said of an enrolment from being taken for a verdict on the
+// withoutVerdict keeps what was said of an enrolment from being taken for a verdict on the
 // call that needed it: logs are not refused for good because an enrolment is.
-func ofEnrolment(err error) error {
+func withoutVerdict(err error) error {
 	if !errors.Is(err, extension.ErrPermanent) && !errors.Is(err, extension.ErrTooLarge) && !errors.Is(err, extension.ErrUnsupported) {
 		return enrolmentError{err}
 	}
@@ -245,9 +245,9 @@ func (g *gate) note(err error) {
 	}
 }
 
-// shut returns an error while the wait lasts: the one that asked for it, with what
+// closed returns an error while the wait lasts: the one that asked for it, with what
 // is left.
-func (g *gate) shut() error {
+func (g *gate) closed() error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	left := time.Until(g.until)

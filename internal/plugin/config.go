@@ -22,7 +22,7 @@ import (
 type configs struct {
 	set     *Settings
 	fetch   *fetcher
-	say     *guard.Announcer
+	events  *guard.Announcer
 	tasks   *guard.Tasks
 	life    *lifetime
 	wake    func()
@@ -30,21 +30,21 @@ type configs struct {
 	keeping guard.Slot // one writer of the last good config at a time
 	loading guard.Slot // one reader of it at a time
 
-	mu       sync.Mutex
-	newest   *prepared       // what the source had last, unless it is set aside; nil when there is none
-	trial    probation       // of what osqueryd was handed, until it is the last good one
-	good     *prepared       // the last good config; nil when there is none, or it was not needed yet
-	loaded   bool            // stored was read from the disk
-	stored   keptConfig      // what the disk should have
-	edits    int             // counts the changes of stored
-	kept     int             // edits when it was written last
-	handed   string          // hash of what osqueryd has, as far as we know
-	served   string          // hash that the last event was about
-	told     string          // hash of the config whose changes were announced last
-	known    map[string]bool // sources that osqueryd was handed
-	flight   *configFlight
-	retry    time.Time // when to ask again because osqueryd has a stale config
-	retrying *backoff.ExponentialBackOff
+	mu        sync.Mutex
+	newest    *prepared       // what the source had last, unless it is set aside; nil when there is none
+	trial     probation       // of what osqueryd was handed, until it is the last good one
+	good      *prepared       // the last good config; nil when there is none, or it was not needed yet
+	loaded    bool            // stored was read from the disk
+	stored    keptConfig      // what the disk should have
+	edits     int             // counts the changes of stored
+	kept      int             // edits when it was written last
+	handed    string          // hash of what osqueryd has, as far as we know
+	served    string          // hash that the last event was about
+	announced string          // hash of the config whose changes were announced last
+	known     map[string]bool // sources that osqueryd was handed
+	flight    *configFlight
+	retry     time.Time // when to ask again because osqueryd has a stale config
+	retrying  *backoff.ExponentialBackOff
 }
 
 // maxKnown bounds how many names of sources are remembered.
@@ -61,7 +61,7 @@ type configFlight struct {
 
 func newConfigs(s *Settings, f *fetcher, t *guard.Tasks, life *lifetime, say *guard.Announcer, wake func()) *configs {
 	return &configs{
-		set: s, fetch: f, say: say, tasks: t, life: life, wake: wake,
+		set: s, fetch: f, events: say, tasks: t, life: life, wake: wake,
 		hook: guard.NewSlot(), keeping: guard.NewSlot(), loading: guard.NewSlot(),
 		known: map[string]bool{}, retrying: delivery.NewBackoff(s.Logs.Delivery.FirstWait, s.Logs.Delivery.LongestWait),
 	}
@@ -89,9 +89,9 @@ func (c *configs) call(ctx context.Context, req map[string]string) osquery.Exten
 func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
 	wait, cancel := context.WithTimeout(ctx, c.set.Config.Timeout)
 	defer cancel()
-	config, err := c.join(wait, c.launch())
+	config, err := c.join(wait, c.startFetch())
 	if err == nil {
-		return success(c.hand(c.latest(config), false))
+		return success(c.serve(c.latest(config), false))
 	}
 	// The wait may be used up, but the last good config is at hand.
 	local, cancelLocal := context.WithTimeout(context.WithoutCancel(ctx), c.set.Config.Timeout)
@@ -102,7 +102,7 @@ func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
 		if old == nil {
 			old = &prepared{blank: true, hash: "nothing"}
 		}
-		return success(c.hand(old, true))
+		return success(c.serve(old, true))
 	}
 	c.mu.Lock()
 	has := old != nil && c.handed == old.hash
@@ -115,7 +115,7 @@ func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
 		return failure("error getting config: " + err.Error())
 	}
 	c.retryLater()
-	return success(c.hand(old, true))
+	return success(c.serve(old, true))
 }
 
 // latest returns p, or what was fetched after it: osqueryd may have been pushed that meanwhile,
@@ -129,8 +129,8 @@ func (c *configs) latest(p *prepared) *prepared {
 	return p
 }
 
-// launch starts a fetch, or gives the one under way.
-func (c *configs) launch() *configFlight {
+// startFetch starts a fetch, or gives the one under way.
+func (c *configs) startFetch() *configFlight {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.flight != nil {
@@ -138,12 +138,12 @@ func (c *configs) launch() *configFlight {
 	}
 	f := &configFlight{done: make(chan struct{})}
 	c.flight = f
-	c.tasks.Go(func() { c.land(f) })
+	c.tasks.Go(func() { c.fetchOnce(f) })
 	return f
 }
 
-// land fetches, and hands what came too late to the host.
-func (c *configs) land(f *configFlight) {
+// fetchOnce fetches, and hands what came too late to the host.
+func (c *configs) fetchOnce(f *configFlight) {
 	life := c.life.current()
 	c.loadSoon() // or what is set aside would be served
 	ctx, cancel := context.WithTimeout(life, c.set.Logs.Delivery.Timeout)
@@ -155,7 +155,7 @@ func (c *configs) land(f *configFlight) {
 	if f.err == nil && c.fresh(f.config) {
 		c.announceChanges(f.config)
 	}
-	late := c.settle(f) // before the disk is waited for: osqueryd waits for this
+	late := c.finish(f) // before the disk is waited for: osqueryd waits for this
 	c.wake()            // while it lasted, nobody waited for the time of the next one
 	c.keep()            // if it failed before
 	if late {
@@ -167,14 +167,14 @@ func (c *configs) land(f *configFlight) {
 func (c *configs) fresh(p *prepared) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	other := c.told != p.hash
-	c.told = p.hash
+	other := c.announced != p.hash
+	c.announced = p.hash
 	return other
 }
 
-// settle ends a flight and reports whether its config is one that osqueryd should
+// finish ends a flight and reports whether its config is one that osqueryd should
 // have had.
-func (c *configs) settle(f *configFlight) (late bool) {
+func (c *configs) finish(f *configFlight) (late bool) {
 	defer close(f.done)
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -220,9 +220,9 @@ func (c *configs) join(ctx context.Context, f *configFlight) (*prepared, error) 
 	return nil, errors.Join(errors.New("the config source is slow"), ctx.Err())
 }
 
-// hand notes that osqueryd is given a config, and returns what it gets: sources
+// serve notes that osqueryd is given a config, and returns what it gets: sources
 // that are gone are sent as {}, for osqueryd would keep them.
-func (c *configs) hand(p *prepared, stale bool) map[string]string {
+func (c *configs) serve(p *prepared, stale bool) map[string]string {
 	out, bytes := c.complete(p), 0
 	for _, text := range out {
 		bytes += len(text)
@@ -240,11 +240,11 @@ func (c *configs) hand(p *prepared, stale bool) map[string]string {
 	c.mu.Unlock()
 	c.set.Counters.Config()
 	if c.set.Config.Probation == 0 {
-		c.prove()
+		c.endProbation()
 	}
 	c.wake() // its probation has an end
 	if changed {
-		c.say.Announce(func(h stats.Head) stats.Event {
+		c.events.Announce(func(h stats.Head) stats.Event {
 			return stats.ConfigServed{Head: h, Bytes: bytes, Sources: len(p.sources), Stale: stale}
 		})
 	}
@@ -279,7 +279,7 @@ func (c *configs) fetchNow(ctx context.Context) (map[string]string, bool, error)
 			return nil, false, err
 		}
 	}
-	f := c.launch()
+	f := c.startFetch()
 	if err := f.wait(ctx); err != nil {
 		return nil, false, err
 	}
@@ -316,13 +316,13 @@ func (c *configs) delivered(config map[string]string) {
 		c.mu.Unlock()
 		return
 	}
-	c.hand(p, false)
+	c.serve(p, false)
 }
 
 // genPack answers for a pack that a config only names. Packs that the transport
 // knows are part of the config already, so it is unknown.
 func (c *configs) genPack(name string) osquery.ExtensionResponse {
-	c.say.Announce(func(h stats.Head) stats.Event {
+	c.events.Announce(func(h stats.Head) stats.Event {
 		return stats.ConfigRefused{Head: h, Source: "pack " + name, Err: errNoPackSource}
 	})
 	return success(map[string]string{name: ""})
@@ -380,8 +380,8 @@ func (c *configs) passed() bool {
 	return true
 }
 
-// prove makes a config the last good one whose probation is over.
-func (c *configs) prove() {
+// endProbation makes a config the last good one whose probation is over.
+func (c *configs) endProbation() {
 	c.mu.Lock()
 	passed := c.passed()
 	c.mu.Unlock()
@@ -390,23 +390,23 @@ func (c *configs) prove() {
 	}
 }
 
-// provingChore ends probations in time.
-func (c *configs) provingChore() chore {
-	return chore{
+// probationJob ends probations in time.
+func (c *configs) probationJob() job {
+	return job{
 		due: func() (time.Time, bool) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
 			t := c.trial
 			return t.since.Add(c.set.Config.Probation), t.config != nil && !t.since.IsZero()
 		},
-		do: func(context.Context) { c.prove() },
+		do: func(context.Context) { c.endProbation() },
 	}
 }
 
 // gone notes that the osqueryd which was handed a config is no more. died says that it ended
 // in a way that its config may be to blame for.
 func (c *configs) gone(died bool) {
-	c.prove()
+	c.endProbation()
 	c.mu.Lock()
 	t := &c.trial
 	had := t.config != nil && !t.since.IsZero()
@@ -423,7 +423,7 @@ func (c *configs) gone(died bool) {
 	c.setAside(p)
 	c.mu.Unlock()
 	c.tasks.Go(c.keep)
-	c.say.Announce(func(h stats.Head) stats.Event {
+	c.events.Announce(func(h stats.Head) stats.Event {
 		return stats.ConfigSetAside{Head: h, Hash: p.hash, Sources: len(p.sources), Deaths: deaths}
 	})
 }

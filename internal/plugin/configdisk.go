@@ -51,7 +51,7 @@ func (c *configs) keep() {
 		err = delivery.WriteFileAtomic(c.path(), data)
 	}
 	if err != nil {
-		c.say.Warn("the last good config could not be kept; the next fetch tries again", "error", err)
+		c.events.Warn("the last good config could not be kept; the next fetch tries again", "error", err)
 		return
 	}
 	c.mu.Lock()
@@ -63,7 +63,7 @@ func (c *configs) keep() {
 // checked again, and goes through the policy, which may be another one now.
 func (c *configs) lastGood(ctx context.Context) *prepared {
 	if err := c.load(); err != nil {
-		c.say.Warn("the last good config on disk cannot be read", "error", err)
+		c.events.Warn("the last good config on disk cannot be read", "error", err)
 		return nil
 	}
 	c.mu.Lock()
@@ -74,7 +74,7 @@ func (c *configs) lastGood(ctx context.Context) *prepared {
 	}
 	good, err := c.fetch.prepare(ctx, sources)
 	if err != nil {
-		c.say.Warn("the last good config on disk cannot be used", "error", err)
+		c.events.Warn("the last good config on disk cannot be used", "error", err)
 		return nil // what failed now may be good at the next look
 	}
 	c.mu.Lock()
@@ -103,7 +103,7 @@ func (c *configs) loadSoon() {
 		defer close(done)
 		defer c.loading.Free()
 		if err := c.load(); err != nil {
-			c.say.Warn("the last good config on disk cannot be read", "error", err)
+			c.events.Warn("the last good config on disk cannot be read", "error", err)
 		}
 	})
 	select {
@@ -155,12 +155,12 @@ func readKept(path string) (keptConfig, error) {
 // announceChanges tells what was taken out of a config, and what osqueryd will not use of it.
 func (c *configs) announceChanges(p *prepared) {
 	for _, o := range p.stripped {
-		c.say.Announce(func(h stats.Head) stats.Event {
+		c.events.Announce(func(h stats.Head) stats.Event {
 			return stats.OptionStripped{Head: h, Source: o.Source, Option: o.Option, Reason: o.Reason}
 		})
 	}
 	for _, part := range p.ignored {
-		c.say.Announce(func(h stats.Head) stats.Event {
+		c.events.Announce(func(h stats.Head) stats.Event {
 			return stats.ConfigPartIgnored{Head: h, Source: part.Source, Path: part.Path, Reason: part.Reason}
 		})
 	}
@@ -190,9 +190,9 @@ func (c *configs) enrolled() {
 	}
 }
 
-// chore asks the source again while osqueryd has a stale config.
-func (c *configs) chore() chore {
-	return chore{
+// job asks the source again while osqueryd has a stale config.
+func (c *configs) job() job {
+	return job{
 		due: func() (time.Time, bool) {
 			c.mu.Lock()
 			defer c.mu.Unlock()
@@ -203,7 +203,7 @@ func (c *configs) chore() chore {
 }
 
 func (c *configs) again(ctx context.Context) {
-	f := c.launch()
+	f := c.startFetch()
 	_, err := c.join(ctx, f)
 	if err != nil && !errors.Is(err, extension.ErrConfigSetAside) {
 		if ctx.Err() == nil {
@@ -230,7 +230,7 @@ func (c *configs) deliverLate(ctx context.Context) {
 	if !pending {
 		return
 	}
-	_ = c.say.Contain("late config hook", func() error {
+	_ = c.events.Contain("late config hook", func() error {
 		c.set.LateConfig(config)
 		return nil
 	})

@@ -32,14 +32,14 @@ type prepared struct {
 type fetcher struct {
 	set    *Settings
 	client *client
-	say    *guard.Announcer
+	events *guard.Announcer
 	gate   gate
 	policy guard.Slot
 }
 
 // config returns a config from the source.
 func (f *fetcher) config(ctx context.Context) (*prepared, error) {
-	if err := f.gate.shut(); err != nil {
+	if err := f.gate.closed(); err != nil {
 		return nil, fmt.Errorf("fetch the config: %w", err)
 	}
 	raw, err := invoke(ctx, f.client, callConfig, f.set.Transport.Config)
@@ -53,7 +53,7 @@ func (f *fetcher) config(ctx context.Context) (*prepared, error) {
 		return nil, fmt.Errorf("fetch the config: %w", context.Cause(ctx))
 	}
 	if err != nil {
-		f.say.Announce(func(h stats.Head) stats.Event {
+		f.events.Announce(func(h stats.Head) stats.Event {
 			return stats.TransportFailed{Head: h, Call: callConfig, Err: err, Retry: delivery.RetryAfter(err)}
 		})
 		return nil, fmt.Errorf("fetch the config: %w", err)
@@ -73,7 +73,7 @@ func (f *fetcher) prepare(ctx context.Context, raw map[string]string) (*prepared
 		if errors.As(err, &bad) {
 			source = bad.Source
 		}
-		f.say.Announce(func(h stats.Head) stats.Event {
+		f.events.Announce(func(h stats.Head) stats.Event {
 			return stats.ConfigRefused{Head: h, Source: source, Err: err}
 		})
 		return nil, fmt.Errorf("the config is refused: %w", err)
@@ -86,16 +86,16 @@ func (f *fetcher) check(ctx context.Context, raw map[string]string) (*prepared, 
 	if err != nil || f.set.Config.Policy == nil {
 		return p, err
 	}
-	node, err := f.set.askNode()
+	node, err := f.set.callNode()
 	if err != nil {
-		f.say.AnnouncePanic(err)
+		f.events.AnnouncePanic(err)
 		return nil, err
 	}
 	theirs := maps.Clone(p.sources) // they may change it
 	changed, err := guard.Bounded(ctx, f.client.tasks, f.policy, "config policy", func(ctx context.Context) (map[string]string, error) {
 		return f.set.Config.Policy(ctx, node, theirs)
 	})
-	f.say.AnnouncePanic(err)
+	f.events.AnnouncePanic(err)
 	if err != nil {
 		return nil, fmt.Errorf("config policy: %w", err)
 	}

@@ -81,7 +81,7 @@ func TestDamageIsAnnouncedOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = r.Flush(t.Context()) // it fails, having read
-		r.drops.Announce(r.say)
+		r.drops.Announce(r.Extension.events)
 	}
 	lost := func() (n uint64) {
 		for _, e := range eventsOf[stats.LogsDropped](r) {

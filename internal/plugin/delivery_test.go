@@ -235,7 +235,7 @@ func linesOf(b extension.Batch) (out []string) {
 // droppedBy sums up what was announced as lost.
 func droppedBy(r *rig) uint64 {
 	var n uint64
-	r.drops.Announce(r.say)
+	r.drops.Announce(r.Extension.events)
 	for _, e := range eventsOf[stats.LogsDropped](r) {
 		n += e.Lines
 	}

@@ -12,8 +12,8 @@ import (
 // announceEvery bounds how often lost lines are announced.
 const announceEvery = time.Second
 
-// chore is something the dispatcher does in the background when it is due.
-type chore struct {
+// job is something the dispatcher does in the background when it is due.
+type job struct {
 	due func() (time.Time, bool)
 	do  func(context.Context)
 }
@@ -22,10 +22,10 @@ type chore struct {
 // in a goroutine of its own, so that none waits for another. While nothing is due
 // it is the only goroutine.
 type dispatcher struct {
-	chores []chore
+	jobs   []job
 	wake   <-chan struct{}
 	drops  *delivery.Drops
-	say    *guard.Announcer
+	events *guard.Announcer
 
 	running  []bool
 	done     chan int
@@ -35,8 +35,8 @@ type dispatcher struct {
 // run returns when ctx has ended. work is the context of the chores; the caller
 // ends it and then calls join.
 func (d *dispatcher) run(ctx, work context.Context) {
-	d.running = make([]bool, len(d.chores))
-	d.done = make(chan int, len(d.chores))
+	d.running = make([]bool, len(d.jobs))
+	d.done = make(chan int, len(d.jobs))
 	for ctx.Err() == nil {
 		timer := time.NewTimer(d.next(work))
 		select {
@@ -66,7 +66,7 @@ func (d *dispatcher) join(ctx context.Context) bool {
 // next starts what is due and says when to look again.
 func (d *dispatcher) next(work context.Context) time.Duration {
 	now, wait := time.Now(), time.Hour
-	for i, c := range d.chores {
+	for i, c := range d.jobs {
 		if d.running[i] {
 			continue
 		}
@@ -84,11 +84,11 @@ func (d *dispatcher) next(work context.Context) time.Duration {
 			d.done <- i
 		}()
 	}
-	return min(wait, d.tellDrops(now))
+	return min(wait, d.announceDrops(now))
 }
 
-// tellDrops announces lost lines, not too often.
-func (d *dispatcher) tellDrops(now time.Time) time.Duration {
+// announceDrops announces lost lines, not too often.
+func (d *dispatcher) announceDrops(now time.Time) time.Duration {
 	if !d.drops.Any() {
 		return time.Hour
 	}
@@ -96,6 +96,6 @@ func (d *dispatcher) tellDrops(now time.Time) time.Duration {
 		return left
 	}
 	d.announce = now.Add(announceEvery)
-	d.drops.Announce(d.say)
+	d.drops.Announce(d.events)
 	return time.Hour
 }

@@ -21,12 +21,12 @@ import (
 // distributed is the distributed plugin: it gives osqueryd what the broker asks,
 // and keeps what osqueryd answers until the broker accepted it.
 type distributed struct {
-	set     *Settings
-	client  *client
-	say     *guard.Announcer
-	results *delivery.Shipper
-	gate    gate
-	asking  guard.Slot // one discovery query at a time
+	set         *Settings
+	client      *client
+	events      *guard.Announcer
+	results     *delivery.Shipper
+	gate        gate
+	discovering guard.Slot // one discovery query at a time
 
 	underWay underWay
 }
@@ -104,8 +104,8 @@ func (d *distributed) call(ctx context.Context, req map[string]string) osquery.E
 	}
 }
 
-// questions is what osqueryd reads.
-type questions struct {
+// querySet is what osqueryd reads.
+type querySet struct {
 	Queries    map[string]string `json:"queries"`
 	Discovery  map[string]string `json:"discovery,omitempty"`
 	Accelerate int               `json:"accelerate,omitempty"`
@@ -117,7 +117,7 @@ func (d *distributed) getQueries(ctx context.Context) osquery.ExtensionResponse 
 	d.lookUnderWay()
 	answered := map[string]bool{}
 	d.underWay.addTo(answered) // the server may have answered before it stored these
-	set, err := d.ask(ctx)
+	set, err := d.fetch(ctx)
 	if err != nil {
 		return failure("error getting queries: " + err.Error())
 	}
@@ -155,9 +155,9 @@ func without(queries map[string]string, ids map[string]bool) map[string]string {
 	return out
 }
 
-// ask gets the queries from the broker. One that asked to wait is not asked.
-func (d *distributed) ask(ctx context.Context) (extension.QuerySet, error) {
-	if d.gate.shut() != nil {
+// fetch gets the queries from the broker. One that asked to wait is not asked.
+func (d *distributed) fetch(ctx context.Context) (extension.QuerySet, error) {
+	if d.gate.closed() != nil {
 		return extension.QuerySet{}, nil
 	}
 	set, err := invoke(ctx, d.client, callQueries, d.set.Transport.Queries)
@@ -166,7 +166,7 @@ func (d *distributed) ask(ctx context.Context) (extension.QuerySet, error) {
 		return extension.QuerySet{}, nil
 	}
 	if err != nil {
-		d.say.Announce(func(h stats.Head) stats.Event {
+		d.events.Announce(func(h stats.Head) stats.Event {
 			return stats.TransportFailed{Head: h, Call: callQueries, Err: err, Retry: delivery.RetryAfter(err)}
 		})
 		return extension.QuerySet{}, err
@@ -176,8 +176,8 @@ func (d *distributed) ask(ctx context.Context) (extension.QuerySet, error) {
 
 // check takes out what would make osqueryd drop the whole set in silence: an
 // empty id or query, and a discovery query that fails. Those are answered at once.
-func (d *distributed) check(ctx context.Context, set extension.QuerySet) (out questions, answers []extension.Result) {
-	out = questions{Queries: map[string]string{}, Discovery: map[string]string{}}
+func (d *distributed) check(ctx context.Context, set extension.QuerySet) (out querySet, answers []extension.Result) {
+	out = querySet{Queries: map[string]string{}, Discovery: map[string]string{}}
 	out.Accelerate = min(max(set.AccelerateSeconds, 0), math.MaxInt32)
 	for _, id := range slices.Sorted(maps.Keys(set.Queries)) {
 		sql, discovery := set.Queries[id], set.Discovery[id]
@@ -207,10 +207,10 @@ func (d *distributed) check(ctx context.Context, set extension.QuerySet) (out qu
 
 // discover asks a discovery query.
 func (d *distributed) discover(ctx context.Context, sql string) (rows int, err error) {
-	rows, err = guard.Bounded(ctx, d.client.tasks, d.asking, "discovery", func(ctx context.Context) (int, error) {
+	rows, err = guard.Bounded(ctx, d.client.tasks, d.discovering, "discovery", func(ctx context.Context) (int, error) {
 		return d.set.Discover(ctx, sql)
 	})
-	d.say.AnnouncePanic(err)
+	d.events.AnnouncePanic(err)
 	return rows, err
 }
 
@@ -220,7 +220,7 @@ func (d *distributed) notDiscovered(id string, err error) extension.Result {
 }
 
 func (d *distributed) discoveryFailed(id string, err error) {
-	d.say.Announce(func(h stats.Head) stats.Event { return stats.DiscoveryFailed{Head: h, Query: id, Err: err} })
+	d.events.Announce(func(h stats.Head) stats.Event { return stats.DiscoveryFailed{Head: h, Query: id, Err: err} })
 }
 
 // answer queues answers that osqueryd has no part in.
@@ -233,7 +233,7 @@ func (d *distributed) answer(ctx context.Context, answers []extension.Result) {
 		err = d.keep(ctx, text, answers)
 	}
 	if err != nil {
-		d.say.Warn("answers to distributed queries were lost", "answers", len(answers), "error", err)
+		d.events.Warn("answers to distributed queries were lost", "answers", len(answers), "error", err)
 	}
 }
 
@@ -243,7 +243,7 @@ func (d *distributed) writeResults(ctx context.Context, text string) osquery.Ext
 	results, err := delivery.ParseResults([]byte(text))
 	if err != nil {
 		// osqueryd would send the same again for ever.
-		d.say.Warn("osqueryd wrote results that are none", "error", err)
+		d.events.Warn("osqueryd wrote results that are none", "error", err)
 		d.results.Lost("malformed", 1, uint64(len(text)))
 		return success(nil)
 	}
@@ -279,7 +279,7 @@ func (d *distributed) deliverNow(ctx context.Context, results []extension.Result
 		half := len(results) / 2
 		return errors.Join(d.deliverNow(ctx, results[:half]), d.deliverNow(ctx, results[half:]))
 	case final:
-		d.say.Warn("the server refused distributed results for good", "error", err)
+		d.events.Warn("the server refused distributed results for good", "error", err)
 		d.results.Lost("refused for good by the server", 1, uint64(len(results[0].Rows)))
 		return nil
 	default:
@@ -290,7 +290,7 @@ func (d *distributed) deliverNow(ctx context.Context, results []extension.Result
 func (d *distributed) announceDenied(results []extension.Result) {
 	for _, r := range results {
 		if r.Status != 0 && r.Message == delivery.DenylistedMessage {
-			d.say.Announce(func(h stats.Head) stats.Event {
+			d.events.Announce(func(h stats.Head) stats.Event {
 				return stats.QueryDenylisted{Head: h, Query: r.ID, Distributed: true}
 			})
 		}

@@ -263,7 +263,7 @@ func FuzzQuestions(f *testing.F) {
 	f.Add("id", "select 1", "select 2", 5)
 	f.Fuzz(func(t *testing.T, id, sql, discovery string, accelerate int) {
 		say := &guard.Announcer{Emit: func(stats.Event) {}, Head: func() stats.Head { return stats.Head{} }, Warn: func(string, ...any) {}}
-		d := &distributed{set: &Settings{}, say: say}
+		d := &distributed{set: &Settings{}, events: say}
 		set := extension.QuerySet{Queries: map[string]string{id: sql}, Discovery: map[string]string{id: discovery}}
 		set.AccelerateSeconds = accelerate
 		q, _ := d.check(t.Context(), set)

@@ -27,12 +27,12 @@ type identity struct {
 	enroller extension.Enroller // nil: the transport does not enrol
 	store    extension.NodeKeyStore
 	node     func() extension.Node
-	askNode  func() (extension.Node, error) // node, contained
+	callNode func() (extension.Node, error) // node, contained
 	nameFile string                         // of the identity that the key is for
 	details  func(context.Context) map[string]map[string]string
 	timeout  time.Duration
 	tasks    *guard.Tasks
-	say      *guard.Announcer
+	events   *guard.Announcer
 	note     func(error) // how an enrolment went
 	life     *lifetime
 	busy     guard.Slot
@@ -79,9 +79,9 @@ type enrolFlight struct {
 func newIdentity(s *Settings, t *guard.Tasks, say *guard.Announcer) *identity {
 	enroller, _ := s.Transport.(extension.Enroller)
 	return &identity{
-		enroller: enroller, store: s.Keys, node: s.Node, askNode: s.askNode, details: s.HostDetails,
+		enroller: enroller, store: s.Keys, node: s.Node, callNode: s.callNode, details: s.HostDetails,
 		nameFile: filepath.Join(s.Dir, "enrolled_as"),
-		timeout:  s.Logs.Delivery.Timeout, tasks: t, say: say, busy: guard.NewSlot(),
+		timeout:  s.Logs.Delivery.Timeout, tasks: t, events: say, busy: guard.NewSlot(),
 		backoff:  delivery.NewBackoff(s.Logs.Delivery.FirstWait, s.Logs.Delivery.LongestWait),
 		interval: s.Enrolment.Interval, pace: s.Pace, wake: func() {}, enrolled: func() {},
 	}
@@ -107,14 +107,14 @@ func (i *identity) key(ctx context.Context) (string, error) {
 
 // renew returns a key other than bad, which the server refused.
 func (i *identity) renew(ctx context.Context, bad string) (string, error) {
-	i.refused(bad)
+	i.keyRefused(bad)
 	i.leave()
 	i.mu.Lock()
 	if i.current != "" || i.keyless {
 		defer i.mu.Unlock()
 		return i.current, nil
 	}
-	f, err := i.fly()
+	f, err := i.startEnrolment()
 	i.mu.Unlock()
 	if err != nil {
 		i.wake() // for the time when it may be tried again
@@ -128,8 +128,8 @@ func (i *identity) renew(ctx context.Context, bad string) (string, error) {
 	}
 }
 
-// fly joins the enrolment under way or starts one; i.mu is held.
-func (i *identity) fly() (*enrolFlight, error) {
+// startEnrolment joins the enrolment under way or starts one; i.mu is held.
+func (i *identity) startEnrolment() (*enrolFlight, error) {
 	if i.flight != nil {
 		return i.flight, nil
 	}
@@ -140,12 +140,12 @@ func (i *identity) fly() (*enrolFlight, error) {
 	f := &enrolFlight{done: make(chan struct{})}
 	i.flight = f
 	stale, loaded := i.stale, i.loaded
-	i.tasks.Go(func() { i.land(f, stale, loaded) })
+	i.tasks.Go(func() { i.enrolOnce(f, stale, loaded) })
 	return f, nil
 }
 
-// land does what the flight is for, and settles it.
-func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
+// enrolOnce does what the flight is for, and settles it.
+func (i *identity) enrolOnce(f *enrolFlight, stale string, loaded bool) {
 	ctx, cancel := context.WithTimeout(i.life.current(), i.timeout)
 	defer cancel()
 	fromStore := false
@@ -161,14 +161,14 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 		i.goKeyless()
 	}
 	cutOff := f.err != nil && ended(ctx)
-	wait := i.settle(f, loaded, fromStore, cutOff)
+	wait := i.finish(f, loaded, fromStore, cutOff)
 	switch {
 	case cutOff, errors.Is(f.err, errPaced):
 	case f.err != nil:
 		i.failed(f.err, wait)
 	case !fromStore && f.key != "":
 		i.save(ctx, f.key, f.name)
-		i.say.Announce(func(h stats.Head) stats.Event { return stats.Enrolled{Head: h, Again: stale != ""} })
+		i.events.Announce(func(h stats.Head) stats.Event { return stats.Enrolled{Head: h, Again: stale != ""} })
 	}
 	close(f.done)
 	if f.err == nil {
@@ -180,22 +180,22 @@ func (i *identity) land(f *enrolFlight, stale string, loaded bool) {
 
 func (i *identity) failed(err error, wait time.Duration) {
 	i.note(err)
-	i.say.Announce(func(h stats.Head) stats.Event {
+	i.events.Announce(func(h stats.Head) stats.Event {
 		return stats.TransportFailed{Head: h, Call: callEnroll, Err: err, Retry: wait}
 	})
 }
 
 // enrolInTurn enrols, unless others that share our pace are first.
 func (i *identity) enrolInTurn(ctx context.Context) (key, name string, err error) {
-	if wait := i.untilTurn(time.Now()); wait > 0 {
+	if wait := i.waitForTurn(time.Now()); wait > 0 {
 		return "", "", extension.RetryAfter(wait, errPaced)
 	}
 	return i.enrol(ctx)
 }
 
-// untilTurn returns the wait until our turn. A turn that was not used in time is lost: many
+// waitForTurn returns the wait until our turn. A turn that was not used in time is lost: many
 // of them at once, after a sleep of the machine, would be what the pace is there against.
-func (i *identity) untilTurn(now time.Time) time.Duration {
+func (i *identity) waitForTurn(now time.Time) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.turn.IsZero() || now.Sub(i.turn) > i.pace.every {
@@ -208,9 +208,9 @@ func (i *identity) untilTurn(now time.Time) time.Duration {
 	return wait
 }
 
-// chore enrols when a call that was turned away could have its key.
-func (i *identity) chore() chore {
-	return chore{
+// job enrols when a call that was turned away could have its key.
+func (i *identity) job() job {
+	return job{
 		due: func() (time.Time, bool) {
 			i.mu.Lock()
 			defer i.mu.Unlock()
@@ -226,9 +226,9 @@ func (i *identity) goKeyless() {
 	i.keyless = true
 }
 
-// settle notes how the flight ended and returns the wait before the next one. One that was
+// finish notes how the flight ended and returns the wait before the next one. One that was
 // cut off by the end of a run asks for no wait.
-func (i *identity) settle(f *enrolFlight, loaded, fromStore, cutOff bool) time.Duration {
+func (i *identity) finish(f *enrolFlight, loaded, fromStore, cutOff bool) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	i.flight, i.loaded, i.wanted = nil, loaded || f.err == nil, f.err != nil && !cutOff
@@ -263,8 +263,8 @@ func (i *identity) hold(wait time.Duration, err error) time.Duration {
 	return wait
 }
 
-// refused forgets a key that the server does not accept.
-func (i *identity) refused(key string) {
+// keyRefused forgets a key that the server does not accept.
+func (i *identity) keyRefused(key string) {
 	i.mu.Lock()
 	if key == "" || i.current != key {
 		i.mu.Unlock()
@@ -299,8 +299,8 @@ func (i *identity) restAfterLoss(age time.Duration) (time.Duration, error) {
 	return i.hold(wait, err), err
 }
 
-// accepted means that the server works with the key: the next failure starts a new backoff.
-func (i *identity) accepted(key string) {
+// keyAccepted means that the server works with the key: the next failure starts a new backoff.
+func (i *identity) keyAccepted(key string) {
 	i.mu.Lock()
 	defer i.mu.Unlock()
 	if i.current == key {
@@ -328,7 +328,7 @@ func (i *identity) leave() {
 // isOther reports whether name is not the one that osqueryd logs under. What is not known is
 // no other.
 func (i *identity) isOther(name string) bool {
-	node, err := i.askNode()
+	node, err := i.callNode()
 	return err == nil && name != "" && node.HostIdentifier != "" && node.HostIdentifier != name
 }
 
@@ -345,9 +345,9 @@ func (i *identity) named(n extension.Node) extension.Node {
 // load returns the key that is kept, who it is for, and whether the store could be read.
 func (i *identity) load(ctx context.Context) (key, name string, read bool) {
 	key, err := guard.Bounded(ctx, i.tasks, i.busy, "node key store", i.store.Load)
-	i.say.AnnouncePanic(err)
+	i.events.AnnouncePanic(err)
 	if err != nil {
-		i.say.Warn("the node key could not be read; enrolling again", "error", err)
+		i.events.Warn("the node key could not be read; enrolling again", "error", err)
 		return "", "", false
 	}
 	if data, err := delivery.ReadFileBounded(i.nameFile, maxNodeKey); err == nil {
@@ -360,14 +360,14 @@ func (i *identity) load(ctx context.Context) (key, name string, read bool) {
 // of no consequence, a key under an old name would be.
 func (i *identity) save(ctx context.Context, key, name string) {
 	if err := delivery.WriteFileAtomic(i.nameFile, []byte(name+"\n")); err != nil {
-		i.say.Warn("the name that enrolled could not be kept", "error", err)
+		i.events.Warn("the name that enrolled could not be kept", "error", err)
 	}
 	_, err := guard.Bounded(ctx, i.tasks, i.busy, "node key store", func(ctx context.Context) (struct{}, error) {
 		return struct{}{}, i.store.Save(ctx, key)
 	})
-	i.say.AnnouncePanic(err)
+	i.events.AnnouncePanic(err)
 	if err != nil {
-		i.say.Warn("the node key could not be kept; the next start enrols again", "error", err)
+		i.events.Warn("the node key could not be kept; the next start enrols again", "error", err)
 	}
 }
 
@@ -378,7 +378,7 @@ func (i *identity) enrol(ctx context.Context) (key, name string, err error) {
 		key, err := i.enroller.Enroll(ctx, req)
 		return answer{key, req.Node.HostIdentifier}, err
 	})
-	i.say.AnnouncePanic(err)
+	i.events.AnnouncePanic(err)
 	if err == nil && got.key == "" {
 		err = errors.New("the server gave an empty node key")
 	}

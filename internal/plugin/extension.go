@@ -28,7 +28,7 @@ import (
 // it the calls. All methods are safe for concurrent use.
 type Extension struct {
 	set     *Settings
-	say     *guard.Announcer
+	events  *guard.Announcer
 	tasks   *guard.Tasks
 	life    *lifetime
 	client  *client
@@ -72,13 +72,13 @@ func assemble(s *Settings) *Extension {
 		set: s, tasks: &guard.Tasks{}, life: newLifetime(), tables: newTableSet(s.Tables), drops: &delivery.Drops{},
 		wakeup: make(chan struct{}, 1), activated: map[string]bool{},
 	}
-	e.say = &guard.Announcer{Emit: s.Emit, Head: s.Head, Warn: s.Logger.Warn}
-	e.client = newClient(s, e.tasks, e.say)
+	e.events = &guard.Announcer{Emit: s.Emit, Head: s.Head, Warn: s.Logger.Warn}
+	e.client = newClient(s, e.tasks, e.events)
 	e.client.identity.life, e.client.identity.wake = e.life, e.wake
-	f := &fetcher{set: s, client: e.client, say: e.say, policy: guard.NewSlot()}
-	e.configs = newConfigs(s, f, e.tasks, e.life, e.say, e.wake)
+	f := &fetcher{set: s, client: e.client, events: e.events, policy: guard.NewSlot()}
+	e.configs = newConfigs(s, f, e.tasks, e.life, e.events, e.wake)
 	e.client.identity.enrolled = e.configs.enrolled
-	e.dist = &distributed{set: s, client: e.client, say: e.say, asking: guard.NewSlot()}
+	e.dist = &distributed{set: s, client: e.client, events: e.events, discovering: guard.NewSlot()}
 	return e
 }
 
@@ -119,7 +119,7 @@ func (e *Extension) openQueues() error {
 func (e *Extension) shipSettings(name extension.Queue, call string) delivery.Settings {
 	return delivery.Settings{
 		Name: name, Call: call, Dir: e.set.Dir, Logs: e.set.Logs, Deferred: e.set.DeferredQueues, Discard: e.set.silent,
-		Budget: e.set.Budget, Node: e.set.askNode, Announcer: e.say, Counters: e.set.Counters, Drops: e.drops, Wake: e.wake, Tasks: e.tasks,
+		Budget: e.set.Budget, Node: e.set.callNode, Announcer: e.events, Counters: e.set.Counters, Drops: e.drops, Wake: e.wake, Tasks: e.tasks,
 	}
 }
 
@@ -231,7 +231,7 @@ func (e *Extension) Close() error {
 		if !e.tasks.Wait(ctx) {
 			err = fmt.Errorf("close the extension: a call of the host's code: %w", guard.ErrNotReturned)
 		}
-		e.drops.Announce(e.say)
+		e.drops.Announce(e.events)
 		e.closeErr = errors.Join(err, e.CloseQueues())
 	})
 	return e.closeErr
@@ -255,7 +255,7 @@ func (e *Extension) Run(ctx context.Context) error {
 	defer e.running.Store(false)
 	work, stop := context.WithCancel(context.WithoutCancel(ctx))
 	defer stop()
-	d := &dispatcher{chores: e.chores(), wake: e.wakeup, drops: e.drops, say: e.say}
+	d := &dispatcher{jobs: e.jobs(), wake: e.wakeup, drops: e.drops, events: e.events}
 	d.run(ctx, work)
 
 	drain, cancel := context.WithTimeout(work, e.set.Drain)
@@ -270,15 +270,15 @@ func (e *Extension) Run(ctx context.Context) error {
 	if joined := d.join(grace); !joined || !e.tasks.Wait(grace) {
 		return fmt.Errorf("a call of the host's code: %w", guard.ErrNotReturned)
 	}
-	e.drops.Announce(e.say)
+	e.drops.Announce(e.events)
 	return nil
 }
 
-// chores are what the dispatcher does.
-func (e *Extension) chores() []chore {
-	out := []chore{e.client.identity.chore(), e.configs.chore(), e.configs.provingChore()}
+// jobs are what the dispatcher does.
+func (e *Extension) jobs() []job {
+	out := []job{e.client.identity.job(), e.configs.job(), e.configs.probationJob()}
 	for _, s := range e.shippers {
-		out = append(out, chore{due: s.Due, do: func(ctx context.Context) { _ = s.DeliverOne(ctx) }})
+		out = append(out, job{due: s.Due, do: func(ctx context.Context) { _ = s.DeliverOne(ctx) }})
 	}
 	return out
 }
@@ -362,7 +362,7 @@ func (e *Extension) openTables() (map[string]extension.Table, osquery.ExtensionR
 // describe asks a table for its name and columns; one that panics or has none is
 // left out.
 func (e *Extension) describe(t extension.Table) (name string, columns osquery.ExtensionPluginResponse, ok bool) {
-	err := e.say.Contain("table", func() error {
+	err := e.events.Contain("table", func() error {
 		name = t.Name()
 		columns = t.Routes()
 		return nil
@@ -410,7 +410,7 @@ func (e *Extension) callTable(ctx context.Context, name string, req map[string]s
 	r, err := guard.Bounded(ctx, e.tasks, t.busy, "table "+name, func(ctx context.Context) (osquery.ExtensionResponse, error) {
 		return t.Call(ctx, req), nil
 	})
-	e.say.AnnouncePanic(err)
+	e.events.AnnouncePanic(err)
 	if err != nil {
 		return failure(err.Error())
 	}
@@ -436,7 +436,7 @@ func (e *Extension) activate(what string, asked bool) {
 	if e.set.Activated == nil {
 		return
 	}
-	_ = e.say.Contain("activation hook", func() error {
+	_ = e.events.Contain("activation hook", func() error {
 		e.set.Activated(what)
 		return nil
 	})

@@ -287,8 +287,8 @@ func headFrom(node func() extension.Node) func() stats.Head {
 	}
 }
 
-// askNode calls the host's function; a panic in it is an error.
-func (s *Settings) askNode() (n extension.Node, err error) {
+// callNode calls the host's function; a panic in it is an error.
+func (s *Settings) callNode() (n extension.Node, err error) {
 	err = guard.Contain("node", func() error {
 		n = s.Node()
 		return nil

@@ -155,7 +155,7 @@ func TestTrial11QueueDamagedOnBothFiles(t *testing.T) {
 		}
 	}
 	r = newRig(t, dir, logsTo(s))
-	r.drops.Announce(r.say)
+	r.drops.Announce(r.Extension.events)
 	damaged := eventsOf[stats.QueueDamaged](r)
 	if len(damaged) != 1 {
 		t.Fatalf("announced: %+v", damaged)
@@ -165,7 +165,7 @@ func TestTrial11QueueDamagedOnBothFiles(t *testing.T) {
 	}
 	r.shut()
 	r = newRig(t, dir, logsTo(s))
-	r.drops.Announce(r.say)
+	r.drops.Announce(r.Extension.events)
 	equal(t, "events of a whole queue", len(eventsOf[stats.QueueDamaged](r)), 0)
 }
 
@@ -220,7 +220,7 @@ func TestTrial06QueueThatIsLeftIsAnnounced(t *testing.T) {
 	if err := r.AdoptQueues(t.Context(), from); err == nil {
 		t.Fatal("the queue is in use, and was written to")
 	}
-	r.drops.Announce(r.say)
+	r.drops.Announce(r.Extension.events)
 	left := eventsOf[stats.QueueLeft](r)
 	if len(left) != 1 || left[0].Queue != "results" || left[0].Dir != from || left[0].Err == nil {
 		t.Fatalf("announced: %+v", left)
@@ -255,7 +255,7 @@ func TestTrial36BudgetOfAHost(t *testing.T) {
 			rigs = append(rigs, r)
 		}
 		for _, r := range rigs {
-			r.drops.Announce(r.say)
+			r.drops.Announce(r.Extension.events)
 			left, lost := int(r.Pending()["results"]), uint64(0)
 			for _, e := range eventsOf[stats.LogsDropped](r) {
 				lost += e.Lines
