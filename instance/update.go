@@ -82,25 +82,33 @@ func sameValue(a, b reflect.Value) bool {
 	case reflect.Slice:
 		return sameElements(a, b)
 	case reflect.Map:
-		if a.Len() != b.Len() {
-			return false
-		}
-		for _, k := range a.MapKeys() {
-			if v := b.MapIndex(k); !v.IsValid() || !sameDynamic(a.MapIndex(k), v) {
-				return false
-			}
-		}
-		return true
+		return sameMap(a, b)
 	case reflect.Struct:
-		for i := range a.NumField() {
-			if !sameValue(a.Field(i), b.Field(i)) {
-				return false
-			}
-		}
-		return true
+		return sameFields(a, b)
 	default:
 		return a.Comparable() && b.Comparable() && a.Equal(b)
 	}
+}
+
+func sameMap(a, b reflect.Value) bool {
+	if a.Len() != b.Len() {
+		return false
+	}
+	for _, k := range a.MapKeys() {
+		if v := b.MapIndex(k); !v.IsValid() || !sameDynamic(a.MapIndex(k), v) {
+			return false
+		}
+	}
+	return true
+}
+
+func sameFields(a, b reflect.Value) bool {
+	for i := range a.NumField() {
+		if !sameValue(a.Field(i), b.Field(i)) {
+			return false
+		}
+	}
+	return true
 }
 
 func sameElements(a, b reflect.Value) bool {

@@ -46,8 +46,7 @@ type Runner struct {
 // be closed when the Runner is not used.
 func New(opts ...Option) (*Runner, error) {
 	r, err := plan(opts)
-	wrong := err != nil
-	if err = errors.Join(err, r.addAll(wrong)); err != nil {
+	if err := errors.Join(err, r.addAll(err != nil)); err != nil {
 		return nil, err
 	}
 	return r, nil

@@ -125,8 +125,8 @@ type Shared struct {
 	kept any
 }
 
-// Load returns what package instance keeps in it, made by the first call.
-func (s *Shared) Load(make func() any) any {
-	s.once.Do(func() { s.kept = make() })
+// Load returns what package instance keeps in it, made by first in the first call.
+func (s *Shared) Load(first func() any) any {
+	s.once.Do(func() { s.kept = first() })
 	return s.kept
 }
