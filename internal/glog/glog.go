@@ -9,6 +9,7 @@ import (
 	"bytes"
 	"log/slog"
 	"strconv"
+	"sync"
 	"time"
 )
 
@@ -19,7 +20,7 @@ const LevelFatal = slog.LevelError + 4
 type Line struct {
 	// Level is slog's: I is Info, W is Warn, E is Error, F is LevelFatal.
 	Level slog.Level
-	// Month, Day and the time of day, in the child's local time; glog writes no year and no zone. See When.
+	// Month, Day and the time of day, in the child's local time; glog writes no year and no zone.
 	Month        time.Month
 	Day          int
 	Hour, Minute int
@@ -34,21 +35,6 @@ type Line struct {
 	Message string
 	// Raw is the whole line without its line end.
 	Raw string
-}
-
-// When returns the time of the line in now's zone, in the year that brings it closest to now: a line of December read in
-// January is of last year.
-func (l Line) When(now time.Time) time.Time {
-	in := func(year int) time.Time {
-		return time.Date(year, l.Month, l.Day, l.Hour, l.Minute, l.Second, l.Microsecond*1000, now.Location())
-	}
-	best := in(now.Year())
-	for _, other := range []time.Time{in(now.Year() - 1), in(now.Year() + 1)} {
-		if other.Sub(now).Abs() < best.Sub(now).Abs() {
-			best = other
-		}
-	}
-	return best
 }
 
 // stamp is the fixed part of the form; a 0 stands for any digit and the L for the level.
@@ -153,4 +139,41 @@ func number(b []byte) bool {
 func messageOf(raw []byte) []byte {
 	_, message, _ := bytes.Cut(raw[len(stamp):], []byte("]"))
 	return bytes.TrimPrefix(message, []byte(" "))
+}
+
+// Tail keeps the last lines of a stream, bounded in number and in bytes, for the report of a failed start. It is safe for
+// concurrent use; no method blocks for longer than a copy.
+type Tail struct {
+	maxLines, maxBytes int
+
+	mu    sync.Mutex
+	lines []string // oldest first
+	size  int      // bytes in lines
+}
+
+// NewTail returns a Tail of at most maxLines lines and maxBytes bytes in all. Bounds below 1 count as 1.
+func NewTail(maxLines, maxBytes int) *Tail {
+	return &Tail{maxLines: max(maxLines, 1), maxBytes: max(maxBytes, 1)}
+}
+
+// Add appends a copy of line and drops the oldest lines that are too many then. Of a line longer than all bytes allowed
+// the beginning is kept.
+func (t *Tail) Add(line []byte) {
+	text := string(line[:min(len(line), t.maxBytes)])
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.lines = append(t.lines, text)
+	t.size += len(text)
+	for len(t.lines) > t.maxLines || t.size > t.maxBytes {
+		t.size -= len(t.lines[0])
+		t.lines[0] = "" // free the text now, the array later
+		t.lines = t.lines[1:]
+	}
+}
+
+// Lines returns the lines kept, oldest first. The slice is the caller's.
+func (t *Tail) Lines() []string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return append([]string(nil), t.lines...)
 }

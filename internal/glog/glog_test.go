@@ -67,25 +67,6 @@ func TestParseRefusesForeignLinesWithoutAllocating(t *testing.T) {
 	}
 }
 
-func TestWhenResolvesTheYear(t *testing.T) {
-	zone := time.FixedZone("z", 3600)
-	tests := map[string]struct {
-		now  time.Time
-		raw  string
-		want time.Time
-	}{
-		"same year":       {time.Date(2026, 8, 1, 0, 0, 0, 0, zone), "I0731", time.Date(2026, 7, 31, 1, 2, 3, 4000, zone)},
-		"december behind": {time.Date(2027, 1, 1, 0, 0, 0, 0, zone), "I1231", time.Date(2026, 12, 31, 1, 2, 3, 4000, zone)},
-		"january ahead":   {time.Date(2026, 12, 31, 23, 59, 0, 0, zone), "I0101", time.Date(2027, 1, 1, 1, 2, 3, 4000, zone)},
-	}
-	for name, tt := range tests {
-		line, ok := Parse([]byte(tt.raw + " 01:02:03.000004 1 a.cpp:1] m"))
-		if got := line.When(tt.now); !ok || !got.Equal(tt.want) {
-			t.Errorf("%s: got %v (parsed %v), want %v", name, got, ok, tt.want)
-		}
-	}
-}
-
 func FuzzParse(f *testing.F) {
 	for _, text := range foreign {
 		f.Add([]byte(text))
