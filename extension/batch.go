@@ -35,7 +35,7 @@ type Batch struct {
 	// too, so that a server can drop what it has already. It is unique for ever, over all
 	// hosts, queues and directories: no other lines ever have it.
 	ID string
-	// Queue says what kind of lines these are.
+	// Queue is the kind of the lines.
 	Queue Queue
 	// Epoch names what First and Last count in: 32 random hexadecimal digits that are
 	// kept with the queue. A new epoch begins when nothing proves that the numbers go on
@@ -49,12 +49,12 @@ type Batch struct {
 	// Lines are osqueryd's own bytes, one JSON document a line. No line holds a line feed or
 	// a carriage return, and none is blank: line breaks at the end are cut off, those between
 	// the values of a document are replaced by spaces, and those in what is no JSON by the two
-	// characters \n or \r. A batch that the extension hands over has at least one line.
+	// characters \n or \r. A batch of an instance has at least one line.
 	//
 	// Lines of QueueStatus are in the form that osqueryd's own TLS logger sends, and servers read:
 	// hostIdentifier, calendarTime, unixTime, severity, filename, line, message, version and
 	// decorations; unixTime, severity and line are numbers, and strings until osquery 5.10.
-	// osqueryd hands a logger plugin no decorations of status lines, so they are those of the
+	// osqueryd passes a logger plugin no decorations of status lines, so they are those of the
 	// newest result that was sent since the start of the process. Before the first one, and with
 	// decorations_top_level, there are none.
 	Lines [][]byte
@@ -85,7 +85,7 @@ func (b Batch) clone() Batch {
 }
 
 // WriteTo writes the lines, each followed by a newline, as most servers like them. Lines of
-// the extension hold no line break; those of others are written without, as [Batch.Lines] says.
+// an instance hold no line break; those of others are written without, as with [Batch.Lines].
 func (b Batch) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for _, line := range b.Lines {
@@ -141,7 +141,7 @@ func appendSized(out, b []byte) []byte {
 }
 
 // Verify checks the signature of a batch against the public half of the key that
-// [WithSigner] was given: an ed25519.PublicKey, *ecdsa.PublicKey or
+// Logs.Signer has: an ed25519.PublicKey, *ecdsa.PublicKey or
 // *rsa.PublicKey. The error is ErrSignature when it does not match. Try is not
 // signed. It is safe for concurrent use.
 func Verify(public crypto.PublicKey, b Batch) error {

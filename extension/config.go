@@ -44,7 +44,7 @@ type Config struct {
 // is a refusal. It must not call back into the instance.
 type ConfigPolicy func(ctx context.Context, node Node, config map[string]string) (map[string]string, error)
 
-// ConfigError says what is wrong with a config, and where.
+// ConfigError is a mistake in a config, and where it is.
 type ConfigError struct {
 	// Source is the name of the source, Path the way to the value in it, such as
 	// "schedule.logins.interval"; empty when it is the document as a whole.

@@ -55,7 +55,7 @@ type Logs struct {
 // sent ahead, by itself: when that is refused as well, the server is down, and the batch waits
 // on. When it is accepted, the batch is cut in half, again and again, until the line that is
 // refused is alone; it is given up when it was refused three times, each time right after the
-// server had taken another line of the same queue. A line that is given up is counted, announced by
+// server had accepted another line of the same queue. A line that is given up is counted, announced by
 // stats.LogsDropped and kept as a dead letter (Logs.DeadLetterBytes). A refusal that says by
 // itself that it is for good ([ErrPermanent], or [ErrTooLarge] for one line) needs no proof.
 //

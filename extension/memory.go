@@ -12,8 +12,8 @@ import (
 
 // Memory is a [Transport] that keeps everything in memory: for tests, examples
 // and a first try. It serves any number of instances, enrols them, drops batches
-// and results that it has already, and fails when it is told to. All methods are
-// safe for concurrent use. It keeps what it is given until it is dropped.
+// and results that it has already, and fails on demand. All methods are
+// safe for concurrent use. It keeps everything until it is dropped.
 type Memory struct {
 	mu       sync.Mutex
 	nodes    map[string]*memoryNode
@@ -122,7 +122,7 @@ func (m *Memory) PublishLogs(ctx context.Context, node Node, batch Batch) error 
 	return nil
 }
 
-// Queries returns what was asked since the last call.
+// Queries returns the queries that were added since the last call.
 func (m *Memory) Queries(ctx context.Context, node Node) (QuerySet, error) {
 	if err := m.before(ctx, "queries", node); err != nil {
 		return QuerySet{}, err
@@ -135,7 +135,7 @@ func (m *Memory) Queries(ctx context.Context, node Node) (QuerySet, error) {
 	return set, nil
 }
 
-// WriteResults keeps results, unless one of that id came before, and hands them to
+// WriteResults keeps results, unless one of that id came before, and passes them to
 // those who wait for them.
 func (m *Memory) WriteResults(ctx context.Context, node Node, results []Result) error {
 	if err := m.before(ctx, "results", node); err != nil {
@@ -172,7 +172,7 @@ func (m *Memory) Ask(instance, sql string) (wait func(ctx context.Context) (Resu
 	return m.AskSet(instance, QuerySet{Queries: map[string]string{"": sql}})
 }
 
-// AskSet is Ask with discovery and acceleration. The one query in set is given an
+// AskSet is Ask with discovery and acceleration. The one query in set gets an
 // id of Memory's own, whatever it has, and so is its discovery query.
 func (m *Memory) AskSet(instance string, set QuerySet) (wait func(ctx context.Context) (Result, error)) {
 	m.mu.Lock()
@@ -208,7 +208,7 @@ func (m *Memory) SetQueries(instance string, set QuerySet) {
 	m.node(instance).add(set)
 }
 
-// add puts set to what is asked at the next call.
+// add adds set to what the next call returns.
 func (n *memoryNode) add(set QuerySet) {
 	if n.ask.Queries == nil {
 		n.ask = QuerySet{Queries: map[string]string{}, Discovery: map[string]string{}}
@@ -269,7 +269,7 @@ func (m *Memory) Repeats(instance string) int {
 	return m.node(instance).repeats
 }
 
-// Fail sets a function that is asked before each call, which is "config", "logs",
+// Fail sets a function that is called before each call, which is "config", "logs",
 // "queries", "results" or "enroll"; an error from it is the call's. nil ends it.
 // It may block, and may panic.
 func (m *Memory) Fail(f func(call string, node Node) error) {
@@ -285,7 +285,7 @@ func (m *Memory) Invalidate(instance string) {
 	m.node(instance).key = ""
 }
 
-// Enrolments counts the node keys that were given out.
+// Enrolments counts the node keys that were issued.
 func (m *Memory) Enrolments() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()
