@@ -23,7 +23,7 @@ func (silent) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // TestBound: a call ends after Limits.Timeout, else when its caller's context ends. The
-// extension gives a batch more and more time on a slow link, and must not be cut off.
+// extension allows a batch more and more time on a slow link, and must not be cut off.
 func TestBound(t *testing.T) {
 	for _, c := range []struct {
 		what            string

@@ -15,7 +15,7 @@ import (
 
 const replacement = "\uFFFD"
 
-// quote gives a JSON string. Marshalling a string cannot fail.
+// quote returns a JSON string. Marshalling a string cannot fail.
 func quote(s string) []byte {
 	out, _ := json.Marshal(s)
 	return out
@@ -94,7 +94,7 @@ func resultsBody(key string, results []extension.Result, stringStatuses bool) (*
 	return b, nil
 }
 
-// rowsElement gives rows as they are; one result that is not JSON must not spoil
+// rowsElement returns rows as they are; one result that is not JSON must not spoil
 // the others, so it turns into a failed one that says so.
 func rowsElement(rows json.RawMessage) (element []byte, note string) {
 	switch {
@@ -149,7 +149,7 @@ func (b *body) add(parts ...[]byte) {
 	}
 }
 
-// compress gives the same body, gzipped. It is compressed as a whole, so that its
+// compress returns the same body, gzipped. It is compressed as a whole, so that its
 // length is known: some servers and gateways refuse chunked requests.
 func (b *body) compress() (*body, error) {
 	var out bytes.Buffer

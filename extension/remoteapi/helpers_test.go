@@ -10,7 +10,7 @@ import (
 	"github.com/osqvisor/osqvisor/internal/remoteapitest"
 )
 
-// serve gives a server and a client of it; further options come after the usual ones.
+// serve returns a server and a client of it; further options come after the usual ones.
 func serve(t *testing.T, opts ...remoteapi.Option) (*remoteapitest.Server, *remoteapi.Client) {
 	t.Helper()
 	server := start(t)

@@ -32,14 +32,14 @@ func (c *Client) judge(resp *http.Response, data []byte, req request) (answer, e
 	return answer{fields: f, raw: data}, nil
 }
 
-// refusal reads what a server says no with, under a status that says yes.
+// refusal returns the error that a 2xx answer contains, or nil.
 func refusal(f fields, req request) error {
 	invalid, err := f.nodeInvalid(req.call)
 	if err != nil {
 		return err
 	}
 	_, failed := f["error"]
-	// SGT, for one, says it so.
+	// As SGT does.
 	failed = failed || req.call.acknowledges() && f.text("status") == "error"
 	if !invalid && !failed {
 		return nil
@@ -137,7 +137,7 @@ func (f fields) nodeInvalid(c call) (bool, error) {
 	return invalid, nil
 }
 
-// text gives the first of the named fields that is a string, or "".
+// text returns the first of the named fields that is a string, or "".
 func (f fields) text(names ...string) string {
 	for _, name := range names {
 		var s string

@@ -94,8 +94,8 @@ func ForSGT() Option {
 }
 
 // WithHeader adds a header to every request, for a gateway, or to replace User-Agent or
-// Authorization (the node key). Other headers of the protocol are refused. Values never
-// appear in errors. It may be repeated.
+// Authorization (the node key). Other headers of the protocol are refused. Its value never
+// appears in errors.
 func WithHeader(name, value string) Option {
 	return func(s *settings) error {
 		name := textproto.CanonicalMIMEHeaderKey(name)

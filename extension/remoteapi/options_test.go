@@ -100,7 +100,7 @@ func TestServersAndConflicts(t *testing.T) {
 	}
 }
 
-// last gives the last request of a call.
+// last returns the last request of a call.
 func last(t *testing.T, server *remoteapitest.Server, call remoteapitest.Call) remoteapitest.Request {
 	t.Helper()
 	all := server.Requests()

@@ -62,7 +62,7 @@ func (h *host) log(lines ...string) {
 	}
 }
 
-// announced gives the failures of one call since it was last asked.
+// announced returns the failures of one call since it was last asked.
 func (h *host) announced(call string) (errs []error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -192,7 +192,7 @@ func (s *suite) config(node extension.Node) map[string]string {
 	return got
 }
 
-// sources gives a config in the form that the transport can carry.
+// sources returns a config in the form that the transport can carry.
 func (s *suite) sources(main string, more map[string]string) map[string]string {
 	if s.limits.Cannot[Sources] != "" {
 		return map[string]string{s.limits.Source: main}

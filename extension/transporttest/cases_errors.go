@@ -26,7 +26,7 @@ func surface(s *suite) {
 	}
 }
 
-// failed makes a method fail and gives the error.
+// failed makes a method fail and returns the error.
 func (s *suite) failed(m method, node extension.Node, f Failure) error {
 	s.Helper()
 	s.h.FailNext(f, 1)
@@ -54,7 +54,7 @@ func retryAfter(s *suite) {
 	}
 }
 
-// nodeInvalid: a refused node key is told apart, and a new one works.
+// nodeInvalid: a refused node key is distinguished, and a new one works.
 func nodeInvalid(s *suite) {
 	node := s.node("node-invalid")
 	for _, m := range s.methods() {
@@ -66,7 +66,7 @@ func nodeInvalid(s *suite) {
 	}
 }
 
-// permanent: data that will be refused again is told apart.
+// permanent: data that will be refused again is distinguished.
 func permanent(s *suite) {
 	node := s.node("permanent")
 	for _, m := range s.methods() {
@@ -80,7 +80,7 @@ func permanent(s *suite) {
 	}
 }
 
-// tooLarge: a batch that the server did not take because of its size is told apart,
+// tooLarge: a batch that the server did not take because of its size is distinguished,
 // nothing of it is there, and its halves pass under ids of their own. A single line
 // may also be refused for good.
 func tooLarge(s *suite) {

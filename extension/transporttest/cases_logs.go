@@ -114,7 +114,7 @@ func huge(s *suite) {
 	s.same("huge", s.received("huge", extension.QueueResults), sent)
 }
 
-// smallLines gives n lines, or fewer when they would be more than limit bytes.
+// smallLines returns n lines, or fewer when they would be more than limit bytes.
 func smallLines(n, limit int) (lines []string) {
 	for i := range n {
 		line := fmt.Sprintf(`{"n":"%d"}`, i)
@@ -126,7 +126,7 @@ func smallLines(n, limit int) (lines []string) {
 	return lines
 }
 
-// longLine gives a line of size bytes, or of what the harness allows beside others.
+// longLine returns a line of size bytes, or of what the harness allows beside others.
 func (s *suite) longLine(size int) string {
 	if s.limits.MaxLine > 0 {
 		size = min(size, s.limits.MaxLine)

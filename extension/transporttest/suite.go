@@ -64,7 +64,7 @@ func (c testCase) runOn(t tb, h Harness) {
 	c.run(&suite{tb: t, h: h, limits: limits, configured: map[string]bool{}})
 }
 
-// beyond tells a feature that not every transport needs.
+// beyond reports a feature that not every transport needs.
 func beyond(f Feature) bool {
 	switch f {
 	case TooLarges, ExactBytes, NotJSON:
@@ -74,12 +74,12 @@ func beyond(f Feature) bool {
 	}
 }
 
-// offers says whether a feature is there.
+// offers reports whether a feature is there.
 func (s *suite) offers(f Feature) bool {
 	return s.limits.Cannot[f] == "" && (!beyond(f) || slices.Contains(s.limits.Also, f))
 }
 
-// can says whether a feature is there, and logs why not.
+// can reports whether a feature is there, and logs why not.
 func (s *suite) can(f Feature) bool {
 	s.Helper()
 	ok := s.offers(f)
@@ -89,7 +89,7 @@ func (s *suite) can(f Feature) bool {
 	return ok
 }
 
-// node gives an instance's node, enrolled when the transport does that, and known to the
+// node returns an instance's node, enrolled when the transport does that, and known to the
 // server: nobody asks for a config before there is one.
 func (s *suite) node(instance string) extension.Node {
 	s.Helper()
@@ -223,7 +223,7 @@ func clone(b extension.Batch) extension.Batch {
 	return b
 }
 
-// received gives a queue's batches without those that came again. Where the server
+// received returns a queue's batches without those that came again. Where the server
 // sees no IDs, nothing can be dropped, and the lines must tell.
 func (s *suite) received(instance string, queue extension.Queue) []extension.Batch {
 	var out []extension.Batch

@@ -129,7 +129,7 @@ func (p *peer) await(text string) []string {
 	}
 }
 
-// take gives what was noted and not yet taken.
+// take returns what was noted and not yet taken.
 func (p *peer) take() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()

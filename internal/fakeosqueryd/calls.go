@@ -100,7 +100,7 @@ func (s result) err() error {
 	return errors.New(s.message)
 }
 
-// call asks a plugin, core's own or an extension's.
+// call calls a plugin, core's own or an extension's.
 func (r *registry) call(reg, name string, req map[string]string) result {
 	if e, ok := r.owner(reg, name); ok {
 		return r.callExtension(e.uuid, reg, name, req)
@@ -129,7 +129,7 @@ func (r *registry) callExtension(uuid osquery.ExtensionRouteUUID, reg, name stri
 	return result{code: resp.Status.Code, message: resp.Status.Message, rows: resp.Response}
 }
 
-// callActive asks the active plugin of a registry.
+// callActive calls the active plugin of a registry.
 func (r *registry) callActive(reg string, req map[string]string) result {
 	return r.call(reg, r.activeName(reg), req)
 }

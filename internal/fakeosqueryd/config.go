@@ -69,7 +69,7 @@ func (w *worker) finishCheck(err error) {
 	}
 }
 
-// refresh asks the config plugin, and applies its answer.
+// refresh calls the config plugin, and applies its answer.
 func (c *configState) refresh() error {
 	c.updating.Lock()
 	defer c.updating.Unlock()

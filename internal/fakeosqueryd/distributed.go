@@ -14,7 +14,7 @@ import (
 
 const keyAccelerate = "distributed_accelerate_checkins_expire"
 
-// distributed asks its plugin for queries, runs them and writes the results.
+// distributed calls its plugin for queries, runs them and writes the results.
 type distributed struct {
 	w       *worker
 	mu      sync.Mutex // one poll at a time

@@ -74,7 +74,7 @@ type Fault struct {
 	Bytes int64  // of Huge
 }
 
-// FaultKind tells faults apart.
+// FaultKind is a kind of fault.
 type FaultKind string
 
 // The faults, as osquerydtest has them.
@@ -151,7 +151,7 @@ func (p *Process) WaitUnhang() { p.gate.wait(gateAll, p.dead) }
 // NeverListen keeps a process that has not opened its socket yet from doing so.
 func (p *Process) NeverListen() { p.noSocket.Store(true) }
 
-// NextUUIDZero gives UUID 0 to the next extension.
+// NextUUIDZero assigns UUID 0 to the next extension.
 func (p *Process) NextUUIDZero() { p.zeroUUID.Store(true) }
 
 // IgnoreTerm makes the process ignore requests to stop.
@@ -240,12 +240,12 @@ func (p *Process) RunSchedule(names []string) error {
 	return p.work(func(w *worker) error { return w.sched.runNow(names) })
 }
 
-// RunDistributed asks for distributed queries, runs them and writes their results.
+// RunDistributed reads distributed queries, runs them and writes their results.
 func (p *Process) RunDistributed() error {
 	return p.work(func(w *worker) error { return w.dist.poll() })
 }
 
-// RefreshConfig asks for the config.
+// RefreshConfig reads the config.
 func (p *Process) RefreshConfig() error {
 	return p.work(func(w *worker) error { return w.config.refresh() })
 }
@@ -285,7 +285,7 @@ func (p *Process) phase(ph Phase) {
 	}
 }
 
-// at asks the director about an answer.
+// at calls the director about an answer.
 func (p *Process) at(ph Phase, text string) Fault {
 	if p.conf.Director == nil {
 		return Fault{}

@@ -34,7 +34,7 @@ type flagDef struct {
 	os   string // empty: every operating system
 }
 
-// flagGroup says which macro of osquery's source a flag is made with.
+// flagGroup is which macro of osquery's source a flag is made with.
 type flagGroup int
 
 const (

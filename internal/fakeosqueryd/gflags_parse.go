@@ -197,7 +197,7 @@ func (a *argParser) list(text string) []string {
 // cutDashes takes away one or two.
 func cutDashes(s string) string { return strings.TrimPrefix(strings.TrimPrefix(s, "-"), "-") }
 
-// errnoText gives the text of strerror.
+// errnoText returns the text of strerror.
 func errnoText(err error) string {
 	var errno syscall.Errno
 	if !errors.As(err, &errno) {
@@ -261,7 +261,7 @@ func flagfileLine(text string) (line, rest string, more bool) {
 	return text[:end], text[end+1:], true
 }
 
-// named says whether one of the patterns means this program.
+// named reports whether one of the patterns means this program.
 func (a *argParser) named(patterns string) bool {
 	for pattern := range strings.SplitSeq(patterns, " ") {
 		for _, name := range []string{a.program, filepath.Base(a.program)} {

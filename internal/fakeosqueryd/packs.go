@@ -62,7 +62,7 @@ func (c *configState) addNamed(name, source string, doc map[string]any) {
 	}
 }
 
-// genPack asks the config plugin for a pack that the config names by a string.
+// genPack calls the config plugin for a pack that the config names by a string.
 func (c *configState) genPack(name, source, value string) {
 	res := c.w.registry.callActive("config", map[string]string{"action": "genPack", "name": name, "value": value})
 	if len(res.rows) == 0 {

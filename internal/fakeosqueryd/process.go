@@ -283,7 +283,7 @@ func absolute(argv0 string) string {
 	return argv0
 }
 
-// gateMode says what hangs.
+// gateMode is what hangs.
 type gateMode int
 
 const (

@@ -48,7 +48,7 @@ func newRegistry(w *worker) *registry {
 	}
 }
 
-// isBuiltin says whether core itself has the plugin.
+// isBuiltin reports whether core itself has the plugin.
 func (r *registry) isBuiltin(reg, name string) bool {
 	if reg == "table" {
 		return r.w.sql.builtin(name) != nil
@@ -72,7 +72,7 @@ func (r *registry) ownerLocked(reg, name string) (*extension, bool) {
 	return nil, false
 }
 
-// register gives an extension a UUID, or says why not.
+// register assigns a UUID to an extension, or returns why not.
 func (r *registry) register(info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry) (osquery.ExtensionRouteUUID, error) {
 	log := r.w.p.log
 	r.mu.Lock()
@@ -151,7 +151,7 @@ func (r *registry) add(uuid osquery.ExtensionRouteUUID, info *osquery.InternalEx
 	r.touch()
 }
 
-// wasTable says whether an extension had a table of that name.
+// wasTable reports whether an extension had a table of that name.
 func (r *registry) wasTable(name string) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -332,7 +332,7 @@ func (r *registry) waitRequired() error {
 	return nil
 }
 
-// shutdownExtensions asks each extension to leave.
+// shutdownExtensions requests each extension to end.
 func (r *registry) shutdownExtensions() {
 	for _, e := range r.list() {
 		if isClosed(r.w.p.dead) {

@@ -264,7 +264,7 @@ func (s *scheduler) tick() int64 {
 	return s.zeroUnix + int64(time.Since(s.zero)/s.w.p.conf.period(time.Second))
 }
 
-// crossed says whether a multiple of interval lies in (last, now].
+// crossed reports whether a multiple of interval lies in (last, now].
 func crossed(last, now, interval int64) bool {
 	return interval > 0 && now/interval > last/interval
 }

@@ -152,7 +152,7 @@ func (s *server) deleteFile() error {
 	return nil
 }
 
-// listening says whether the socket is open.
+// listening reports whether the socket is open.
 func (s *server) listening() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +205,7 @@ func (h *handler) Options(context.Context) (osquery.InternalOptionList, error) {
 	return out, nil
 }
 
-// RegisterExtension gives a UUID.
+// RegisterExtension assigns a UUID.
 func (h *handler) RegisterExtension(
 	_ context.Context, info *osquery.InternalExtensionInfo, reg osquery.ExtensionRegistry,
 ) (*osquery.ExtensionStatus, error) {
@@ -235,7 +235,7 @@ func (h *handler) DeregisterExtension(_ context.Context, uuid osquery.ExtensionR
 	return status(0, "OK", 0), nil
 }
 
-// Call asks a plugin of any registry.
+// Call calls a plugin of any registry.
 func (h *handler) Call(_ context.Context, reg, item string, req osquery.ExtensionPluginRequest) (*osquery.ExtensionResponse, error) {
 	h.hold(gateCalls)
 	h.w.count.calls.Add(1)

@@ -272,7 +272,7 @@ func numberKind(text string) string {
 	return "INTEGER"
 }
 
-// describe gives the names and types of the columns of one item.
+// describe returns the names and types of the columns of one item.
 func (it item) describe(t *tableDef) []column {
 	switch {
 	case it.star:
@@ -336,7 +336,7 @@ func isInteger(kind string) bool {
 	return kind == "INTEGER" || kind == "BIGINT" || kind == "UNSIGNED BIGINT"
 }
 
-// typed gives the rows of an extension the types of their columns: text in a
+// typed converts the rows of an extension to the types of their columns: text in a
 // column of numbers is NULL, and columns that the table has not are dropped.
 func (t *tableDef) typed(in rows) rows {
 	out := make(rows, 0, len(in))

@@ -9,7 +9,7 @@ import (
 	"unsafe"
 )
 
-// defaultAction gives a signal back to the kernel, without a core file. The
+// defaultAction restores the kernel's action for a signal, without a core file. The
 // standard library has no such call: signal.Reset means the runtime's handling.
 func defaultAction(sig syscall.Signal) {
 	_ = syscall.Setrlimit(syscall.RLIMIT_CORE, &syscall.Rlimit{})

@@ -67,7 +67,7 @@ func signalProcess(p *os.Process, usr1, term bool) {
 	}
 }
 
-// inheritLock gives the worker the pidfile's descriptor, as an open without
+// inheritLock passes the worker the pidfile's descriptor, as an open without
 // O_CLOEXEC does: an orphan keeps the lock.
 func inheritLock(cmd *exec.Cmd, lock *os.File) {
 	if lock != nil {

@@ -46,7 +46,7 @@ func (s *Server) FailNext(call Call, n int, fault Fault) {
 	s.faults.script = append(s.faults.script, &scripted{call, n, fault})
 }
 
-// SetFault asks f about every request that no script of FailNext is for; nil from
+// SetFault calls f for every request without a script of FailNext; nil from
 // it, or nil for f, serves the request. f is called from many goroutines at once.
 func (s *Server) SetFault(f func(Call, *http.Request) Fault) {
 	s.faults.mu.Lock()
@@ -88,7 +88,7 @@ func HTML() Fault {
 	return Answer(http.StatusOK, "<!DOCTYPE html><html><body>Please sign in</body></html>", "Content-Type", "text/html; charset=utf-8")
 }
 
-// Busy answers 503 and asks to come back after so many seconds.
+// Busy answers 503 with a Retry-After of so many seconds.
 func Busy(seconds int) Fault {
 	return Answer(http.StatusServiceUnavailable, `{"error":"busy"}`, "Retry-After", strconv.Itoa(seconds))
 }

@@ -53,7 +53,7 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, error) {
 	return io.ReadAll(io.LimitReader(zr, maxBody))
 }
 
-// field gives a string of the outermost object without parsing what comes after it.
+// field returns a string of the outermost object without parsing what comes after it.
 func field(body []byte, name string) string {
 	dec := json.NewDecoder(bytes.NewReader(body))
 	if start, err := dec.Token(); err != nil || start != json.Delim('{') {

@@ -158,17 +158,17 @@ func (s *Server) Stop() {
 // Close is Stop, for defer and t.Cleanup.
 func (s *Server) Close() { s.Stop() }
 
-// URL gives "https://127.0.0.1:port"; it stays the same when the server comes back.
+// URL returns "https://127.0.0.1:port"; it stays the same when the server comes back.
 func (s *Server) URL() string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return "https://" + s.address
 }
 
-// EnrollSecret gives the secret that enrolments must bring.
+// EnrollSecret returns the secret that enrolments need.
 func (s *Server) EnrollSecret() string { return s.secret }
 
-// Certificate gives the server's own certificate, which is its own root.
+// Certificate returns the server's own certificate, which is its own root.
 func (s *Server) Certificate() *x509.Certificate { return s.cert.Leaf }
 
 // ClientTLS returns a configuration for clients that trust this server alone.

@@ -11,7 +11,7 @@ import (
 	"github.com/osqvisor/osqvisor/extension"
 )
 
-// Batch is one log call that the server took.
+// Batch is one log call that the server accepted.
 type Batch struct {
 	Host    string
 	LogType string // "result" or "status"
@@ -118,7 +118,7 @@ func (s *Server) InvalidateKeys(hosts ...string) {
 	})
 }
 
-// Batches gives the log calls taken from a host, in order of arrival, repeated
+// Batches returns the log calls taken from a host, in order of arrival, repeated
 // ones too.
 func (s *Server) Batches(host string) []Batch {
 	s.state.mu.Lock()
@@ -126,7 +126,7 @@ func (s *Server) Batches(host string) []Batch {
 	return slices.Clone(s.state.batches[host])
 }
 
-// Results gives the results taken from a host in order of arrival, those of one
+// Results returns the results taken from a host in order of arrival, those of one
 // call by their id.
 func (s *Server) Results(host string) []extension.Result {
 	s.state.mu.Lock()
@@ -134,14 +134,14 @@ func (s *Server) Results(host string) []extension.Result {
 	return slices.Clone(s.state.results[host])
 }
 
-// Enrolments says how often a host has enrolled.
+// Enrolments returns how often a host has enrolled.
 func (s *Server) Enrolments(host string) int {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
 	return s.state.enrolled[host]
 }
 
-// Requests gives the last 1024 requests as they came, failed ones too.
+// Requests returns the last 1024 requests as they came, failed ones too.
 func (s *Server) Requests() []Request {
 	s.state.mu.Lock()
 	defer s.state.mu.Unlock()
