@@ -96,7 +96,7 @@ func NewDeadLetters(dir string, queue extension.Queue, limit int64) *DeadLetters
 	return &DeadLetters{Path: filepath.Join(dir, "queue", string(queue)+".dead"), limit: limit}
 }
 
-// keep adds a batch. The error says why it was not kept.
+// Keep adds a batch. The error says why it was not kept.
 func (d *DeadLetters) Keep(b extension.Batch, cause error) error {
 	header, err := json.Marshal(deadHeader{
 		Batch: b.ID, Lines: len(b.Lines), Bytes: b.Bytes, Error: cause.Error(), Time: time.Now().UTC(),

@@ -119,7 +119,8 @@ func (e *Extension) openQueues() error {
 func (e *Extension) shipSettings(name extension.Queue, call string) delivery.Settings {
 	return delivery.Settings{
 		Name: name, Call: call, Dir: e.set.Dir, Logs: e.set.Logs, Deferred: e.set.DeferredQueues, Discard: e.set.silent,
-		Budget: e.set.Budget, Node: e.set.callNode, Announcer: e.events, Counters: e.set.Counters, Drops: e.drops, Wake: e.wake, Tasks: e.tasks,
+		Budget: e.set.Budget, Node: e.set.callNode, Announcer: e.events, Counters: e.set.Counters, Drops: e.drops, Wake: e.wake,
+		Tasks: e.tasks,
 	}
 }
 
