@@ -60,7 +60,12 @@ func awaitKinds(t *testing.T, server *remoteapitest.Server, node string) map[ext
 
 // TestTrial09WhatEnrolsIsWhatLogs: a server can attribute every line, of any kind, to the node that
 // enrolled, and tells the instances of one machine apart.
-func TestTrial09WhatEnrolsIsWhatLogs(t *testing.T) {
+func TestTrial09WhatEnrolsIsWhatLogs(t *testing.T) { whatEnrolsIsWhatLogs(t) }
+
+func TestPromise15WhatEnrolsIsWhatLogs(t *testing.T) { whatEnrolsIsWhatLogs(t) }
+
+func whatEnrolsIsWhatLogs(t *testing.T) {
+	t.Helper()
 	each(t, func(t *testing.T, binary string) {
 		testhelp.CheckLeaks(t)
 		server, client := fleet(t)
