@@ -46,8 +46,8 @@ func identityOf(path string) string {
 }
 
 // MinVersion is the oldest osquery that can be run: pidfile locks and the denylist
-// of distributed queries came with it.
-const MinVersion = "5.5.0"
+// of distributed queries came with it, and the tests pass on it.
+const MinVersion = "5.5.1"
 
 // Reasons why a binary cannot be run. CheckBinary wraps them.
 var (

@@ -93,7 +93,7 @@ func TestBadBinaries(t *testing.T) {
 		"fails":                {func(t *testing.T) string { return program(t, "#!/bin/sh\nexit 3\n") }, "exit status 3"},
 		"too old": {func(t *testing.T) string {
 			return osquerydtest.Start(t, osquerydtest.WithScript(osquerydtest.Script{Version: "5.4.0"})).Path()
-		}, "is osquery 5.4.0; 5.5.0 or newer is needed"},
+		}, "is osquery 5.4.0; 5.5.1 or newer is needed"},
 		"dangling link": {func(t *testing.T) string {
 			p := filepath.Join(root(t), "osqueryd")
 			if err := os.Symlink("/no/such/file", p); err != nil {

@@ -63,8 +63,7 @@ func (p *Process) Run() int { return p.id.Run }
 // Socket returns the path of the extension socket.
 func (p *Process) Socket() string { return p.id.Socket }
 
-// Do executes an action. Exit, Kill, WatchdogMemory and WatchdogCPU return when the process or
-// its worker has ended.
+// Done returns a channel that is closed when the process has ended.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
 // String describes the process.
@@ -104,9 +103,8 @@ func (p *Process) Watcher() (*Process, bool) {
 	return w, w != nil
 }
 
-// Do makes the process do an action now. Exit and Kill return when it is gone;
-// WatchdogMemory and WatchdogCPU, which may be given to a worker or its
-// watcher, when the worker is gone.
+// Do executes an action. Exit and Kill return when the process has ended, WatchdogMemory and
+// WatchdogCPU, of a worker or its watcher, when the worker has.
 func (p *Process) Do(ctx context.Context, a Action) error {
 	target := p
 	if a.Do == WatchdogMemory || a.Do == WatchdogCPU {

@@ -178,7 +178,8 @@ func TestOsctrl(t *testing.T) {
 	ids := []string{"vendor", "tenant-a", "tenant-b"}
 	opts := []runtime.Option{
 		runtime.WithBinary(osqueryd.Path), runtime.WithRoot(filepath.Join(root, "r")), runtime.WithTransport(rec),
-		runtime.WithInstanceDefaults(instance.WithDistributed(extension.Distributed{Interval: 2 * time.Second}), instance.WithFlag("verbose", "true")),
+		runtime.WithInstanceDefaults(instance.WithDistributed(extension.Distributed{Interval: 2 * time.Second}),
+			instance.WithFlag("verbose", "true")),
 	}
 	for _, id := range ids {
 		opts = append(opts, runtime.WithInstance(id))

@@ -37,7 +37,8 @@ func runHost(stdin io.Reader) error {
 	if err != nil {
 		return err
 	}
-	client, err := remoteapi.New(cfg.Server, remoteapi.WithTLS(trust), remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: cfg.Secret}),
+	client, err := remoteapi.New(cfg.Server, remoteapi.WithTLS(trust),
+		remoteapi.WithEnrollSecret(remoteapi.EnrollSecret{Value: cfg.Secret}),
 		remoteapi.WithLimits(remoteapi.Limits{Timeout: 10 * time.Second}))
 	if err != nil {
 		return err
