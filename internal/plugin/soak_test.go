@@ -168,6 +168,7 @@ func TestOneGoroutineWhileIdle(t *testing.T) {
 		if err := stop(); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the last ones are returning
 		equal(t, "goroutines after the end", goroutines(), "")
 	})
 }
