@@ -19,7 +19,7 @@ import (
 // Queue names one of the three kinds of log.
 type Queue string
 
-// The queues. They are kept and shipped apart, so that none starves another.
+// The queues. They are kept and delivered apart, so that none starves another.
 const (
 	// QueueResults holds differential and event results.
 	QueueResults Queue = "results"
@@ -43,7 +43,7 @@ type Batch struct {
 	// deleted, damaged or lost to a power cut.
 	Epoch string
 	// First and Last are the sequence numbers of the first and last line. Within an epoch
-	// they only rise, and no number is given to two lines. A new queue counts from 1; one
+	// they only rise, and no two lines share a number. A new queue counts from 1; one
 	// that lost its epoch alone goes on counting.
 	First, Last uint64
 	// Lines are osqueryd's own bytes, one JSON document a line. No line holds a line feed or

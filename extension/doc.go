@@ -4,7 +4,7 @@
 // A [Transport] is the host's own client: it returns configs and distributed queries, and accepts
 // batches of logs and the results of queries. It may serve one instance or many; a [Node] in each
 // call names the instance. [Funcs] makes one from functions, [Memory] keeps everything in memory,
-// and the package remoteapi speaks osquery's remote API. [StatusError] tells an instance what an
+// and the package remoteapi speaks osquery's remote API. [StatusError] returns what an
 // HTTP status means. The package transporttest tests any transport.
 //
 // # Config
@@ -22,7 +22,7 @@
 //
 // osqueryd passes one line at a time and waits. The line is appended to a queue on disk, byte for
 // byte, and osqueryd gets the status 0, whatever happens: it ends itself when a result is refused.
-// Results, snapshots and status lines have a queue each. They are shipped in batches, in order, each
+// Results, snapshots and status lines have a queue each. They are delivered in batches, in order, each
 // queue on its own. A batch has an id that is the same at every try and after every restart, so that
 // a server can drop what it has. The id is made of the instance's and of line numbers, with a random
 // epoch of the queue, so that no other lines ever have it. What cannot be kept is counted and

@@ -9,7 +9,7 @@ import (
 // default.
 type Enrolment struct {
 	// Interval is the least time from one enrolment to the next when the server refuses
-	// keys soon after it gave them out, as it does to two hosts that enrol as one node. It
+	// keys soon after it issued them, as it does to two hosts that enrol as one node. It
 	// doubles up to 16 times as much while that goes on. The first key that is refused
 	// within an hour is replaced at once. From 1 s to 1 h; the default is 1 minute.
 	Interval time.Duration

@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Logs sets how an instance's log lines are queued on disk and shipped. A field that is zero
+// Logs sets how an instance's log lines are queued on disk and delivered. A field that is zero
 // stands for its default.
 type Logs struct {
 	// BatchLines and BatchBytes bound a batch. The defaults are 1000 lines and 1 MiB; a line that

@@ -71,7 +71,7 @@ type Binary struct {
 	print fingerprint
 }
 
-// fingerprint tells whether a file is still the one that was looked at.
+// fingerprint shows whether a file is still the one that was looked at.
 type fingerprint struct {
 	info fs.FileInfo
 }

@@ -30,6 +30,6 @@
 // or [Queries].
 //
 // Tables, transports, observers and health checks may call any method except those that
-// would deadlock, which say so. A table must not query its own instance: its query would
+// would deadlock; their comments state it. A table must not query its own instance: its query would
 // wait for the one that reads the table.
 package instance

@@ -137,7 +137,7 @@ func (r *run) noteOOM() bool {
 }
 
 // configMayBe reports whether the config may be to blame for the end of a run: osqueryd crashed,
-// gave up, hung or took too much memory. A signal from outside, a busy database or a full disk is
+// gave up, hung or used too much memory. A signal from outside, a busy database or a full disk is
 // nothing that a config does.
 func configMayBe(e *ExitError) bool {
 	switch e.Cause {
@@ -153,7 +153,7 @@ func configMayBe(e *ExitError) bool {
 	}
 }
 
-// crash tells the signals that a program ends itself by.
+// crash holds the signals that a program ends itself by.
 func crash(signal string) bool {
 	return signal == "SIGABRT" || signal == "SIGSEGV" || signal == "SIGBUS" || signal == "SIGFPE" || signal == "SIGILL"
 }
@@ -368,13 +368,13 @@ func diskFull(dir string) bool {
 	return free >= 0 && free < leastRoom
 }
 
-// usable is true as well for a binary that is not there, which the next start tells of.
+// usable is true as well for a binary that is not there, which the next start reports.
 func usable(b Binary) bool {
 	_, err := inspectBinary(&b)
 	return !errors.Is(err, ErrBinaryUnusable)
 }
 
-// pluginCause tells, for an exit with 78, how far osqueryd came with our plugins.
+// pluginCause returns, for an exit with 78, how far osqueryd came with our plugins.
 func (r *run) pluginCause() stats.Cause {
 	r.in.mu.Lock()
 	asked := r.activated

@@ -265,7 +265,7 @@ func (r *run) checkSession(ctx context.Context) error {
 }
 
 // reachable looks for the socket's file: the connections that are open outlive it, so
-// they do not tell that osqueryd can no longer be reached. osqueryd does not open its
+// they do not show that osqueryd can no longer be reached. osqueryd does not open its
 // socket a second time. Where there is no file to look at, a connection is opened and closed again.
 func (r *run) reachable(ctx context.Context) error {
 	if r.session.file != nil {
@@ -398,7 +398,7 @@ func (r *run) readBackFlags(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, r.in.live.Load().health.Timeout)
 	defer cancel()
 	if err := r.reconnect(ctx); err != nil {
-		return // osqueryd is on its way out, or health will tell
+		return // osqueryd is on its way out, or health will show it
 	}
 	rows, err := callTable(ctx, r.session.control, "osquery_flags")
 	if err != nil {

@@ -42,7 +42,7 @@ type Instance struct {
 	queries   *thriftconn.QueryQueue
 	requests  chan request // to the goroutine of the current run
 
-	shipping  chan struct{} // holds a token while somebody ships
+	shipping  chan struct{} // holds a token while somebody delivers
 	pushing   chan struct{} // holds a token while somebody pushes a config, from its fetch on
 	looking   chan struct{} // holds a token while Conditions waits for the disk
 	ended     chan struct{} // closed by Close
@@ -80,7 +80,7 @@ func New(id string, opts ...Option) (*Instance, error) {
 	}
 	if o.settings.Plan != nil {
 		o.settings.Plan(plan{o})
-		return nil, nil //nolint:nilnil // nobody but a Runner asks for a plan
+		return nil, nil //nolint:nilnil // nobody but a Runner requests a plan
 	}
 	ctx, cancel := context.WithTimeoutCause(o.ctx, o.checkBound(), errDiskHangs)
 	defer cancel()
@@ -112,7 +112,7 @@ func (o *options) build() (_ *Instance, err error) {
 	}
 	if o.settings.DryRun {
 		o.unmake()
-		return nil, nil //nolint:nilnil // nobody but a Runner asks for a dry run
+		return nil, nil //nolint:nilnil // nobody but a Runner requests a dry run
 	}
 	rec := o.recorder()
 	logs := guard.NewLogSwitch(o.logger)
@@ -357,7 +357,7 @@ var (
 type ParkedError struct {
 	// Instance is the instance's id.
 	Instance string
-	// Cause is why its last run ended; empty when the history does not tell.
+	// Cause is why its last run ended; empty when the history does not hold it.
 	Cause stats.Cause
 	// LastError is the text of its last failure.
 	LastError string

@@ -203,7 +203,7 @@ func WithTables(tables ...extension.Table) Option {
 // WithConfig sets how the instance gets its config.
 func WithConfig(c extension.Config) Option { return func(o *options) { o.config = c } }
 
-// WithLogs sets how the instance's log lines are queued and shipped.
+// WithLogs sets how the instance's log lines are queued and delivered.
 func WithLogs(l extension.Logs) Option { return func(o *options) { o.logs = l } }
 
 // WithDistributed sets how the instance runs distributed queries.

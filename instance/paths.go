@@ -94,7 +94,7 @@ func (o *options) layout() paths {
 }
 
 // checkPaths holds what can be known of the directories before the first run. It
-// makes the instance's directory, since nothing else tells whether it can be made.
+// makes the instance's directory, since nothing else shows whether it can be made.
 func (o *options) checkPaths() []error {
 	option, base := "WithRoot", o.root
 	switch {
@@ -174,7 +174,7 @@ func makeDir(dir string, private bool) error {
 }
 
 // makeWritableDir is makeDir for what is checked before the first run. At a start,
-// the first file that is made in the directory tells the same. What it made goes with unmake.
+// the first file that is made in the directory shows the same. What it made goes with unmake.
 func (o *options) makeWritableDir(dir string, private bool) error {
 	o.made = append(missing(dir), o.made...)
 	if err := makeDir(dir, private); err != nil {
@@ -202,7 +202,7 @@ func (o *options) unmake() {
 	o.made = nil
 }
 
-// checkWritable makes a file, because modes alone do not tell: read-only mounts,
+// checkWritable makes a file, because modes alone do not show it: read-only mounts,
 // quotas and access lists count too.
 func checkWritable(dir string) error {
 	f, err := os.CreateTemp(dir, ".osqvisor-*")
@@ -252,7 +252,7 @@ func isTemporary(name string) bool {
 // ErrInUse reports that a directory is used by an instance, of this host process or another.
 var ErrInUse = errors.New("the directory is in use")
 
-// IsDirectory reports whether an instance was run in dir, as far as a look at its lock file tells.
+// IsDirectory reports whether an instance was run in dir, as far as its lock file shows.
 func IsDirectory(dir string) bool {
 	info, err := os.Lstat(filepath.Join(dir, lockName))
 	return err == nil && info.Mode().IsRegular()

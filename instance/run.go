@@ -147,7 +147,7 @@ func (in *Instance) noteActivation(what string) {
 	}
 }
 
-// newRunID returns 8 random bytes in hex: unique enough to tell runs apart for ever.
+// newRunID returns 8 random bytes in hex: unique enough to distinguish runs for ever.
 func newRunID() string {
 	b := make([]byte, 8)
 	_, _ = rand.Read(b) // it never fails
@@ -435,7 +435,7 @@ func (r *run) writeLease() error {
 	})
 }
 
-// shipForRun ships for as long as a run lasts, its last deliveries included; while
+// shipForRun delivers for as long as a run lasts, its last deliveries included; while
 // somebody else does, it waits to take over. The function it returns ends it, and returns
 // what is closed at its end.
 func (in *Instance) shipForRun(ctx context.Context) (stop func() (ended chan struct{})) {

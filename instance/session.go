@@ -23,7 +23,7 @@ import (
 // tablesName is what osqueryd knows the registration of the host's tables by.
 const tablesName = extensionName + "_tables"
 
-// extensionVersion is what we tell osqueryd of ourselves; it refuses old ones.
+// extensionVersion is the version that we report to osqueryd; it refuses old ones.
 const extensionVersion = "1"
 
 // session is our standing with one worker: it ends when the worker does, and a
@@ -339,7 +339,7 @@ func (r *run) adopt(s *session) {
 	r.announce(again)
 }
 
-// announce tells of the registrations as they are now.
+// announce announces the registrations as they are now.
 func (r *run) announce(again bool) {
 	r.in.emit(stats.ExtensionRegistered{
 		Head: r.in.head(), UUID: r.session.plugins.uuid, Again: again,
@@ -349,7 +349,7 @@ func (r *run) announce(again bool) {
 
 // fullCheckEvery is how many checks of the list of extensions there are to one
 // of every single plugin. osqueryd drops all plugins of an extension together, so
-// the list alone tells almost always; the full registry is some hundred rows long.
+// the list alone is enough almost always; the full registry is some hundred rows long.
 const fullCheckEvery = 6
 
 // errTablesMissing is the loss of a registration that was given up half way.

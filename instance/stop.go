@@ -29,7 +29,7 @@ const (
 )
 
 // shares returns, in percent of Timeouts.Stop, how long a part may take, and when it is over
-// even if all parts before it took their time.
+// even if all parts before it used theirs up.
 func (p stopPart) shares() (atMost, until time.Duration) {
 	switch p {
 	case stopTerminate:
@@ -111,7 +111,7 @@ func (r *run) tidy(what string, f func()) {
 	}
 }
 
-// giveBack ends the run's hold on the directory, once nobody ships from it.
+// giveBack ends the run's hold on the directory, once nobody delivers from it.
 func (r *run) giveBack() {
 	shipped := make(chan struct{})
 	close(shipped)

@@ -85,7 +85,7 @@ func (in *Instance) record(ctx context.Context, e stats.Event) {
 // settle waits until every event so far was handed to the observers. When that takes
 // longer than Timeouts.Observers allows, their context ends and what waits is dropped,
 // which is logged; when one does not return then either, for as long again, it is left
-// to itself. A run that was asked to end, and Close, end with it. Called from an observer of the instance it
+// to itself. A run that was requested to end, and Close, end with it. Called from an observer of the instance it
 // does nothing.
 func (in *Instance) settle(ctx context.Context) { in.settleWithin(ctx, in.settleWait()) }
 
@@ -140,7 +140,7 @@ func (in *Instance) setAsleep(asleep bool) {
 // ship delivers what is queued until ctx ends, whether or not osqueryd runs.
 // Run does so by itself for as long as it lasts; a supervisor that calls ship
 // as well keeps deliveries going between runs and while the instance is parked, and
-// keeps the instance's directory meanwhile. While somebody else ships, a run
+// keeps the instance's directory meanwhile. While somebody else delivers, a run
 // included, it waits to take over. It returns nil when ctx ends, and fails with
 // ErrClosed, or when the directory is used by another host or instance.
 func (in *Instance) ship(ctx context.Context) error {
@@ -170,7 +170,7 @@ func (in *Instance) ship(ctx context.Context) error {
 	return in.shipEntered(ctx)
 }
 
-// shipEntered ships, leaves the directory and the place of who ships. It does so also when ctx has ended by now.
+// shipEntered delivers, leaves the directory and the place of who delivers. It does so also when ctx has ended by now.
 func (in *Instance) shipEntered(ctx context.Context) error {
 	var lane guard.Lane
 	var err error // once done is closed

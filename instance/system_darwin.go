@@ -22,8 +22,8 @@ func readClock(id int32) func() time.Duration {
 	}
 }
 
-// oomKills is 0: nobody tells.
+// oomKills is 0: nothing counts them.
 func oomKills() uint64 { return 0 }
 
-// hasThread would report whether a thread belongs to a process, which these systems are not asked.
+// hasThread would report whether a thread belongs to a process, which these systems do not show.
 func hasThread(int, uint64) bool { return true }

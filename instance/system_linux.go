@@ -36,7 +36,7 @@ func readClock(id int32) func() time.Duration {
 const cgroupRoot = "/sys/fs/cgroup"
 
 // oomKills counts the processes of our control group, which osqueryd is in, that the
-// kernel killed for want of memory. It is 0 where the kernel does not tell.
+// kernel killed for want of memory. It is 0 where the kernel does not count.
 func oomKills() uint64 {
 	groups, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {

@@ -64,7 +64,7 @@ func fileIdentity(info fs.FileInfo) string {
 	return id
 }
 
-// freeRoom is -1 when the system does not tell.
+// freeRoom is -1 when the system does not report it.
 func freeRoom(dir string) int64 {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
@@ -99,7 +99,7 @@ func outOfResources(err error) bool {
 }
 
 // lockedByAnother reports whether another process has a lock on a file that exists. RocksDB
-// locks by fcntl, which tells, and takes nothing from the one who has it.
+// locks by fcntl, which names the holder, and takes nothing from the one who has it.
 func lockedByAnother(path string) bool {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -327,7 +327,7 @@ func escapeGlob(path string) string {
 	return string(out)
 }
 
-// writers tells how somebody other than root and this user can change a file or a directory; it is empty when nobody can.
+// writers returns how somebody other than root and this user can change a file or a directory; it is empty when nobody can.
 // In a sticky directory, each can replace only what is his own.
 func writers(info fs.FileInfo) string {
 	st, ok := info.Sys().(*syscall.Stat_t)

@@ -32,7 +32,7 @@ func fileIdentity(info fs.FileInfo) string {
 	return fmt.Sprintf("%d %d %v", info.Size(), info.ModTime().UnixNano(), info.Mode())
 }
 
-// freeRoom is -1 when the system does not tell.
+// freeRoom is -1 when the system does not report it.
 func freeRoom(dir string) int64 {
 	path, err := windows.UTF16PtrFromString(dir)
 	if err != nil {
@@ -127,8 +127,8 @@ func systemClock() control.Clock {
 	})
 }
 
-// oomKills is 0: nobody tells.
+// oomKills is 0: nothing counts them.
 func oomKills() uint64 { return 0 }
 
-// hasThread would report whether a thread belongs to a process, which these systems are not asked.
+// hasThread would report whether a thread belongs to a process, which these systems do not show.
 func hasThread(int, uint64) bool { return true }

@@ -34,7 +34,7 @@ const maxTimes = 1000
 // rate is the times of one kind of event, within the window, oldest first.
 type rate struct {
 	times []time.Time
-	rang  time.Time // when the alarm was last given
+	rang  time.Time // when the alarm was last raised
 }
 
 func newAlarm(id string, limit int, window time.Duration) *alarm {

@@ -81,7 +81,7 @@ func (r *Runner) makes() maker {
 	return r.maker
 }
 
-// addAll adds the instances that New was given. In a dry run it only reports every mistake.
+// addAll adds the instances of New's options. In a dry run it only reports every mistake.
 func (r *Runner) addAll(dry bool) error {
 	var errs []error
 	seen := map[string]bool{}
@@ -216,10 +216,10 @@ func (r *Runner) retire(m *member) {
 type member struct {
 	id    string
 	alarm *alarm        // nil without WithRateAlarm
-	wake  chan struct{} // tells a supervisor that waits to look again; holds one token
+	wake  chan struct{} // makes a supervisor that waits look again; holds one token
 
 	opts   []instance.Option
-	tables *[]extension.Table // what SetTables gave; nil when it was not called
+	tables *[]extension.Table // what SetTables set; nil when it was not called
 	place  place
 	in     subject // nil while it is being added
 
@@ -233,7 +233,7 @@ type member struct {
 	counted  bool          // Run waits for that change
 
 	run    *liveRun // nil between runs
-	again  bool     // the host asked for a new run
+	again  bool     // the host requested a new run
 	parked bool
 	// parkedTold is set when the park was recorded; only then does it end WaitReady.
 	parkedTold bool
@@ -259,7 +259,7 @@ func (r *Runner) newMember(id string, opts []instance.Option) *member {
 	return m
 }
 
-// poke makes the supervisor look at what the host asked for.
+// poke makes the supervisor look at what the host requested.
 func (m *member) poke() {
 	select {
 	case m.wake <- struct{}{}:

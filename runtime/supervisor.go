@@ -75,7 +75,7 @@ func (s *supervisor) shipping(ctx context.Context, wait func()) {
 	<-done
 }
 
-// shipAgain is the wait after a Ship that failed: for want of room, or because another
+// shipAgain is the wait after a delivery that failed: for want of room, or because another
 // host has the directory, both of which pass while an instance is parked for days.
 const shipAgain = 30 * time.Second
 
@@ -108,7 +108,7 @@ func (s *supervisor) runOnce(ctx context.Context) error {
 }
 
 // setRun makes run the current one. It is the answer to every restart that was
-// asked for before it; the next ones end it.
+// requested before it; the next ones end it.
 func (s *supervisor) setRun(run *liveRun) {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
@@ -120,7 +120,7 @@ func (s *supervisor) setRun(run *liveRun) {
 	s.m.notify()
 }
 
-// takeAgain reports whether the host asked for a new run, once.
+// takeAgain reports whether the host requested a new run, once.
 func (s *supervisor) takeAgain() bool {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
@@ -146,7 +146,7 @@ func (s *supervisor) settle(ctx context.Context, f failure, err error) {
 	}
 }
 
-// wait ends after d, when the host asks for a new run, with ctx, or, if watch is set, when
+// wait ends after d, when the host requests a new run, with ctx, or, if watch is set, when
 // what may have stood in the way of a start has changed. It returns why.
 func (s *supervisor) wait(ctx context.Context, d time.Duration, watch bool) stats.ResumeReason {
 	timer := time.NewTimer(d)
@@ -200,7 +200,7 @@ func (s *supervisor) setSick(sick bool) {
 func (s *supervisor) setParked(parked bool) {
 	s.r.mu.Lock()
 	defer s.r.mu.Unlock()
-	s.m.parked = parked && !s.m.again // what was asked meanwhile is about to be done
+	s.m.parked = parked && !s.m.again // what was requested meanwhile is about to be done
 	s.m.parkedTold = false
 	s.m.notify()
 }
@@ -213,7 +213,7 @@ func (s *supervisor) announceParked() {
 	s.m.notify()
 }
 
-// failureOf reads what a run's end tells.
+// failureOf reads the failure from a run's end.
 func failureOf(err error, lasted time.Duration) failure {
 	f := failure{at: time.Now(), cause: stats.CauseUnknown, lasted: lasted}
 	if exit, ok := errors.AsType[*instance.ExitError](err); ok {

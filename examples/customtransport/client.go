@@ -16,18 +16,18 @@ import (
 const maxAnswer = 8 << 20
 
 // Client is a host's own connection to its server, as a Transport. One Client serves
-// all instances: the Node of each call says which of them is asking. It keeps nothing,
+// all instances: the Node of each call names the one that calls. It keeps nothing,
 // so its methods may be called from many goroutines at once.
 type Client struct {
 	base string // such as "https://fleet.example.org"
 	http *http.Client
 }
 
-// The compiler says when a method is missing. extension/transporttest says when one is
+// The compiler reports a method that is missing, extension/transporttest one that is
 // not as osqvisor needs it.
 var _ extension.Transport = (*Client)(nil)
 
-// Config gives what osqueryd is to do: a JSON document for each source.
+// Config returns what osqueryd is to do: a JSON document for each source.
 func (c *Client) Config(ctx context.Context, node extension.Node) (map[string]string, error) {
 	var config map[string]string
 	if err := c.get(ctx, node, "config", &config); err != nil {
@@ -37,14 +37,14 @@ func (c *Client) Config(ctx context.Context, node extension.Node) (map[string]st
 }
 
 // PublishLogs sends a batch. Until it returns nil, the same batch comes again, with
-// the same ID; so the server is told the ID, and drops what it has already. As JSON the
+// the same ID; so the server gets the ID, and drops what it has already. As JSON the
 // lines are base64, since they can be any bytes; a server that would rather have them one
-// below the other gets what batch.WriteTo or batch.Gzip gives.
+// below the other gets the output of batch.WriteTo or batch.Gzip.
 func (c *Client) PublishLogs(ctx context.Context, node extension.Node, batch extension.Batch) error {
 	return c.post(ctx, node, "logs", batch)
 }
 
-// Queries gives the distributed queries that are to be run now.
+// Queries returns the distributed queries that are to be run now.
 func (c *Client) Queries(ctx context.Context, node extension.Node) (extension.QuerySet, error) {
 	var set extension.QuerySet
 	if err := c.get(ctx, node, "queries", &set); err != nil {
@@ -93,7 +93,7 @@ func (c *Client) get(ctx context.Context, node extension.Node, what string, answ
 	return c.do(req, answer)
 }
 
-// request says who asks, in the path and by the label that the host gave the instance.
+// request names the caller, in the path and by the label that the host set on the instance.
 func (c *Client) request(ctx context.Context, node extension.Node, method, what string, body io.Reader) (*http.Request, error) {
 	address, err := url.JoinPath(c.base, "instances", node.Instance, what)
 	if err != nil {
@@ -129,7 +129,7 @@ func (c *Client) do(req *http.Request, answer any) error {
 	return nil
 }
 
-// acknowledged takes one status alone for the server's word that it has the data, which
+// acknowledged takes one status alone for the server's acknowledgement that it has the data, which
 // is deleted then. A sign-in page of a gateway, to which a POST may have been redirected,
 // comes as 200.
 func acknowledged(resp *http.Response) error {

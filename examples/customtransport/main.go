@@ -61,7 +61,7 @@ func main() {
 	}
 }
 
-// tenantOf gives the label that the host puts on an instance.
+// tenantOf returns the label that the host puts on an instance.
 func tenantOf(id string) string { return strings.ToUpper(id) }
 
 // run starts server and instances, waits until all has happened, and stops them.
@@ -98,7 +98,7 @@ func supervise(ctx context.Context, osqueryd, root, address string, server *Serv
 		runtime.WithRoot(root),
 		runtime.WithTransport(&Client{base: address, http: httpClient}), // one for all instances
 		runtime.WithInstanceDefaults(
-			instance.WithDistributed(extension.Distributed{Interval: time.Second}), // for the eye; in earnest ask once a minute
+			instance.WithDistributed(extension.Distributed{Interval: time.Second}), // for the example; once a minute in production
 			instance.WithLogs(extension.Logs{BatchAge: time.Second / 2}),
 		),
 	}
@@ -116,13 +116,13 @@ func supervise(ctx context.Context, osqueryd, root, address string, server *Serv
 	go func() { ran <- runner.Run(runCtx) }()
 	err = waitForAll(ctx, server, ids)
 	if err != nil {
-		err = errors.Join(err, runner.Healthy().Err()) // which tells why, when an instance did not start
+		err = errors.Join(err, runner.Healthy().Err()) // which has the reason, when an instance did not start
 	}
 	stop()
 	return errors.Join(err, <-ran)
 }
 
-// waitForAll waits until no instance lacks anything, and says what when it gives up.
+// waitForAll waits until no instance lacks anything, and returns what is lacking when it gives up.
 func waitForAll(ctx context.Context, server *Server, ids []string) error {
 	for {
 		var missing []string

@@ -13,11 +13,11 @@ import (
 // maxRequest bounds what the server reads of a request, in bytes.
 const maxRequest = 32 << 20
 
-// whereQuery is what each instance is asked: its own database is below its own
-// directory, so that the answer tells who gave it.
+// whereQuery is the query for each instance: its own database is below its own
+// directory, so that the answer names its sender.
 const whereQuery = "select value from osquery_flags where name = 'database_path'"
 
-// Server is the host's server, as small as can be. It gives each instance a config of
+// Server is the host's server, as small as can be. It returns each instance a config of
 // its own and one distributed query, and keeps what they send.
 type Server struct {
 	say     func(format string, args ...any)
@@ -37,7 +37,7 @@ type client struct {
 	answer  string
 }
 
-// NewServer makes a server for the instances of these ids. It tells by say what comes.
+// NewServer makes a server for the instances of these ids. Whatever comes is printed by say.
 func NewServer(say func(format string, args ...any), ids ...string) *Server {
 	s := &Server{say: say, changed: make(chan struct{}, 1), clients: map[string]*client{}}
 	for _, id := range ids {
@@ -46,7 +46,7 @@ func NewServer(say func(format string, args ...any), ids ...string) *Server {
 	return s
 }
 
-// Handler gives the server's addresses.
+// Handler returns the server's addresses.
 func (s *Server) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /instances/{id}/config", s.known(s.config))
@@ -74,7 +74,7 @@ func (s *Server) known(handle func(w http.ResponseWriter, r *http.Request, id st
 		handle(w, r, id, c)
 		select {
 		case s.changed <- struct{}{}:
-		default: // somebody is being told already
+		default: // somebody is being notified already
 		}
 	}
 }
@@ -122,7 +122,7 @@ func (s *Server) logs(w http.ResponseWriter, r *http.Request, id string, c *clie
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// scheduledNames gives the name of the scheduled query of each line, "" where there is
+// scheduledNames returns the name of the scheduled query of each line, "" where there is
 // none.
 func scheduledNames(lines [][]byte) []string {
 	names := make([]string, len(lines))
@@ -165,14 +165,14 @@ func (s *Server) results(w http.ResponseWriter, r *http.Request, id string, c *c
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// isOwn says whether an answer names a database in the instance's own directory.
+// isOwn reports whether an answer names a database in the instance's own directory.
 func isOwn(answer, id string) bool {
 	var rows []struct{ Value string }
 	err := json.Unmarshal([]byte(answer), &rows)
 	return err == nil && len(rows) == 1 && filepath.Base(filepath.Dir(rows[0].Value)) == id
 }
 
-// Missing says what an instance did not do yet, or did wrong; nil when all is well.
+// Missing returns what an instance did not do yet, or did wrong; nil when all is well.
 func (s *Server) Missing(id string) []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -206,5 +206,5 @@ func repeated(batches map[string]int) bool {
 
 func reply(w http.ResponseWriter, answer any) {
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(answer) // a client that went away asks again
+	_ = json.NewEncoder(w).Encode(answer) // a client that went away calls again
 }

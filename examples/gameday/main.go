@@ -4,9 +4,9 @@
 //	go run ./examples/gameday -for 60s -seed 1
 //
 // Eight instances run. Each fault is injected into one of them, first one after the
-// other and then at random for the time of -for, while the seven others are asked
-// all the time whether they noticed. A table tells for each fault by what it was
-// detected, which cause was reported, how long the recovery took and how many
+// other and then at random for the time of -for, while the seven others are queried
+// all the time for whether they noticed. A table shows for each fault by what it was
+// detected, which cause was reported, the time to recovery and how many
 // other instances were disturbed.
 //
 // A recovery is over when the instance is ready and answers a query again. Log lines
@@ -14,7 +14,7 @@
 // order, unless its loss was announced. No process and no goroutine may be left.
 //
 // It runs on a built-in fake osqueryd: real processes that speak osquery's protocol.
-// With -osqueryd PATH it runs those faults that can be done to a real one, and says
+// With -osqueryd PATH it runs those faults that can be done to a real one, and reports
 // which are left out and why. To fill a disk it has to be root, on Linux. With -json the last line of stdout is for programs.
 //
 // The exit code is 0 when everything held, 1 when it did not, 2 for wrong flags.

@@ -33,7 +33,7 @@ type host struct {
 
 // run keeps all parts going until ctx ends or one of them fails; then it ends the
 // others and waits for them. Runner.Run fits in as it is: it returns nil when it was
-// asked to stop, and only when nothing of it is left. No failure of an instance ends
+// requested to stop, and only when nothing of it is left. No failure of an instance ends
 // it, so a broken osqueryd does not take the host along.
 func (h *host) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -43,7 +43,7 @@ func (h *host) run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// work stands for what else the host does: it asks every instance, now and then. An
+// work stands for what else the host does: it queries every instance, now and then. An
 // instance that cannot answer is no reason to stop.
 func (h *host) work(ctx context.Context) error {
 	tick := time.NewTicker(askEvery)
@@ -87,22 +87,22 @@ func (h *host) serveHealth(ctx context.Context) error {
 	})
 	err := server.Serve(h.listener)
 	if stop() {
-		return fmt.Errorf("health endpoint: %w", err) // nobody asked it to end
+		return fmt.Errorf("health endpoint: %w", err) // nobody ended it
 	}
 	return <-closed
 }
 
-// health gives the Runner's own summary: which instances are not well, and why.
+// health returns the Runner's own summary: which instances are not well, and why.
 func (h *host) health(w http.ResponseWriter, _ *http.Request) {
 	summary := h.runner.Healthy()
 	w.Header().Set("Content-Type", "application/json")
 	if !summary.Healthy {
 		w.WriteHeader(http.StatusServiceUnavailable)
 	}
-	_ = json.NewEncoder(w).Encode(summary) // a client that went away asks again
+	_ = json.NewEncoder(w).Encode(summary) // a client that went away calls again
 }
 
-// allAnswered says whether the worker had an answer from every instance.
+// allAnswered reports whether the worker had an answer from every instance.
 func (h *host) allAnswered() bool {
 	for _, id := range h.runner.IDs() {
 		if _, ok := h.answered.Load(id); !ok {

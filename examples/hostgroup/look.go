@@ -16,7 +16,7 @@ const (
 	patience  = time.Minute // for all to be well
 )
 
-// look asks the health endpoint, as whoever watches the host does, until it says that all
+// look calls the health endpoint, as whoever watches the host does, until it reports that all
 // is well, and waits until the time is over. Ctrl-C after that is as good an end as any.
 func look(ctx context.Context, length time.Duration, h *host) error {
 	over := time.NewTimer(length)
@@ -24,7 +24,7 @@ func look(ctx context.Context, length time.Duration, h *host) error {
 	bounded, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	if err := untilHealthy(bounded, h); err != nil {
-		return errors.Join(err, h.runner.Healthy().Err()) // which tells why
+		return errors.Join(err, h.runner.Healthy().Err()) // which has the reason
 	}
 	h.say("host: all is well")
 	select {

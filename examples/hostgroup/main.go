@@ -4,7 +4,7 @@
 //	go run ./examples/hostgroup -service   # by Start and Stop, which service managers want
 //
 // In both cases two instances of osqueryd run beside a worker that queries them and an
-// HTTP endpoint that tells how they are. All of it ends after -for, or on Ctrl-C. host.go
+// HTTP endpoint that reports how they are. All of it ends after -for, or on Ctrl-C. host.go
 // has the errgroup, service.go the type with Start and Stop to take along.
 //
 // It runs the osqueryd of -osqueryd, of $OSQUERYD or of PATH, and else a built-in fake. The exit code is 0 when
@@ -32,7 +32,7 @@ import (
 // stopTimeout bounds Service.Stop: longer than an osqueryd may take to leave.
 const stopTimeout = time.Minute
 
-// settings are what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	osqueryd string
 	listen   string

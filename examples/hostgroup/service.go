@@ -6,7 +6,7 @@ import (
 	"sync"
 )
 
-// errStarted says that Start was called while the service runs.
+// errStarted means that Start was called while the service runs.
 var errStarted = errors.New("the service is started already")
 
 // Service puts Start and Stop around a function that runs until its context ends, such
@@ -31,7 +31,7 @@ func NewService(run func(ctx context.Context) error) *Service {
 // in it reach run. It fails when the service is started already, and with the context's
 // cause when ctx has ended. A service that
 // was stopped may be started again; so may one that ended by itself, after a Stop, which
-// tells why it did.
+// has the reason.
 func (s *Service) Start(ctx context.Context) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
@@ -79,7 +79,7 @@ func (s *Service) Stop(ctx context.Context) error {
 	return nil
 }
 
-// Done is closed when run has returned, asked or not: nil before the first Start.
+// Done is closed when run has returned, requested or not: nil before the first Start.
 func (s *Service) Done() <-chan struct{} {
 	s.mu.Lock()
 	defer s.mu.Unlock()

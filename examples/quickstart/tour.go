@@ -169,7 +169,7 @@ func (t *tour) steps(ctx context.Context) error {
 	return t.remove(ctx, "tenant-b")
 }
 
-// life tells one life of an instance from another: nothing of it stays the same
+// life distinguishes one life of an instance from another: nothing of it stays the same
 // when its osqueryd is started again.
 type life struct {
 	id      string
@@ -194,7 +194,7 @@ func (t *tour) meet(ctx context.Context, id string) (life, error) {
 	return l, nil
 }
 
-// query asks an instance's osqueryd for its version and its worker's pid.
+// query queries an instance's osqueryd for its version and its worker's pid.
 func (t *tour) query(ctx context.Context, id string) (life, error) {
 	rows, err := t.runner.Query(ctx, id, "select pid, version from osquery_info")
 	if err != nil {

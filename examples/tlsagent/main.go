@@ -5,9 +5,9 @@
 //
 // Without -server it shows what the SDK promises, in less than 40 seconds: it starts
 // a small server of its own, over TLS with a throw-away certificate, takes it away
-// and brings it back, forgets the node keys, asks distributed queries, and kills
+// and brings it back, forgets the node keys, sends distributed queries, and kills
 // osqueryd and the agent with SIGKILL in between. Every line has a number, so that
-// it can tell at the end whether one is lost, came twice or came out of order:
+// it can report at the end whether one is lost, came twice or came out of order:
 //
 //	go run ./examples/tlsagent -json
 //

@@ -50,7 +50,7 @@ const (
 	NoSocket         Kind = "no-socket"         // open no socket (before-socket)
 	DeleteSocket     Kind = "delete-socket"     // remove the socket's file only
 	DropRegistration Kind = "drop-registration" // forget extension Text, or all
-	ZeroUUID         Kind = "zero-uuid"         // give the next registration UUID 0
+	ZeroUUID         Kind = "zero-uuid"         // the next registration gets UUID 0
 	CloseConnections Kind = "close-connections" // close all connections
 	Reset            Kind = "reset"             // close the connection unanswered (query, register, call)
 	Rubbish          Kind = "rubbish"           // answer bytes that are not Thrift

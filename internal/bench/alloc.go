@@ -49,7 +49,7 @@ func openAlloc(_ context.Context, env *Env) (*Job, error) {
 	}, nil
 }
 
-// allocsPerLine gives the mean number of allocations of n calls, and of after.
+// allocsPerLine returns the mean number of allocations of n calls, and of after.
 func allocsPerLine(ctx context.Context, x *plugin.Extension, n int, after func()) (float64, error) {
 	req := map[string]string{"string": logLine(), "category": "event"}
 	for range 100 { // what is kept for later calls

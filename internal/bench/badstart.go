@@ -11,7 +11,7 @@ import (
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 )
 
-// badStartGroup measures an osqueryd that exits at once: until the host is told,
+// badStartGroup measures an osqueryd that exits at once: until the host knows,
 // and the zombies that are left. The floor is the process's own time.
 func badStartGroup() Group {
 	return Group{

@@ -21,7 +21,7 @@ type bare struct {
 	exited chan struct{}
 }
 
-// spawnOptions says what a bare osqueryd is started with.
+// spawnOptions is what a bare osqueryd is started with.
 type spawnOptions struct {
 	dir      string // of an earlier one, or empty for a new one
 	plugin   string // its config and logger; empty for osqueryd's own

@@ -18,7 +18,7 @@ type churned struct {
 	waiting sync.WaitGroup
 }
 
-// churn changes the set for a while, and tells what that took.
+// churn changes the set for a while, and reports what that cost.
 func (s *scale) churn(ctx context.Context) error {
 	if s.plan.Churn == 0 || s.plan.Rate == 0 {
 		return nil

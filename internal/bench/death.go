@@ -45,7 +45,7 @@ func openKill(ctx context.Context, env *Env) (*Job, error) {
 	}, nil
 }
 
-// killed gives how long it took from the kill until a query was answered.
+// killed returns the time from the kill until a query was answered.
 func (s *set) killed(ctx context.Context) (float64, error) {
 	old, err := s.pid()
 	if err != nil {

@@ -15,7 +15,7 @@ import (
 	"github.com/osqvisor/osqvisor/instance/osquerydtest"
 )
 
-// ErrSystem says that the benchmarks do not run here.
+// ErrSystem means that the benchmarks do not run here.
 var ErrSystem = errors.New("the benchmarks need a Unix system")
 
 // Env is where measurements happen: a directory, and the osqueryd they are of.
@@ -144,7 +144,7 @@ func (e *Env) newDir() (string, error) {
 	return dir, os.Mkdir(dir, 0o700)
 }
 
-// few gives the number for a quick run, or the full one.
+// few returns the number for a quick run, or the full one.
 func (e *Env) few(quick, full int) int {
 	if e.Quick {
 		return quick

@@ -8,7 +8,7 @@ type line struct {
 	Residual    float64 // the largest distance, as a part of the largest y
 }
 
-// fitLine gives the straight line of least squares. It needs two different x.
+// fitLine returns the straight line of least squares. It needs two different x.
 func fitLine(xs, ys []float64) line {
 	n := float64(len(xs))
 	var sx, sy, sxx, sxy float64

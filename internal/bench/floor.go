@@ -63,7 +63,7 @@ func (l *least) serve(ln net.Listener) {
 	}()
 }
 
-// close kills osqueryd and gives everything back.
+// close kills osqueryd and releases everything.
 func (l *least) close() error {
 	err := l.kill()
 	_ = l.conn.Close()

@@ -1,6 +1,6 @@
 package bench
 
-// Groups gives everything there is to measure, in the order of the table.
+// Groups returns everything there is to measure, in the order of the table.
 func Groups(env *Env) []Group {
 	return []Group{
 		startGroup(1, 0), startGroup(8, 0), startGroup(50, 3), startGroup(200, 2),

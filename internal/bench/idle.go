@@ -71,7 +71,7 @@ func takeFootprint(ctx context.Context, settle time.Duration) (footprint, error)
 	return footprint{runtime.NumGoroutine(), m.HeapAlloc, m.StackInuse}, nil
 }
 
-// per gives what n instances added, for each.
+// per returns what n instances added, for each.
 func (f footprint) per(n int, before footprint) (goroutines, heapKB float64) {
 	return float64(f.goroutines-before.goroutines) / float64(n),
 		(float64(f.heap) - float64(before.heap)) / float64(n) / 1024
@@ -108,7 +108,7 @@ func (e *Env) idleAdded(ctx context.Context, s *set, n int, watch time.Duration)
 	return []Sample{{0, Ours, goroutines}, {1, Ours, heap}, {2, Ours, cpu}}, err
 }
 
-// cpuShare gives the CPU that this process uses, in percent of one core.
+// cpuShare returns the CPU that this process uses, in percent of one core.
 func cpuShare(ctx context.Context, watch time.Duration) (float64, error) {
 	began, used := time.Now(), cpuTime()
 	if err := pause(ctx, watch); err != nil {

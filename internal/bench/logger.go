@@ -128,7 +128,7 @@ func (d *driver) recordOne(ctx context.Context, do func(*gen.ExtensionClient) er
 	return bytes.Clone(rec.sent), rec.received, err
 }
 
-// fresh gives calls a second, each on a connection of its own.
+// fresh returns calls a second, each on a connection of its own.
 func (d *driver) fresh(n int) func(context.Context) (float64, error) {
 	return func(ctx context.Context) (float64, error) {
 		return perSecond(n, func() error {
@@ -137,7 +137,7 @@ func (d *driver) fresh(n int) func(context.Context) (float64, error) {
 	}
 }
 
-// kept gives calls a second on one connection.
+// kept returns calls a second on one connection.
 func (d *driver) kept(n int) func(context.Context) (float64, error) {
 	return func(ctx context.Context) (float64, error) {
 		conn, err := dialSocket(ctx, d.socket)
@@ -165,7 +165,7 @@ func exchange(conn net.Conn, request, answer []byte) error {
 	return err
 }
 
-// perSecond gives how often f succeeds a second, over n times.
+// perSecond returns how often f succeeds a second, over n times.
 func perSecond(n int, f func() error) (float64, error) {
 	began := time.Now()
 	for range n {

@@ -13,7 +13,7 @@ import (
 // hostEnv names the variable that makes this program a host to be killed.
 const hostEnv = "OSQVISOR_BENCH_HOST"
 
-// hostRole is what such a host is told.
+// hostRole is the role of such a host.
 type hostRole struct{ Binary, Root string }
 
 // Main does what the calling program was started for by a measurement: to be a
@@ -25,7 +25,7 @@ func Main() {
 	play[pingerRole](pingerEnv)
 }
 
-// play does not return when the variable gives this program a role.
+// play does not return when the variable sets a role for this program.
 func play[R interface{ run() error }](variable string) {
 	text := os.Getenv(variable)
 	if text == "" {

@@ -21,7 +21,7 @@ type set struct {
 	ended  chan error
 }
 
-// setOptions says what a set consists of.
+// setOptions is what a set consists of.
 type setOptions struct {
 	n        int
 	root     string // of an earlier one, or empty for a new one

@@ -20,7 +20,7 @@ const pingerEnv = "OSQVISOR_BENCH_PINGER"
 // pingEvery is osqueryd's extensions_interval.
 const pingEvery = 3 * time.Second
 
-// pingerRole is what such a program is told: to ping the sockets 0 to N-1 in a
+// pingerRole is what such a program is to do: to ping the sockets 0 to N-1 in a
 // directory in place of N osqueryds.
 type pingerRole struct {
 	Dir string
@@ -100,7 +100,7 @@ func (e *echoes) close() {
 	e.wait.Wait()
 }
 
-// idleFloor gives the CPU that it takes a Go program to do nothing but answer the
+// idleFloor returns the CPU that it takes a Go program to do nothing but answer the
 // pings of n osqueryds, in percent of a core.
 func (e *Env) idleFloor(ctx context.Context, n int, watch time.Duration) ([]Sample, error) {
 	dir, err := e.newDir()

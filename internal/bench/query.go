@@ -74,7 +74,7 @@ func queryGroup(q question) Group {
 	}
 }
 
-// timeEach gives the microseconds that f takes, the mean of n.
+// timeEach returns the microseconds that f takes, the mean of n.
 func timeEach(ctx context.Context, n int, f func(ctx context.Context) error) (float64, error) {
 	began := time.Now()
 	for range n {

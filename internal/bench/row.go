@@ -28,7 +28,7 @@ type Sample struct {
 // Step takes one or more samples. It leaves things as it found them.
 type Step func(ctx context.Context) ([]Sample, error)
 
-// Job is a group that is set up. Close gives back what it holds, if it is not nil.
+// Job is a group that is set up. Close, if it is not nil, releases what it holds.
 type Job struct {
 	Steps []Step
 	Close func()

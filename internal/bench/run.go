@@ -8,11 +8,11 @@ import (
 	"time"
 )
 
-// Plan says what to measure and how often.
+// Plan is what to measure and how often.
 type Plan struct {
 	Match  *regexp.Regexp // of the rows' names; nil matches all
 	Rounds int            // at least 1
-	Logger *slog.Logger   // is told what is measured
+	Logger *slog.Logger   // logs what is measured
 }
 
 // Run measures the rows that the plan asks for, group by group, and hands each

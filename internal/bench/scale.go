@@ -33,7 +33,7 @@ type scale struct {
 }
 
 // Scale brings up fake instances, each a process, in one host and in five equal
-// steps; changes the set for a while; and writes what that took to out. It stops when ctx ends.
+// steps; changes the set for a while; and writes what that cost to out. It stops when ctx ends.
 func Scale(ctx context.Context, env *Env, plan ScalePlan, out io.Writer) (err error) {
 	if plan.Instances < scaleSteps || plan.Rate < 0 {
 		return fmt.Errorf("%d instances at %d a second: give at least %d and 0", plan.Instances, plan.Rate, scaleSteps)

@@ -49,7 +49,7 @@ func openShip(ctx context.Context, env *Env) (*Job, error) {
 	return job, nil
 }
 
-// ship queues lines and delivers them. It gives the rate, and the cores that were busy.
+// ship queues lines and delivers them. It returns the rate, and the cores that were busy.
 func (e *Env) ship(ctx context.Context, lines int) (rate, cores float64, err error) {
 	left, done := lines, make(chan struct{})
 	sink := extension.Funcs{LogsFunc: func(_ context.Context, _ extension.Node, b extension.Batch) error {

@@ -59,7 +59,7 @@ func (e *Env) startOurs(ctx context.Context, n int) (float64, error) {
 	return millis(took), s.stop()
 }
 
-// parallel starts n things, at most width at a time, and gives how long it took
+// parallel starts n things, at most width at a time, and returns how long that lasted
 // until the last was there. Then it closes them all.
 func parallel[T any](n, width int, start func() (T, error), closeOne func(T) error) (float64, error) {
 	var (

@@ -9,7 +9,7 @@ import (
 // values are the samples of one row, by who, in the order in which they came.
 type values [whos][]float64
 
-// of gives the median, or NaN without samples.
+// of returns the median, or NaN without samples.
 func (v values) of(w Who) float64 { return median(v[w]) }
 
 // more says by how much ours exceeds another's. Samples that were taken in pairs,

@@ -58,7 +58,7 @@ func openWorker(ctx context.Context, env *Env) (*Job, error) {
 	return job, nil
 }
 
-// workerKilled gives a pair: until a query was answered, and until the socket
+// workerKilled returns a pair: until a query was answered, and until the socket
 // could be connected to.
 func (s *set) workerKilled(ctx context.Context, age time.Duration) ([]Sample, error) {
 	if err := pause(ctx, age); err != nil {

@@ -67,7 +67,7 @@ func (s *Shipper) failed(ctx context.Context, err error) error {
 	}
 }
 
-// deliver makes one call; late tells that it took too long.
+// deliver makes one call; late reports that it ran out of time.
 func (s *Shipper) deliver(ctx context.Context, b extension.Batch) (late bool, err error) {
 	call, cancel := context.WithTimeout(ctx, s.state.pace.limit())
 	defer cancel()
@@ -75,7 +75,7 @@ func (s *Shipper) deliver(ctx context.Context, b extension.Batch) (late bool, er
 	return call.Err() != nil && errors.Is(err, context.DeadlineExceeded), err
 }
 
-// refusedForNow decides what follows from a failure that is nobody's last word.
+// refusedForNow decides what follows from a failure that is not final.
 func (s *Shipper) refusedForNow(ctx context.Context, err error) error {
 	d, b := &s.state.doubt, s.state.flight
 	d.turn = false
@@ -104,7 +104,7 @@ func (s *Shipper) searchRefused(ctx context.Context) error {
 	if !d.active {
 		d.open(time.Now(), s.state.flight.Last)
 	}
-	d.contrast = true // the server said so itself
+	d.contrast = true // the server reported it itself
 	return s.split(ctx)
 }
 
@@ -321,7 +321,7 @@ func (s *Shipper) acknowledge() error {
 
 // recount notes what waits after a batch of so many bytes was acknowledged. The sum of
 // bytes is not exact: what a queue loses stays in it, and what a start finds is the size
-// of files. A batch that took all there was puts it right.
+// of files. A batch that holds all there was corrects it.
 func (s *Shipper) recount(sent int) {
 	st := s.Store.Stats()
 	s.lines.Store(int64(st.Records))
@@ -334,8 +334,8 @@ func (s *Shipper) recount(sent int) {
 }
 
 // covers returns how many bytes had been appended since the queue was opened when the last
-// line of r was, provided that r reaches to the last line of before; else 0, which says
-// nothing.
+// line of r was, provided that r reaches to the last line of before; else 0, for
+// unknown.
 func covers(before spool.Stats, r spool.Batch) uint64 {
 	if r.Last < before.Last {
 		return 0
@@ -361,12 +361,12 @@ func (s *Shipper) scheduleNext(sent int) {
 	}
 }
 
-// postpone holds the batch under way back, and says so.
+// postpone holds the batch under way back, and announces it.
 func (s *Shipper) postpone(err error) error {
 	return s.postponeBy(s.state.backoff.NextBackOff(), err)
 }
 
-// postponeBy holds the queue back for a while, or for as long as the server asked for.
+// postponeBy holds the queue back for a while, or for as long as the server requested.
 func (s *Shipper) postponeBy(wait time.Duration, err error) error {
 	asked := RetryAfter(err)
 	if asked > 0 {
@@ -383,7 +383,7 @@ func (s *Shipper) postponeBy(wait time.Duration, err error) error {
 }
 
 // split halves a batch that the server refused. Its lines get another id: when the server
-// took some of them all the same, it is sent those twice.
+// accepted some of them all the same, it is sent those twice.
 func (s *Shipper) split(ctx context.Context) error {
 	b := s.state.flight
 	r := partOf(spool.Batch{First: b.First, Lines: b.Lines}, 0, len(b.Lines)/2)
@@ -444,7 +444,7 @@ func (s *Shipper) discard() error {
 	return s.acknowledge()
 }
 
-// reasonOf returns a few stable words for why the queue did not take a line.
+// reasonOf returns a short, stable text for why the queue did not accept a line.
 func reasonOf(err error) string {
 	switch {
 	case errors.Is(err, spool.ErrNoSpace):
@@ -498,7 +498,7 @@ func newPace(maxBytes int, timeout time.Duration) pace {
 // limit is how long the batch under way may take.
 func (p *pace) limit() time.Duration { return time.Duration(p.patience) * p.timeout }
 
-// delivered learns from a batch that took d.
+// delivered learns from a batch that was accepted after d.
 func (p *pace) delivered(d time.Duration) {
 	p.patience = 1
 	switch {
@@ -509,7 +509,7 @@ func (p *pace) delivered(d time.Duration) {
 	}
 }
 
-// timedOut learns from a batch that took too long.
+// timedOut learns from a batch that ran out of time.
 func (p *pace) timedOut() {
 	p.patience = min(maxPatience, p.patience*2)
 	p.shrink()
@@ -524,10 +524,10 @@ func (p *pace) tooLarge(bytes int) {
 
 func (p *pace) shrink() { p.target = max(min(p.max, minBatchBytes), p.target/2) }
 
-// maxRetryAfter bounds what a server can ask for.
+// maxRetryAfter bounds the wait that a server can request.
 const maxRetryAfter = 24 * time.Hour
 
-// RetryAfter returns the wait that err asks for, and 0 when it asks for none.
+// RetryAfter returns the wait that err requests, and 0 when it requests none.
 func RetryAfter(err error) time.Duration {
 	var r *extension.RetryAfterError
 	if errors.As(err, &r) && r.After > 0 {

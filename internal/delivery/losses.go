@@ -56,7 +56,7 @@ func (d *Drops) Any() bool {
 	return len(d.Lost) > 0 || len(d.more) > 0
 }
 
-// Announce tells the host what was lost since the last call.
+// Announce announces what was lost since the last call.
 func (d *Drops) Announce(say *guard.Announcer) {
 	d.mu.Lock()
 	lost, more := d.Lost, d.more
@@ -96,7 +96,7 @@ func NewDeadLetters(dir string, queue extension.Queue, limit int64) *DeadLetters
 	return &DeadLetters{Path: filepath.Join(dir, "queue", string(queue)+".dead"), limit: limit}
 }
 
-// Keep adds a batch. The error says why it was not kept.
+// Keep adds a batch. The error is why it was not kept.
 func (d *DeadLetters) Keep(b extension.Batch, cause error) error {
 	header, err := json.Marshal(deadHeader{
 		Batch: b.ID, Lines: len(b.Lines), Bytes: b.Bytes, Error: cause.Error(), Time: time.Now().UTC(),

@@ -24,7 +24,7 @@ type rawResults struct {
 	Stats    map[string]json.RawMessage `json:"stats"`
 }
 
-// ParseResults reads what osqueryd writes, sorted by id. The error says that the
+// ParseResults reads what osqueryd writes, sorted by id. It fails when the
 // document as a whole is none.
 func ParseResults(data []byte) ([]extension.Result, error) {
 	raw, err := parseRawResults(data)
@@ -86,7 +86,7 @@ func rowsOf(raw json.RawMessage) json.RawMessage {
 	return raw
 }
 
-// statsOf returns what a query cost; nil when osqueryd did not say.
+// statsOf returns what a query cost; nil when osqueryd did not report it.
 func statsOf(raw json.RawMessage) *extension.QueryStats {
 	var parts map[string]json.RawMessage
 	if json.Unmarshal(raw, &parts) != nil || len(parts) == 0 {

@@ -137,7 +137,7 @@ func (s *Shipper) EachWaiting(after uint64, visit func(seq uint64, text []byte))
 	return after
 }
 
-// due says when to look again; false when nothing waits.
+// due returns when to look again; false when nothing waits.
 func (l *resultQueue) due() (time.Time, bool) {
 	st := l.s.Store.Stats()
 	if st.Records == 0 {
@@ -362,7 +362,7 @@ func (l *resultQueue) hold(e *entry, results int, err error) error {
 	return err
 }
 
-// postpone holds the whole queue back: nothing gets through, or the server asked for it.
+// postpone holds the whole queue back: nothing gets through, or the server requested it.
 func (l *resultQueue) postpone(err error) error {
 	return l.s.postponeBy(l.backoff.NextBackOff(), err)
 }
@@ -484,7 +484,7 @@ func (l *resultQueue) record() heldRecord {
 }
 
 // writeDown writes what a restart has to know, if that is anything new: while nothing is
-// held, the queue itself says all.
+// held, the queue itself holds all.
 func (l *resultQueue) writeDown(r heldRecord) error {
 	if len(r.Held) == 0 {
 		return nil

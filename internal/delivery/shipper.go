@@ -1,4 +1,4 @@
-// Package delivery keeps an instance's log lines and distributed results in queues on disk, and ships
+// Package delivery keeps an instance's log lines and distributed results in queues on disk, and delivers
 // them: each queue on its own, in order, with ids that stay; what is given up is counted, announced
 // and kept as a dead letter.
 package delivery
@@ -56,7 +56,7 @@ type Shipper struct {
 	ages      ages
 }
 
-// ages remembers how many lines there had been at some moments, which tells how old the
+// ages remembers how many lines there had been at some moments, which shows how old the
 // oldest is that waits. The shipper's mu guards it.
 type ages []ageMark
 
@@ -291,7 +291,7 @@ func (s *Shipper) Lost(reason string, lines, bytes uint64) {
 	s.Set.Wake()
 }
 
-// Due says when the next batch should go; false when there is none, and then the
+// Due returns when the next batch should go; false when there is none, and then the
 // next line wakes the dispatcher.
 func (s *Shipper) Due() (time.Time, bool) {
 	if s.results != nil {
@@ -351,7 +351,7 @@ func (s *Shipper) DeliverOne(ctx context.Context) error {
 }
 
 // DeliverAll sends batch after batch until nothing waits, a try fails or ctx ends. It
-// waits for neither age nor backoff, but for a server that asked for it.
+// waits for neither age nor backoff, but for a server that requested it.
 func (s *Shipper) DeliverAll(ctx context.Context) error {
 	if err := s.busy.Take(ctx); err != nil {
 		return err
@@ -374,7 +374,7 @@ func (s *Shipper) DeliverAll(ctx context.Context) error {
 	return nil
 }
 
-// askedToWait is an error while a wait lasts that the server asked for.
+// askedToWait is an error while a wait lasts that the server requested.
 func (s *Shipper) askedToWait() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()

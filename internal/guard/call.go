@@ -18,7 +18,7 @@ func Within(d time.Duration, f func()) (returned bool) {
 	return Wait(l.Go(f), d)
 }
 
-// Wait says whether done was closed within d.
+// Wait reports whether done was closed within d.
 func Wait(done <-chan struct{}, d time.Duration) bool {
 	select {
 	case <-done:
@@ -135,7 +135,7 @@ func (l *Lane) next() *task {
 	return t
 }
 
-// end says whether what was done is to be undone.
+// end reports whether what was done is to be undone.
 func (l *Lane) end(t *task) (undo bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -39,7 +39,7 @@ type Announcer struct {
 }
 
 // Announce hands over one event. A panic in the host's hook is only logged: there is
-// nobody left to tell.
+// nobody left to report it to.
 func (a *Announcer) Announce(event func(stats.Head) stats.Event) {
 	err := Contain("event hook", func() error {
 		a.Emit(event(a.Head()))
@@ -98,7 +98,7 @@ func (s Slot) Take(ctx context.Context) error {
 // Free returns the slot back.
 func (s Slot) Free() { <-s }
 
-// outcome is what a contained call gave.
+// outcome is what a contained call returned.
 type outcome[T any] struct {
 	value T
 	err   error

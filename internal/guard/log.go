@@ -76,7 +76,7 @@ func (h *logHandler) WithGroup(name string) slog.Handler {
 	return h.with(func(to slog.Handler) slog.Handler { return to.WithGroup(name) })
 }
 
-// Enabled is true, too, while the handler is late: it is asked again before it gets the record.
+// Enabled is true, too, while the handler is late: it is called again before it gets the record.
 func (h *logHandler) Enabled(ctx context.Context, level slog.Level) bool {
 	j := logJob{h: h, ctx: ctx, level: level}
 	finished := h.line.do(&j)
@@ -131,7 +131,7 @@ type logLine struct {
 	why     string        // the newest panic
 }
 
-// do has the handler called, and says whether that is over.
+// do has the handler called, and reports whether that is over.
 func (l *logLine) do(j *logJob) (finished bool) {
 	j.done = make(chan struct{})
 	if !l.enqueue(j) {
@@ -147,7 +147,7 @@ func (l *logLine) do(j *logJob) (finished bool) {
 	}
 }
 
-// enqueue says whether it is worth waiting for. While it is not, only what is written is queued.
+// enqueue reports whether it is worth waiting for. While it is not, only what is written is queued.
 func (l *logLine) enqueue(j *logJob) (wait bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -239,7 +239,7 @@ func (l *logLine) panicked(v any) {
 	l.panics, l.why = l.panics+1, why
 }
 
-// written says that the handler works.
+// written notes that the handler works.
 func (l *logLine) written() {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -73,7 +73,7 @@ func Parse(source, text string, limit int) (*Document, error) {
 }
 
 // stripComments does what osqueryd does before it parses: it joins lines that end
-// in a backslash and leaves out lines that begin with # or //. plain says that
+// in a backslash and leaves out lines that begin with # or //. plain means that
 // there was nothing to do.
 func stripComments(text string) (stripped string, plain bool) {
 	joined := strings.ReplaceAll(text, "\\\n", "")

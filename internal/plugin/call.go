@@ -215,7 +215,7 @@ type enrolmentError struct{ error }
 
 func (e enrolmentError) Unwrap() error { return e.error }
 
-// withoutVerdict keeps what was said of an enrolment from being taken for a verdict on the
+// withoutVerdict keeps the error of an enrolment from being taken for a verdict on the
 // call that needed it: logs are not refused for good because an enrolment is.
 func withoutVerdict(err error) error {
 	if !errors.Is(err, extension.ErrPermanent) && !errors.Is(err, extension.ErrTooLarge) && !errors.Is(err, extension.ErrUnsupported) {

@@ -17,7 +17,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// configs is the config plugin: it hands osqueryd what the source says, or the
+// configs is the config plugin: it passes osqueryd what the source returns, or the
 // last good config when the source fails or is slow.
 type configs struct {
 	set     *Settings
@@ -43,7 +43,7 @@ type configs struct {
 	announced string          // hash of the config whose changes were announced last
 	known     map[string]bool // sources that osqueryd was handed
 	flight    *configFlight
-	retry     time.Time // when to ask again because osqueryd has a stale config
+	retry     time.Time // when to call the source again because osqueryd has a stale config
 	retrying  *backoff.ExponentialBackOff
 }
 
@@ -98,7 +98,7 @@ func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
 	defer cancelLocal()
 	old := c.fallback(local)
 	if errors.Is(err, extension.ErrConfigSetAside) {
-		// The source has answered, and nothing gets better by asking it sooner.
+		// The source has answered, and nothing gets better by calling it sooner.
 		if old == nil {
 			old = &prepared{blank: true, hash: "nothing"}
 		}
@@ -129,7 +129,7 @@ func (c *configs) latest(p *prepared) *prepared {
 	return p
 }
 
-// startFetch starts a fetch, or gives the one under way.
+// startFetch starts a fetch, or returns the one under way.
 func (c *configs) startFetch() *configFlight {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -220,7 +220,7 @@ func (c *configs) join(ctx context.Context, f *configFlight) (*prepared, error) 
 	return nil, errors.Join(errors.New("the config source is slow"), ctx.Err())
 }
 
-// serve notes that osqueryd is given a config, and returns what it gets: sources
+// serve notes that osqueryd gets a config, and returns that: sources
 // that are gone are sent as {}, for osqueryd would keep them.
 func (c *configs) serve(p *prepared, stale bool) map[string]string {
 	out, bytes := c.complete(p), 0
@@ -274,7 +274,7 @@ func (c *configs) fetchNow(ctx context.Context) (map[string]string, bool, error)
 	earlier := c.flight
 	c.mu.Unlock()
 	if earlier != nil {
-		// It may have been asked before what the host wants to push was there.
+		// It may have been called before what the host wants to push was there.
 		if err := earlier.wait(ctx); err != nil {
 			return nil, false, err
 		}
@@ -304,7 +304,7 @@ func (c *configs) pending() (config map[string]string, is bool) {
 	return c.complete(p), true
 }
 
-// delivered notes that osqueryd took config by its update call.
+// delivered notes that osqueryd accepted config by its update call.
 func (c *configs) delivered(config map[string]string) {
 	c.mu.Lock()
 	p := c.newest
@@ -345,7 +345,7 @@ type probation struct {
 	deaths int
 }
 
-// begin is called under the lock when osqueryd gets p. anew says that it did not have
+// begin is called under the lock when osqueryd gets p. anew means that it did not have
 // it already.
 func (c *configs) begin(p *prepared, anew bool) {
 	switch {
@@ -403,7 +403,7 @@ func (c *configs) probationJob() job {
 	}
 }
 
-// gone notes that the osqueryd which was handed a config is no more. died says that it ended
+// gone notes that the osqueryd which got a config is no more. died means that it ended
 // in a way that its config may be to blame for.
 func (c *configs) gone(died bool) {
 	c.endProbation()

@@ -152,7 +152,7 @@ func readKept(path string) (keptConfig, error) {
 	return kept, nil
 }
 
-// announceChanges tells what was taken out of a config, and what osqueryd will not use of it.
+// announceChanges announces what was removed from a config, and what osqueryd will not use of it.
 func (c *configs) announceChanges(p *prepared) {
 	for _, o := range p.stripped {
 		c.events.Announce(func(h stats.Head) stats.Event {
@@ -166,7 +166,7 @@ func (c *configs) announceChanges(p *prepared) {
 	}
 }
 
-// retryLater makes the extension ask the source again, because osqueryd, content
+// retryLater makes the extension call the source again, because osqueryd, content
 // with the last good config, does so only at its next refresh.
 func (c *configs) retryLater() {
 	c.mu.Lock()
@@ -175,7 +175,7 @@ func (c *configs) retryLater() {
 	c.wake()
 }
 
-// enrolled asks the source at once for a config that osqueryd waits for: it could not be had
+// enrolled calls the source at once for a config that osqueryd waits for: it could not be had
 // without a node key.
 func (c *configs) enrolled() {
 	c.mu.Lock()
@@ -190,7 +190,7 @@ func (c *configs) enrolled() {
 	}
 }
 
-// job asks the source again while osqueryd has a stale config.
+// job calls the source again while osqueryd has a stale config.
 func (c *configs) job() job {
 	return job{
 		due: func() (time.Time, bool) {

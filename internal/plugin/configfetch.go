@@ -43,7 +43,7 @@ func (f *fetcher) config(ctx context.Context) (*prepared, error) {
 		return nil, fmt.Errorf("fetch the config: %w", err)
 	}
 	raw, err := invoke(ctx, f.client, callConfig, f.set.Transport.Config)
-	if !errors.As(err, new(enrolmentError)) { // as soon as there is a key it may be asked
+	if !errors.As(err, new(enrolmentError)) { // as soon as there is a key it may be called
 		f.gate.note(err)
 	}
 	if errors.Is(err, extension.ErrUnsupported) {

@@ -63,7 +63,7 @@ func (d *dispatcher) join(ctx context.Context) bool {
 	return true
 }
 
-// next starts what is due and says when to look again.
+// next starts what is due and returns when to look again.
 func (d *dispatcher) next(work context.Context) time.Duration {
 	now, wait := time.Now(), time.Hour
 	for i, c := range d.jobs {

@@ -18,7 +18,7 @@ import (
 	"github.com/osqvisor/osqvisor/stats"
 )
 
-// distributed is the distributed plugin: it gives osqueryd what the broker asks,
+// distributed is the distributed plugin: it passes osqueryd the broker's queries,
 // and keeps what osqueryd answers until the broker accepted it.
 type distributed struct {
 	set         *Settings
@@ -155,7 +155,7 @@ func without(queries map[string]string, ids map[string]bool) map[string]string {
 	return out
 }
 
-// fetch gets the queries from the broker. One that asked to wait is not asked.
+// fetch gets the queries from the broker. A broker that requested a wait is not called.
 func (d *distributed) fetch(ctx context.Context) (extension.QuerySet, error) {
 	if d.gate.closed() != nil {
 		return extension.QuerySet{}, nil
@@ -205,7 +205,7 @@ func (d *distributed) check(ctx context.Context, set extension.QuerySet) (out qu
 	return out, answers
 }
 
-// discover asks a discovery query.
+// discover runs a discovery query.
 func (d *distributed) discover(ctx context.Context, sql string) (rows int, err error) {
 	rows, err = guard.Bounded(ctx, d.client.tasks, d.discovering, "discovery", func(ctx context.Context) (int, error) {
 		return d.set.Discover(ctx, sql)
@@ -237,8 +237,8 @@ func (d *distributed) answer(ctx context.Context, answers []extension.Result) {
 	}
 }
 
-// writeResults takes what osqueryd answers. It is on disk before osqueryd hears
-// so. osqueryd is told no, and keeps it, only if it can be neither kept nor sent.
+// writeResults accepts what osqueryd answers. It is on disk before osqueryd gets the
+// status. That is an error, and osqueryd keeps the answer, only if it can be neither kept nor sent.
 func (d *distributed) writeResults(ctx context.Context, text string) osquery.ExtensionResponse {
 	results, err := delivery.ParseResults([]byte(text))
 	if err != nil {

@@ -46,7 +46,7 @@ type identity struct {
 	keyless bool // the transport enrols nobody, and takes calls without a key
 	current string
 	name    string    // the host identifier that enrolled; empty when it is not known
-	born    time.Time // when current was given out; zero when it is from the store
+	born    time.Time // when current was issued; zero when it is from the store
 	fresh   bool      // current is new, and no call has been made with it yet that went well
 	short   int       // keys in a row that did not last
 	stale   string    // a key that the server refused
@@ -278,7 +278,7 @@ func (i *identity) keyRefused(key string) {
 	}
 }
 
-// restAfterLoss keeps the next enrolment back when the key, given out so long ago, did not
+// restAfterLoss keeps the next enrolment back when the key, issued so long ago, did not
 // last: to enrol again at once would go round in circles. i.mu is held.
 func (i *identity) restAfterLoss(age time.Duration) (time.Duration, error) {
 	if i.fresh {
@@ -310,7 +310,7 @@ func (i *identity) keyAccepted(key string) {
 }
 
 // leave forgets a key that is another identity's: osqueryd logs under a new name, because the
-// host gave it one or its database is new, and what enrols is to be what logs.
+// host set one or its database is new, and what enrols is to be what logs.
 func (i *identity) leave() {
 	i.mu.Lock()
 	key, name := i.current, i.name
@@ -332,7 +332,7 @@ func (i *identity) isOther(name string) bool {
 	return err == nil && name != "" && node.HostIdentifier != "" && node.HostIdentifier != name
 }
 
-// named fills in who a node enrolled as, when it does not say who it is.
+// named fills in who a node enrolled as, when that is not known now.
 func (i *identity) named(n extension.Node) extension.Node {
 	if n.HostIdentifier == "" {
 		i.mu.Lock()
@@ -394,7 +394,7 @@ func (i *identity) request(ctx context.Context) extension.EnrollRequest {
 	if i.details != nil {
 		req.HostDetails = i.details(ctx)
 	}
-	if req.Node.HostIdentifier == "" { // osqueryd could be asked just now
+	if req.Node.HostIdentifier == "" { // osqueryd could be queried just now
 		req.Node.HostIdentifier = req.HostDetails["osquery_info"]["instance_id"]
 	}
 	return req
@@ -416,7 +416,7 @@ func platformType(goos string) int {
 }
 
 // DefaultEnrollRate is how many enrolments a minute instances make together unless they are
-// given another pace. Servers limit them by address; osctrl, for one, to 20.
+// set to another pace. Servers limit them by address; osctrl, for one, to 20.
 const DefaultEnrollRate = 15
 
 // EnrollPace lets a number of enrolments through in any minute: a third of them at once,

@@ -24,7 +24,7 @@ import (
 
 // Extension is what osqueryd sees of one instance: a config, a logger and a
 // distributed plugin and the host's tables, over a [Transport]. It has no
-// connection of its own; whoever owns it registers what Registry gives and hands
+// connection of its own; whoever owns it registers what Registry returns and passes
 // it the calls. All methods are safe for concurrent use.
 type Extension struct {
 	set     *Settings
@@ -45,11 +45,11 @@ type Extension struct {
 	closeErr error
 
 	mu        sync.Mutex
-	activated map[string]bool // what osqueryd asked for since the last registration
+	activated map[string]bool // plugins that osqueryd called since the last registration
 }
 
 // New makes an extension and opens its queues, unless Settings.DeferredQueues is set. The error
-// joins everything that is wrong with the settings, or tells why the directory cannot be used. The
+// joins everything that is wrong with the settings, or is why the directory cannot be used. The
 // caller has to Close it.
 func New(settings Settings) (*Extension, error) {
 	s, errs := settings.complete()
@@ -157,7 +157,7 @@ func (e *Extension) SetTables(tables ...extension.Table) error {
 	return nil
 }
 
-// FetchConfig asks the source for the config now: fetched, parsed, through the
+// FetchConfig calls the source for the config now: fetched, parsed, through the
 // policy. changed reports whether osqueryd has another one. It fails with [ErrConfigSetAside]
 // when the source still has what was set aside. Hand it to osqueryd by its update call, one call a source, and
 // then call ConfigDelivered. The wait ends with ctx; the fetch then goes on, and
@@ -173,13 +173,13 @@ func (e *Extension) PendingConfig() (config map[string]string, pending bool) {
 	return e.configs.pending()
 }
 
-// ConfigDelivered means that osqueryd took a config from FetchConfig, PendingConfig or the
-// [WithLateConfig] hook.
+// ConfigDelivered means that osqueryd accepted a config from FetchConfig, PendingConfig or the
+// [Settings.LateConfig] hook.
 func (e *Extension) ConfigDelivered(config map[string]string) { e.configs.delivered(config) }
 
 // OsquerydGone means that the osqueryd, or the worker, that was registered is no more. died
-// says that it ended by itself, and in a way that its config may be to blame for; see
-// [WithConfigProbation].
+// means that it ended by itself, and in a way that its config may be to blame for; see
+// Probation of [extension.Config].
 func (e *Extension) OsquerydGone(died bool) { e.configs.gone(died) }
 
 // Shutdown is osqueryd's own shutdown call. It is only noted: when to stop is
@@ -221,7 +221,7 @@ func (e *Extension) Delivery() ([]stats.QueueState, []stats.CallState) {
 }
 
 // Close ends what is under way and closes the queues. It waits a bounded time for
-// calls of the host's code, and tells when one did not return. Run must have
+// calls of the host's code, and fails when one did not return. Run must have
 // returned. Later calls do nothing.
 func (e *Extension) Close() error {
 	e.closing.Do(func() {
@@ -245,9 +245,9 @@ const runGrace = 2 * time.Second
 var ErrRunning = errors.New("the extension is running already")
 
 // Run delivers what is queued until ctx ends, and then goes on for at most the
-// drain time ([WithDrain]) with what is still there. It returns when every
+// drain time (Settings.Drain) with what is still there. It returns when every
 // goroutine that the extension made is gone, and nil when that went well; the
-// error tells of code of the host that did not return. It may be called again
+// error reports code of the host that did not return. It may be called again
 // after it returned. While nothing is queued it has one goroutine, its own.
 func (e *Extension) Run(ctx context.Context) error {
 	if !e.running.CompareAndSwap(false, true) {
@@ -360,7 +360,7 @@ func (e *Extension) openTables() (map[string]extension.Table, osquery.ExtensionR
 	return active, routes
 }
 
-// describe asks a table for its name and columns; one that panics or has none is
+// describe returns a table's name and columns; one that panics or has none is
 // left out.
 func (e *Extension) describe(t extension.Table) (name string, columns osquery.ExtensionPluginResponse, ok bool) {
 	err := e.events.Contain("table", func() error {
@@ -421,7 +421,7 @@ func (e *Extension) callTable(ctx context.Context, name string, req map[string]s
 	return r
 }
 
-// activate tells the host that osqueryd asked for a plugin, the first time after
+// activate reports to the host that osqueryd called a plugin, the first time after
 // a registration.
 func (e *Extension) activate(what string, asked bool) {
 	if !asked {
@@ -443,7 +443,7 @@ func (e *Extension) activate(what string, asked bool) {
 	})
 }
 
-// OpenQueues opens the queues that are not open. The error says which one cannot be;
+// OpenQueues opens the queues that are not open. The error names the one that cannot be;
 // then none is open. It must not be called while Run, Flush or CloseQueues is under way.
 func (e *Extension) OpenQueues() error {
 	err := e.eachQueue((*delivery.Shipper).OpenStore)

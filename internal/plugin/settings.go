@@ -21,7 +21,7 @@ type Settings struct {
 	// Name is that of the extension and of its config, logger and distributed plugin. The default
 	// is "osqvisor".
 	Name string
-	// Node returns which instance is asking; it is called before each call of the transport and
+	// Node names the instance that calls; it is called before each call of the transport and
 	// must be quick and safe for concurrent use. The extension fills in Key. It is required.
 	Node func() extension.Node
 	// Transport is how the instance reaches its server. Without one osqueryd gets an empty config,
@@ -84,7 +84,7 @@ type Settings struct {
 	silent bool // there is no transport
 }
 
-// SettingError tells what is wrong with one of the Settings.
+// SettingError is what is wrong with one of the Settings.
 type SettingError struct {
 	Option string // the option of package instance, with the field
 	Err    error

@@ -4,7 +4,7 @@ package soak
 
 import "slices"
 
-// Batch is one delivery that a server took, of lines that bear numbers.
+// Batch is one delivery that a server accepted, of lines that bear numbers.
 type Batch struct {
 	ID    string
 	Lines []uint64
@@ -82,7 +82,7 @@ func (v *Verdict) deliver(batches []Batch) map[uint64]bool {
 	return lines
 }
 
-// Add gives the sum of two verdicts, for several instances.
+// Add returns the sum of two verdicts, for several instances.
 func (v Verdict) Add(w Verdict) Verdict {
 	if v.FirstLost == 0 {
 		v.FirstLost = w.FirstLost

@@ -24,7 +24,7 @@ func main() {
 	}
 }
 
-// errMissed says that a target was not met; the table says which.
+// errMissed means that a target was not met; the table shows which.
 var errMissed = errors.New("a target was missed")
 
 func run() (err error) {
