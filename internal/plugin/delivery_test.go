@@ -154,6 +154,9 @@ func TestTrial03EvictedIsNotTriedAgain(t *testing.T) {
 		tried := len(s.ids())
 		pass(10 * time.Minute)
 		synctest.Wait()
+		if len(s.tries) == tried {
+			t.Fatal("nothing was tried after the eviction")
+		}
 		for _, b := range s.tries[tried:] {
 			if strings.HasPrefix(string(b.Lines[0]), "first") {
 				t.Fatalf("%s was tried after it was evicted", b.ID)
