@@ -31,16 +31,14 @@ const (
 
 // Batch is what a LogSink gets: consecutive lines of one queue.
 type Batch struct {
-	// ID is stable: the same lines have the same ID at every try, after a restart
-	// too, so that a server can drop what it has already. It is unique for ever, over all
-	// hosts, queues and directories: no other lines ever have it.
+	// ID is the same at every try, after a restart too, so that a server can drop what it has
+	// already. It is unique for ever, over all hosts, queues and directories.
 	ID string
 	// Queue is the kind of the lines.
 	Queue Queue
-	// Epoch names what First and Last count in: 32 random hexadecimal digits that are
-	// kept with the queue. A new epoch begins when nothing proves that the numbers go on
-	// where they ended: the instance's directory is new, or the queue's files were
-	// deleted, damaged or lost to a power cut.
+	// Epoch names what First and Last count in: 32 random hexadecimal digits. A new epoch begins
+	// when the instance's directory is new, or the queue's files were deleted, damaged or lost to
+	// a power cut.
 	Epoch string
 	// First and Last are the sequence numbers of the first and last line. Within an epoch
 	// they only rise, and no two lines share a number. A new queue counts from 1; one

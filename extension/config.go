@@ -10,7 +10,7 @@ import (
 
 // Config sets how an instance gets its config. A field that is zero stands for its default.
 type Config struct {
-	// Refresh is how often osqueryd asks for its config, in whole seconds, at most 7 days. The
+	// Refresh is how often osqueryd fetches its config, in whole seconds, at most 7 days. The
 	// default is 5 minutes; a negative value leaves it to PushConfig. A change of it needs a new
 	// osqueryd.
 	Refresh time.Duration
@@ -18,13 +18,12 @@ type Config struct {
 	// passes, osqueryd gets the last good config, and what the source answers later is pushed.
 	// The default is 10 s. Raise it for a server that is slow with every config.
 	Timeout time.Duration
-	// Limit bounds each config source, in bytes without comments, from 2 to 4 MiB. The default is
+	// Limit bounds each config source, in bytes without comments, from 2 bytes to 4 MiB. The default is
 	// 1 MiB, which every supported osqueryd accepts; newer ones accept 4 MiB.
 	Limit int
-	// Probation is how long osqueryd has to run with a new config before that is the last good
-	// one, which is kept on disk and covers a source that fails. Until then the one before stays
-	// that. A config that osqueryd died with twice within this time is set aside: it is announced
-	// by [stats.ConfigSetAside] and not served again, also after a restart of the host, unless its
+	// Probation is how long osqueryd has to run with a new config before that replaces the last
+	// good one. A config that osqueryd died with twice within this time is set aside: announced by
+	// [stats.ConfigSetAside] and not served again, after a restart of the host either, until its
 	// content changes; osqueryd gets the last good one, or none. The default is 2 minutes, since
 	// osqueryd's watchdog looks at its worker after one; the longest is a day. A negative value
 	// accepts every config at once, and sets none aside.
@@ -36,12 +35,10 @@ type Config struct {
 	Owned []string
 }
 
-// ConfigPolicy may change a config or refuse it, after it was fetched and
-// parsed and before osqueryd sees it. What it returns is parsed again. An error
-// leaves the last good config in force. What is kept on disk goes through it at its
-// first use after a start. It must return when its context ends;
-// it is never called twice at the same time for one instance, and a panic in it
-// is a refusal. It must not call back into the instance.
+// ConfigPolicy may change a config or refuse it, by an error or a panic, before osqueryd gets it;
+// then the last good config stays in force. What it returns is parsed again. The config on disk
+// goes through it at its first use after a start. It must return when its context ends, and must not
+// call back into the instance; calls for one instance come one at a time.
 type ConfigPolicy func(ctx context.Context, node Node, config map[string]string) (map[string]string, error)
 
 // ConfigError is a mistake in a config, and where it is.

@@ -9,24 +9,21 @@
 //
 // # Config
 //
-// osqueryd asks for its config at its start and at each refresh. The instance calls the source,
-// parses the answer more strictly than osqueryd does, removes options that a config must not set
-// ([OwnedOptions]), lets the host's [ConfigPolicy] change or refuse it, and returns it to osqueryd.
-// When osqueryd has run with it for a while (Config.Probation), it is kept on disk as the last good
-// one; when osqueryd dies with it twice before, it is set aside. What would end osqueryd, or cost it
-// its whole schedule, never reaches it; a part that osqueryd ignores, such as a query without a valid
-// interval, is announced by [stats.ConfigPartIgnored] and passed on with the rest. A source that
-// fails or is slow is covered by the last good config; a config that comes later is pushed.
+// osqueryd fetches its config at its start and at each refresh. The instance calls the source,
+// removes options that a config must not set ([OwnedOptions]), and lets the host's [ConfigPolicy]
+// change or refuse the rest. A config that would end osqueryd, or cost it its whole schedule, is
+// refused; a part that osqueryd ignores, such as a query without a valid interval, is announced by
+// [stats.ConfigPartIgnored]. A config that osqueryd has run with for a while (Config.Probation) is
+// kept on disk as the last good one, which covers a source that fails or is slow; one that it dies
+// with twice before is set aside. A config that comes late is pushed.
 //
 // # Logs
 //
-// osqueryd passes one line at a time and waits. The line is appended to a queue on disk, byte for
-// byte, and osqueryd gets the status 0, whatever happens: it ends itself when a result is refused.
-// Results, snapshots and status lines have a queue each. They are delivered in batches, in order, each
-// queue on its own. A batch has an id that is the same at every try and after every restart, so that
-// a server can drop what it has. The id is made of the instance's and of line numbers, with a random
-// epoch of the queue, so that no other lines ever have it. What cannot be kept is counted and
-// announced. [Logs] has the limits, [Delivery] when a line is given up.
+// osqueryd passes one line at a time. It is appended to a queue on disk, and osqueryd gets the
+// status 0 whatever happens, since it ends itself when a result is refused. Results, snapshots and
+// status lines have a queue each, which is delivered in batches, in order. The id of a [Batch] is the
+// same at every try and after every restart, so that a server can drop what it has. What cannot be
+// kept is counted and announced. [Logs] has the limits, [Delivery] when a line is given up.
 //
 // # Distributed queries
 //
@@ -36,11 +33,10 @@
 //
 // # Enrolment
 //
-// A Transport that is an [Enroller] is called for a node key before its first other call. At most
-// one enrolment of an instance is under way, its key is kept ([NodeKeyStore]), and [ErrNodeInvalid]
-// from any call enrols again, once, and repeats the call. [Enrolment] limits how often. While there
-// is no key, calls fail at once; the instance goes on enrolling by itself, and pushes a config that
-// osqueryd waits for as soon as there is one.
+// A Transport that is an [Enroller] is called for a node key before its first other call. The key is
+// kept ([NodeKeyStore]), and [ErrNodeInvalid] from any call enrols again, once, and repeats the call.
+// While there is no key, calls fail at once, and the instance goes on enrolling by itself, as often
+// as [Enrolment] lets it; then it pushes the config that osqueryd waits for.
 //
 // # Code of the host
 //

@@ -9,19 +9,19 @@ import (
 	"time"
 )
 
-// The errors a Transport speaks in. Wrap them, with %w, to add what happened.
+// Errors that a Transport returns, alone or wrapped.
 var (
 	// ErrNodeInvalid means that the server does not know the node key: the
 	// instance enrols again, once, whichever call got it, and repeats the call.
 	ErrNodeInvalid = errors.New("the server does not accept this node key")
 	// ErrPermanent means that the same call cannot succeed later. A batch of logs is cut
 	// in half until the lines that are refused stand alone; those go to the dead-letter
-	// file and are announced, as are results. Nothing of the batch should have been taken.
+	// file and are announced, as are results. Nothing of the batch should have been accepted.
 	ErrPermanent = errors.New("permanent failure, not to be tried again")
 	// ErrTooLarge means that the server did not accept a batch because of its size. The
 	// batch is cut in half, and each half has an id of its own; one line that is too
-	// large is treated like ErrPermanent. Only return it when it is certain that
-	// nothing of the batch was accepted, such as for HTTP status 413.
+	// large is treated like ErrPermanent. Return it only when nothing of the batch was
+	// accepted, such as for HTTP status 413.
 	ErrTooLarge = errors.New("too large for the server")
 	// ErrUnsupported means that a transport does not do this at all.
 	ErrUnsupported = errors.New("not supported by this transport")

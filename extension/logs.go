@@ -49,18 +49,17 @@ type Logs struct {
 // Delivery sets how the calls of a [Transport] are bounded and repeated, and when a line or a result
 // that the server goes on refusing is given up. A field that is zero stands for its default.
 //
-// Nothing is given up because it is old or was refused often: an outage of the server, of days
-// too, costs nothing but what Logs.QueueBytes forces out. A batch of logs that was refused
-// MaxAttempts times in a row and for MaxAge comes under suspicion. Then a line behind it is
-// sent ahead, by itself: when that is refused as well, the server is down, and the batch waits
-// on. When it is accepted, the batch is cut in half, again and again, until the line that is
-// refused is alone; it is given up when it was refused three times, each time right after the
-// server had accepted another line of the same queue. A line that is given up is counted, announced by
-// stats.LogsDropped and kept as a dead letter (Logs.DeadLetterBytes). A refusal that says by
-// itself that it is for good ([ErrPermanent], or [ErrTooLarge] for one line) needs no proof.
+// An outage of the server, of days too, costs nothing but what Logs.QueueBytes forces out. A batch of
+// logs that was refused MaxAttempts times in a row and for MaxAge comes under suspicion: a line
+// behind it is sent ahead, by itself. When that is refused as well, the server is down, and the
+// batch waits on. When it is accepted, the batch is cut in half, again and again, until the refused
+// line is alone; it is given up when it was refused three times, each time right after the server
+// had accepted another line of the same queue. Then it is counted, announced by stats.LogsDropped
+// and kept as a dead letter (Logs.DeadLetterBytes). [ErrPermanent], and [ErrTooLarge] for one line,
+// need no such proof.
 //
 // Results of distributed queries do not wait for one another. One is given up when the
-// server refused it MaxAttempts times, at least three of them after it had taken another one, or
+// server refused it MaxAttempts times, at least three of them after it had accepted another one, or
 // when it is older than ResultMaxAge.
 type Delivery struct {
 	// Timeout bounds each call of the transport: configs, queries and enrolments too. A batch of

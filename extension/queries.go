@@ -9,7 +9,7 @@ type QuerySet struct {
 	// Discovery maps ids to SQL; a query runs only if the discovery query of the
 	// same id returns rows. Ids without one always run.
 	Discovery map[string]string `json:"discovery,omitempty"`
-	// AccelerateSeconds makes osqueryd ask every 5 s for that long; 0 changes nothing.
+	// AccelerateSeconds makes osqueryd fetch every 5 s for that long; 0 changes nothing.
 	AccelerateSeconds int `json:"accelerate,omitempty"`
 }
 

@@ -22,17 +22,15 @@ type Transport interface {
 // ConfigSource is where an instance's config comes from.
 type ConfigSource interface {
 	// Config returns the config as osquery wants it: source name to JSON document.
-	// It is called when osqueryd asks: at its start, at each refresh, and at
-	// PushConfig. An error leaves the last good config in force.
+	// It is called at osqueryd's start, at each refresh, and at PushConfig. An error leaves the last good config in force.
 	Config(ctx context.Context, node Node) (map[string]string, error)
 }
 
 // LogSink is where an instance's logs go.
 type LogSink interface {
-	// PublishLogs delivers one batch. Returning nil acknowledges all its lines; an
-	// error brings the same batch again, with the same ID. Batches of one queue
-	// come in order and one at a time. The lines must not be kept or changed
-	// after the call returns.
+	// PublishLogs delivers one batch. nil acknowledges all its lines; an error brings
+	// the same batch again, with the same ID. Batches of one queue come in order and
+	// one at a time. The lines must not be changed, nor kept after the call returns.
 	PublishLogs(ctx context.Context, node Node, batch Batch) error
 }
 

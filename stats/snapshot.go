@@ -18,7 +18,7 @@ type Snapshot struct {
 
 	// Run is the current run, or nil when there is none.
 	Run *Run `json:"run,omitempty"`
-	// History holds the runs that ended, newest first, as many as instance.WithHistory sets.
+	// History holds the runs that ended, newest first, as many as instance.Diagnostics.History sets.
 	History []Run `json:"history,omitempty"`
 	// LastError is the newest failure of a run, a registration or a health check. It
 	// stays after a recovery, and is empty after a requested stop.
@@ -159,7 +159,7 @@ const (
 	StateStopping  State = "stopping"  // a run is being ended
 	StateBackoff   State = "backoff"   // waits for its next start
 	StateParked    State = "parked"    // stays down for a while, or until the host resumes it
-	StateStopped   State = "stopped"   // down; LastError tells a failure from a requested stop
+	StateStopped   State = "stopped"   // down; LastError is empty after a requested stop
 )
 
 // WriteTable writes snapshots as a table for people: a heading and one line per instance, in
