@@ -488,12 +488,12 @@ type durationRule struct {
 	seconds  bool // osqueryd takes whole seconds only
 }
 
-// configRefresh is how often osqueryd asks for its config; 0 for never.
+// configRefresh is how often osqueryd fetches its config; 0 for never.
 func (o *options) configRefresh() time.Duration {
 	return max(0, cmp.Or(o.config.Refresh, 5*time.Minute))
 }
 
-// distributedInterval is how often osqueryd asks for queries; 0 for never.
+// distributedInterval is how often osqueryd fetches queries; 0 for never.
 func (o *options) distributedInterval() time.Duration {
 	return max(0, cmp.Or(o.distributed.Interval, time.Minute))
 }

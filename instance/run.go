@@ -70,7 +70,7 @@ type run struct {
 
 	activated activations // guarded by in.mu
 	ready     bool        // guarded by in.mu
-	announced bool        // ready, and the events say so; guarded by in.mu
+	announced bool        // ready, and an event reported it; guarded by in.mu
 	over      bool        // no more ready; guarded by in.mu
 }
 

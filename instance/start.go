@@ -32,7 +32,7 @@ func (r *run) start(ctx context.Context) error {
 }
 
 // attach registers with the worker that serves the socket and waits until that worker has
-// activated our logger, which had been activated as often as given before. A worker that
+// activated our logger, which had been activated before, so many times. A worker that
 // dies in between is replaced by osqueryd; when several do, attach fails with errCrashLoop.
 func (r *run) attach(ctx context.Context, before int) error {
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -80,8 +80,8 @@ func loopOr(ctx context.Context, err error) error {
 	return err
 }
 
-// loggerWait bounds the wait for osqueryd to activate our logger. It asks for its
-// config first, which takes 10 s unless the host allows more, by WithConfigTimeout.
+// loggerWait bounds the wait for osqueryd to activate our logger. It fetches its
+// config first, which takes 10 s unless the host allows more, by extension.Config.Timeout.
 const loggerWait = 30 * time.Second
 
 // loggerWaitWithin keeps half of the time for a start, so that a transport that hangs, for

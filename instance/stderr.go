@@ -20,7 +20,7 @@ import (
 //
 // osqueryd quotes names and SQL that a server chose, with the newlines in them, so that
 // a whole line can be forged. Hence a line is trusted only until osqueryd has received anything
-// from a server: until it asks for its config, or prints what an earlier osqueryd left in
+// from a server: until it fetches its config, or prints what an earlier osqueryd left in
 // its database. After that a line is no more than a reason to look: at the process that
 // is gone, at the file that was moved, at osqueryd's own table.
 type stderrParser struct {

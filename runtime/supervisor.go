@@ -175,7 +175,7 @@ func (s *supervisor) wait(ctx context.Context, d time.Duration, watch bool) stat
 // forever is the longest wait there is.
 const forever = time.Duration(math.MaxInt64)
 
-// park waits for as long as the policy says, or until the host wants the instance back.
+// park waits for as long as the policy sets, or until the host wants the instance back.
 func (s *supervisor) park(ctx context.Context, f failure, v verdict, err error) {
 	s.setParked(true) // first: an observer of the event may resume it
 	defer s.setParked(false)

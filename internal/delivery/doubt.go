@@ -36,7 +36,7 @@ type doubt struct {
 	probed   time.Time // the last probe, or when the case began
 
 	proven        time.Time       // when a line was last given up with proof
-	givenUpInARow int             // lines given up since the server last took one
+	givenUpInARow int             // lines given up since the server last accepted one
 	ahead         map[uint64]bool // lines that were taken out of turn
 }
 

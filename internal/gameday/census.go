@@ -18,7 +18,7 @@ func (i inhabitant) String() string { return fmt.Sprintf("pid %d of run %q", i.p
 // strayPatience is how long a process may take to go when its run is over.
 const strayPatience = 2 * time.Second
 
-// strays gives the processes that belong to no current run, and do not go either.
+// strays returns the processes that belong to no current run, and do not go either.
 func (w *world) strays(ctx context.Context) []string {
 	end := time.Now().Add(strayPatience)
 	for {
@@ -35,7 +35,7 @@ func (w *world) strays(ctx context.Context) []string {
 	}
 }
 
-// belongs says whether a process is part of a current run.
+// belongs reports whether a process is part of a current run.
 func (w *world) belongs(p inhabitant) bool {
 	for _, id := range w.runner.IDs() {
 		in, err := w.runner.Instance(id)

@@ -119,7 +119,7 @@ func (w *world) repeatable(faults []fault) []fault {
 	return slices.DeleteFunc(slices.Clone(faults), func(f fault) bool { return w.fake == nil && f.slow })
 }
 
-// leavesOut says why a fault cannot be injected into this world; empty when it can.
+// leavesOut is why a fault cannot be injected into this world; empty when it can.
 func (w *world) leavesOut(f fault) string {
 	if w.fake == nil && f.fakeOnly != "" {
 		return f.fakeOnly
@@ -268,7 +268,7 @@ func (s *strike) settled(ctx context.Context) error {
 	return err
 }
 
-// causes gives the causes that were reported, and how many of them are wrong.
+// causes returns the causes that were reported, and how many of them are wrong.
 func (s *strike) causes() (reported []stats.Cause, wrong int) {
 	for _, e := range s.w.journal.since(s.from) {
 		end, ok := e.(stats.RunEnded)

@@ -48,7 +48,7 @@ func fileFaults() []fault {
 	}
 }
 
-// endsBy says that a run ended by a cause.
+// endsBy reports that a run ended by a cause.
 func endsBy(c stats.Cause) func(*strike, stats.Event) bool {
 	return func(_ *strike, e stats.Event) bool {
 		end, ok := e.(stats.RunEnded)
@@ -301,7 +301,7 @@ func hostFaults() []fault {
 // hostGone is how long osqueryd may live on when its host was killed.
 const hostGone = 2 * time.Second
 
-// killHost gives the victim to another host, kills that, and takes the victim back.
+// killHost passes the victim to another host, kills that, and takes the victim back.
 func killHost(ctx context.Context, s *strike) error {
 	s.asked = true
 	if err := s.w.runner.Remove(ctx, s.id); err != nil {

@@ -45,7 +45,7 @@ func killFaults() []fault {
 	}
 }
 
-// killedInTheEnd says that a requested stop took a kill.
+// killedInTheEnd reports that a requested stop took a kill.
 func killedInTheEnd(_ *strike, e stats.Event) bool {
 	end, ok := e.(stats.RunEnded)
 	return ok && end.Signal == "SIGKILL"

@@ -18,7 +18,7 @@ const (
 	exitUsage  = 2
 )
 
-// settings are what the flags say.
+// settings are the values of the flags.
 type settings struct {
 	osqueryd string // path of a real one; empty for the fake
 	random   time.Duration
@@ -130,7 +130,7 @@ func play(ctx context.Context, w *world, s settings, rep *report) error {
 	return ctx.Err()
 }
 
-// selectFaults tells which faults are left out.
+// selectFaults reports which faults are left out.
 func selectFaults(w *world, only string, rep *report) []fault {
 	var out []fault
 	for _, f := range catalogue() {

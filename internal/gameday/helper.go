@@ -123,7 +123,7 @@ func holdFile(args []string) error {
 	return stayUntilAlone()
 }
 
-// stayUntilAlone says that all is ready, and returns when the input ends.
+// stayUntilAlone reports that all is ready, and returns when the input ends.
 func stayUntilAlone() error {
 	if _, err := fmt.Println(helperReady); err != nil {
 		return err
@@ -166,7 +166,7 @@ func copyBinary(ctx context.Context, from, path string) error {
 	return nil
 }
 
-// alive says whether the helper still runs.
+// alive reports whether the helper still runs.
 func (h *helper) alive() bool {
 	id, err := process.Identify(h.pid())
 	return err == nil && id.Alive()

@@ -38,7 +38,7 @@ func (j *journal) Observe(_ context.Context, e stats.Event) {
 	j.changed = make(chan struct{})
 }
 
-// trip is another observer: one that panics when it is told to.
+// trip is another observer: one that panics on command.
 func (j *journal) trip(_ context.Context, e stats.Event) {
 	j.mu.Lock()
 	shaky := j.shaky[e.Meta().Instance]
@@ -66,7 +66,7 @@ func (j *journal) since(from int) []stats.Event {
 	return slices.Clone(j.events[from:])
 }
 
-// wait gives the first event since from that is wanted.
+// wait returns the first event since from that is wanted.
 func (j *journal) wait(ctx context.Context, from int, want func(stats.Event) bool) (stats.Event, error) {
 	for {
 		j.mu.Lock()
@@ -101,7 +101,7 @@ func (j *journal) dropped(id string) int {
 const linePrefix = "gameday "
 
 // sink is the transport of all instances: it counts the numbered lines that arrive,
-// and hangs when it is told to. It is safe for concurrent use.
+// and hangs on command. It is safe for concurrent use.
 type sink struct {
 	config map[string]string
 
@@ -182,7 +182,7 @@ func (s *sink) WriteResults(_ context.Context, n extension.Node, _ []extension.R
 	return nil
 }
 
-// arrived gives the numbers that arrived, in the order of arrival.
+// arrived returns the numbers that arrived, in the order of arrival.
 func (s *sink) arrived(id string) []int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// life tells one life of an instance from another.
+// life distinguishes one life of an instance from another.
 type life struct {
 	run     string
 	watcher int // the process that the SDK started

@@ -124,7 +124,7 @@ func lost(acked, arrived []int) (missing, disordered int) {
 	return missing, disordered
 }
 
-// arrivedAll says whether nothing is missing.
+// arrivedAll reports whether nothing is missing.
 func (l *lines) arrivedAll(s *sink, announced func(id string) int) bool {
 	for id, ns := range l.per {
 		ns.take()

@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// needsSignals says why a fault that needs signals cannot be done here: it can.
+// needsSignals is why a fault that needs signals cannot be done here: it can.
 func needsSignals(*world) string { return "" }
 
-// keepsPrograms says why the file of a running program cannot be changed: it can.
+// keepsPrograms is why the file of a running program cannot be changed: it can.
 func keepsPrograms(*world) string { return "" }
 
 func signalPID(pid int, sig syscall.Signal) error {

@@ -89,7 +89,7 @@ func (r *report) takeEnd(e end) {
 	}
 }
 
-// fail says that the game itself could not be played to its end.
+// fail reports that the game itself could not be played to its end.
 func (r *report) fail(err error) {
 	r.broken = true
 	r.say("broken off: %v", err)

@@ -12,7 +12,7 @@ import (
 	"github.com/osqvisor/osqvisor/internal/process"
 )
 
-// systemKillsOrphans says that the kernel ends osqueryd with its host.
+// systemKillsOrphans reports that the kernel ends osqueryd with its host.
 const systemKillsOrphans = true
 
 // mountSmall makes dir a file system of its own that can be filled up. It needs root.

@@ -4,7 +4,7 @@ package gameday
 
 import "errors"
 
-// systemKillsOrphans says that the kernel ends osqueryd with its host; here the next
+// systemKillsOrphans reports that the kernel ends osqueryd with its host; here the next
 // start does.
 const systemKillsOrphans = false
 

@@ -290,7 +290,7 @@ func (w *world) script() osquerydtest.Script {
 	return s
 }
 
-// config gives a real osqueryd something to log; the fake is told when.
+// config makes a real osqueryd log something; the fake does so on command.
 func (w *world) config() string {
 	if w.set.osqueryd == "" {
 		return "{}"
@@ -346,7 +346,7 @@ func (w *world) patience() time.Duration {
 // tableName is the host's own table, which every instance has.
 const tableName = "gameday_table"
 
-// tables are the host's plugins, which panic when they are told to. It is safe for
+// tables are the host's plugins, which panic on command. It is safe for
 // concurrent use.
 type tables struct {
 	mu    sync.Mutex
@@ -382,7 +382,7 @@ type clocks struct {
 	ahead map[string]time.Duration
 }
 
-// of gives an instance's clock.
+// of returns an instance's clock.
 func (c *clocks) of(id string) func() (time.Time, time.Duration) {
 	begin := time.Now()
 	return func() (time.Time, time.Duration) {

@@ -235,7 +235,7 @@ type gate struct {
 	err   error // the last one
 }
 
-// note remembers the wait that err asks for.
+// note remembers the wait that err requests.
 func (g *gate) note(err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -245,7 +245,7 @@ func (g *gate) note(err error) {
 	}
 }
 
-// closed returns an error while the wait lasts: the one that asked for it, with what
+// closed returns an error while the wait lasts: the one that requested it, with what
 // is left.
 func (g *gate) closed() error {
 	g.mu.Lock()

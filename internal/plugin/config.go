@@ -111,7 +111,7 @@ func (c *configs) genConfig(ctx context.Context) osquery.ExtensionResponse {
 		c.retryLater() // once there is a node key, the config is to follow at once
 	}
 	if old == nil || has {
-		// osqueryd keeps what it has, and asks again sooner.
+		// osqueryd keeps what it has, and fetches again sooner.
 		return failure("error getting config: " + err.Error())
 	}
 	c.retryLater()

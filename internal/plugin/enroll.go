@@ -87,7 +87,7 @@ func newIdentity(s *Settings, t *guard.Tasks, say *guard.Announcer) *identity {
 	}
 }
 
-// canRenew reports whether err asks for a new key that can be had.
+// canRenew reports whether err calls for a new key that can be had.
 func (i *identity) canRenew(err error) bool {
 	if i.enroller == nil || !errors.Is(err, extension.ErrNodeInvalid) {
 		return false
@@ -227,7 +227,7 @@ func (i *identity) goKeyless() {
 }
 
 // finish notes how the flight ended and returns the wait before the next one. One that was
-// cut off by the end of a run asks for no wait.
+// cut off by the end of a run requires no wait.
 func (i *identity) finish(f *enrolFlight, loaded, fromStore, cutOff bool) time.Duration {
 	i.mu.Lock()
 	defer i.mu.Unlock()

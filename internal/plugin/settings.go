@@ -70,7 +70,7 @@ type Settings struct {
 	// good one: push it, and then call [Extension.ConfigDelivered]. It is called from a goroutine
 	// of the extension, one call at a time, and may take as long as a push does.
 	LateConfig func(config map[string]string)
-	// Activated is called with "config", "logger" or "distributed" when osqueryd first asked for it
+	// Activated is called with "config", "logger" or "distributed" when osqueryd first called it
 	// after a registration. It is called while osqueryd waits and must be quick.
 	Activated func(what string)
 	// HostDetails returns the details of the host for an [EnrollRequest]. It must return when its

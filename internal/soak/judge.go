@@ -1,4 +1,4 @@
-// Package soak compares what osqueryd was told is stored with what the server has.
+// Package soak compares what was reported to osqueryd as stored with what the server has.
 // Its test is the soak: instances, a flaky server, and kills at random.
 package soak
 
@@ -97,7 +97,7 @@ func (v Verdict) Add(w Verdict) Verdict {
 	return v
 }
 
-// OK says whether a server that discards by id has every line once and in order.
+// OK reports whether a server that discards by id has every line once and in order.
 func (v Verdict) OK() bool {
 	return v.Produced > 0 && v.Lost == 0 && v.Duplicates == 0 && v.OutOfOrder == 0 && v.Changed == 0
 }
