@@ -1,6 +1,7 @@
 package instance
 
 import (
+	"crypto/ed25519"
 	"go/ast"
 	"go/parser"
 	"go/token"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/control"
 )
 
@@ -242,6 +244,39 @@ func TestEveryOptionIsComparedByUpdates(t *testing.T) {
 	}
 	if len(names) > 0 {
 		t.Errorf("compared, but no options: %v", names)
+	}
+}
+
+// Each field of Logs is compared, and is known to be live or not.
+func TestEveryFieldOfLogsIsKnownToUpdates(t *testing.T) {
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	changes := map[string]struct {
+		logs extension.Logs
+		live bool
+	}{
+		"BatchLines": {extension.Logs{BatchLines: 7}, true}, "BatchBytes": {extension.Logs{BatchBytes: 7}, true},
+		"BatchAge": {extension.Logs{BatchAge: 7}, true}, "LineLimit": {extension.Logs{LineLimit: 7}, false},
+		"QueueBytes": {extension.Logs{QueueBytes: 7 << 20}, false}, "WhenFull": {extension.Logs{WhenFull: extension.RefuseNewest}, false},
+		"DeadLetterBytes": {extension.Logs{DeadLetterBytes: 7}, true}, "BackfillRate": {extension.Logs{BackfillRate: 7}, true},
+		"Sync": {extension.Logs{Sync: 7}, false}, "Signer": {extension.Logs{Signer: key}, true},
+		"RawEvents": {extension.Logs{RawEvents: true}, false},
+		"Delivery":  {extension.Logs{Delivery: extension.Delivery{MaxAge: 7}}, true},
+	}
+	fields := reflect.TypeFor[extension.Logs]()
+	for i := range fields.NumField() {
+		name := fields.Field(i).Name
+		change, ok := changes[name]
+		if !ok {
+			t.Errorf("%s is not in this test", name)
+			continue
+		}
+		got := plan{&options{logs: change.logs}}.Changes(plan{&options{}})
+		if len(got) != 1 || got[0].Option != "WithLogs" || got[0].Restart == change.live {
+			t.Errorf("%s: %+v, want WithLogs, live %v", name, got, change.live)
+		}
 	}
 }
 

@@ -4,10 +4,12 @@ import (
 	"context"
 	"reflect"
 	"sync/atomic"
+	"time"
 	"unsafe"
 
 	"github.com/osqvisor/osqvisor/extension"
 	"github.com/osqvisor/osqvisor/internal/control"
+	"github.com/osqvisor/osqvisor/internal/plugin"
 )
 
 // setting is an option as an update compares it. A new option gets its line in settings.
@@ -28,9 +30,9 @@ func settings() []setting {
 		{"WithSocket", func(o *options) any { return o.socket }, nil},
 		{"WithTransport", func(o *options) any { return []any{o.transport} }, sameKind},
 		{"WithTables", func(o *options) any { return o.tables }, always},
-		{"WithConfig", func(o *options) any { return o.config }, nil},
-		{"WithLogs", func(o *options) any { return o.logs }, nil},
-		{"WithDistributed", func(o *options) any { return o.distributed }, nil},
+		{"WithConfig", func(o *options) any { return o.settled().Config }, nil},
+		{"WithLogs", func(o *options) any { return o.settled().Logs }, liveLogs},
+		{"WithDistributed", func(o *options) any { return o.settled().Distributed }, nil},
 		{"WithEnrolment", func(o *options) any { return o.enrolment }, nil},
 		{"WithNodeKeyStore", func(o *options) any { return []any{o.keys} }, nil},
 		{"WithFlag", func(o *options) any { return o.flags }, nil},
@@ -38,15 +40,48 @@ func settings() []setting {
 		{"WithWatchdog", func(o *options) any { return o.watchdog }, nil},
 		{"WithLabels", func(o *options) any { return o.labels }, always},
 		{"WithHostIdentifier", func(o *options) any { return o.hostID }, nil},
-		{"WithTimeouts", func(o *options) any { return o.timeouts }, func(old, next *options) bool {
+		{"WithTimeouts", func(o *options) any { return o.timeouts.settled() }, func(old, next *options) bool {
 			return old.timeouts.Extensions == next.timeouts.Extensions // which is a flag of osqueryd's
 		}},
-		{"WithHealth", func(o *options) any { return o.health }, always},
-		{"WithQueries", func(o *options) any { return o.queries }, always},
+		{"WithHealth", func(o *options) any { return o.health.settled() }, always},
+		{"WithQueries", func(o *options) any { return o.queries.settled() }, always},
 		{"WithDiagnostics", func(o *options) any { return o.diagnostics }, always},
 		{"WithLogger", func(o *options) any { return o.hostLogger }, always},
 		{"WithObserver", func(o *options) any { return o.observers }, always},
 	}
+}
+
+// settled returns the extension's settings with their defaults, to be compared.
+func (o *options) settled() plugin.Settings {
+	s := plugin.Settings{Config: o.config, Logs: o.logs, Distributed: o.distributed}.Defaults()
+	s.Config.Refresh, s.Distributed.Interval = o.configRefresh(), o.distributedInterval()
+	return s
+}
+
+// off makes one value of all that switch off.
+func off(d time.Duration) time.Duration { return max(d, -1) }
+
+func (t Timeouts) settled() Timeouts {
+	t.Stop = off(t.Stop)
+	return t
+}
+
+func (h Health) settled() Health {
+	h.Delay = off(h.Delay)
+	return h
+}
+
+func (q Queries) settled() Queries {
+	q.AbandonedWait = off(q.AbandonedWait)
+	return q
+}
+
+// liveLogs reports whether the settings of logs differ only in what neither an open queue nor
+// osqueryd depends on; see plugin.Extension.SetLogs.
+func liveLogs(old, next *options) bool {
+	a, b := old.settled().Logs, next.settled().Logs
+	return a.QueueBytes == b.QueueBytes && a.LineLimit == b.LineLimit && a.WhenFull == b.WhenFull &&
+		a.Sync == b.Sync && a.RawEvents == b.RawEvents
 }
 
 // Changes returns what differs from an older plan.
@@ -149,6 +184,11 @@ func closure(f reflect.Value) unsafe.Pointer {
 // tables it takes no notice unless they are wanted.
 func (in *Instance) apply(ctx context.Context, next *options, tables bool) error {
 	old := in.live.Load()
+	if !same(old.logs, next.logs) {
+		if err := in.ext.SetLogs(next.logs); err != nil {
+			return err
+		}
+	}
 	if tables && !same(old.tables, next.tables) {
 		if err := in.SetTables(ctx, next.tables...); err != nil {
 			return err

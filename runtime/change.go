@@ -271,10 +271,12 @@ func (c *Change) add(changes []control.Change) {
 }
 
 // Update replaces an instance's own options; the Runner's options and defaults stay. Options are
-// compared by value, functions and pointers by identity, and equal ones change nothing.
+// compared by value, functions and pointers by identity, and equal ones change nothing. A field of
+// Config, Logs, Distributed, Timeouts, Health or Queries that is zero equals its default.
 //
 // Tables, labels, observers, the logger, health (from the next check on), queries, diagnostics,
-// all Timeouts but Extensions, and a transport for one with the same optional methods change
+// all Timeouts but Extensions, all Logs (from the next batch and call on) but QueueBytes, LineLimit,
+// WhenFull, Sync and RawEvents, and a transport for one with the same optional methods change
 // without a new osqueryd. Others stop the run and start a new one. Any change resumes a parked
 // instance. Snapshots, counters, tables of SetTables and queued lines carry on.
 //

@@ -159,6 +159,85 @@ func TestUpdateOfHealthAndQueries(t *testing.T) {
 		instance.WithTimeouts(instance.Timeouts{Extensions: 9 * time.Second}))
 }
 
+// Batches have another size from the next one on, and osqueryd does not notice.
+func TestUpdateOfLogsWithoutANewOsqueryd(t *testing.T) {
+	testhelp.CheckLeaks(t)
+	sizes := make(chan int, 1000)
+	tr := extension.Funcs{
+		ConfigFunc: func(context.Context, extension.Node) (map[string]string, error) {
+			return map[string]string{"a": `{"schedule":{"t":{"query":"select 1","interval":1,"snapshot":true}}}`}, nil
+		},
+		LogsFunc: func(_ context.Context, _ extension.Node, b extension.Batch) error {
+			if b.Queue == extension.QueueSnapshots {
+				sizes <- len(b.Lines)
+			}
+			return nil
+		},
+	}
+	to := instance.WithTransport(&tr)
+	h := newHost(t, fakeWith(t), runtime.WithInstance("a", to, instance.WithLogs(extension.Logs{BatchLines: 1})))
+	h.run(t)
+	h.ready(t, "a")
+	if n := <-sizes; n != 1 {
+		t.Errorf("a batch of %d lines, want 1", n)
+	}
+	three := extension.Logs{BatchLines: 3, BatchAge: time.Hour}
+	wantUpdate(t, h, false, []string{"WithLogs"}, to, instance.WithLogs(three))
+	n := <-sizes
+	for n == 1 { // what came before the update
+		n = <-sizes
+	}
+	for range 3 {
+		if n != 3 {
+			t.Errorf("a batch of %d lines, want 3", n)
+		}
+		n = <-sizes
+	}
+	pid := h.pid(t, "a")
+	if _, err := h.Update(testhelp.Context(t), "a", to, instance.WithLogs(extension.Logs{BatchLines: -1})); err == nil {
+		t.Error("a batch of -1 lines was accepted")
+	}
+	if h.pid(t, "a") != pid {
+		t.Error("an update that was refused changed the process")
+	}
+	three.QueueBytes = 32 << 20 // which an open queue cannot change
+	wantUpdate(t, h, true, []string{"WithLogs"}, to, instance.WithLogs(three))
+}
+
+// What is left out and its default spelled out mean the same, and so do all values that switch off.
+func TestUpdateComparesWhatOptionsMean(t *testing.T) {
+	testhelp.CheckLeaks(t)
+	h := newHost(t, fakeWith(t), runtime.WithInstance("a"))
+	h.run(t)
+	h.ready(t, "a")
+	wantUpdate(t, h, false, nil,
+		instance.WithConfig(extension.Config{
+			Refresh: 5 * time.Minute, Timeout: 10 * time.Second, Limit: 1 << 20, Probation: 2 * time.Minute,
+		}),
+		instance.WithLogs(extension.Logs{
+			BatchLines: 1000, BatchBytes: 1 << 20, BatchAge: 2 * time.Second, LineLimit: 8 << 20, QueueBytes: 64 << 20,
+			DeadLetterBytes: 4 << 20, Sync: time.Second, Delivery: extension.Delivery{
+				Timeout: time.Minute, FirstWait: time.Second, LongestWait: 5 * time.Minute, MaxAttempts: 10,
+				MaxAge: 10 * time.Minute, ResultMaxAge: 24 * time.Hour,
+			},
+		}),
+		instance.WithDistributed(extension.Distributed{Interval: time.Minute, AnswerTimeout: 30 * time.Second}),
+		instance.WithTimeouts(instance.Timeouts{Start: time.Minute, Stop: 25 * time.Second, Extensions: 20 * time.Second}),
+		instance.WithHealth(instance.Health{Interval: 10 * time.Second, Failures: 3}),
+		instance.WithQueries(instance.Queries{Timeout: time.Minute, MaxBytes: 100 << 20, AbandonedWait: 5 * time.Second}))
+	off := func(d time.Duration) []instance.Option {
+		return []instance.Option{
+			instance.WithLogs(extension.Logs{BatchAge: d, DeadLetterBytes: int64(d)}),
+			instance.WithTimeouts(instance.Timeouts{Stop: d}), instance.WithHealth(instance.Health{Delay: d}),
+			instance.WithQueries(instance.Queries{AbandonedWait: d}),
+		}
+	}
+	wantUpdate(t, h, false, []string{"WithLogs", "WithTimeouts", "WithHealth", "WithQueries"}, off(-1)...)
+	wantUpdate(t, h, false, nil, off(-5)...)
+	wantUpdate(t, h, true, []string{"WithConfig"}, append(off(-1), instance.WithConfig(extension.Config{Refresh: -1}))...)
+	wantUpdate(t, h, false, nil, append(off(-1), instance.WithConfig(extension.Config{Refresh: -2}))...)
+}
+
 func TestSyncMakesTheSet(t *testing.T) {
 	testhelp.CheckLeaks(t)
 	h := newHost(t, fakeWith(t))

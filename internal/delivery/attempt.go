@@ -17,6 +17,7 @@ import (
 // attempt tries to deliver the batch under way, or the next one. The caller holds
 // s.busy.
 func (s *Shipper) attempt(ctx context.Context) error {
+	s.renew()
 	if err := s.load(ctx); err != nil {
 		if ctx.Err() != nil {
 			return err
@@ -29,6 +30,15 @@ func (s *Shipper) attempt(ctx context.Context) error {
 	}
 	if s.state.settled {
 		return s.acknowledge()
+	}
+	if s.state.resign {
+		if err := s.sign(ctx, b); err != nil {
+			if ctx.Err() != nil {
+				return err
+			}
+			return s.postpone(err)
+		}
+		s.state.resign = false
 	}
 	if s.state.doubt.needsProbe(time.Now(), s.Set.Elsewhere(), len(b.Lines)) {
 		if done, err := s.probe(ctx); done {
@@ -79,7 +89,7 @@ func (s *Shipper) deliver(ctx context.Context, b extension.Batch) (late bool, er
 func (s *Shipper) refusedForNow(ctx context.Context, err error) error {
 	d, b := &s.state.doubt, s.state.flight
 	d.turn = false
-	active, fresh := d.refused(time.Now(), b.Last, s.Set.Logs.Delivery), d.fresh
+	active, fresh := d.refused(time.Now(), b.Last, s.logs().Delivery), d.fresh
 	defer s.saveDoubt()
 	if !active {
 		return s.postpone(err)
@@ -173,7 +183,7 @@ func (s *Shipper) load(ctx context.Context) error {
 	if s.state.flight != nil {
 		return nil
 	}
-	lines, bytes := s.Set.Logs.BatchLines, s.state.pace.target
+	lines, bytes := s.logs().BatchLines, s.state.pace.target
 	if before.Pinned > floor {
 		lines, bytes = 0, 0 // the batch that was under way, whatever its size
 	}
@@ -278,14 +288,16 @@ func (s *Shipper) batch(ctx context.Context, r spool.Batch) (*extension.Batch, e
 
 // sign waits for the signer as long as for the transport: it may be a device that hangs.
 func (s *Shipper) sign(ctx context.Context, b *extension.Batch) (err error) {
-	if s.Set.Logs.Signer == nil {
+	l := s.logs()
+	if l.Signer == nil {
+		b.Signature = nil
 		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, s.Set.Logs.Delivery.Timeout)
+	ctx, cancel := context.WithTimeout(ctx, l.Delivery.Timeout)
 	defer cancel()
 	unsigned := *b
 	b.Signature, err = guard.Bounded(ctx, s.Set.Tasks, s.signing, "signer", func(context.Context) ([]byte, error) {
-		return sign(s.Set.Logs.Signer, unsigned)
+		return sign(l.Signer, unsigned)
 	})
 	s.Set.Announcer.AnnouncePanic(err)
 	if err != nil {
@@ -356,8 +368,8 @@ func (s *Shipper) scheduleNext(sent int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.oldest, s.notBefore, s.asked = now, time.Time{}, time.Time{}
-	if s.Set.Logs.BackfillRate > 0 && s.full() {
-		s.notBefore = now.Add(time.Duration(float64(sent) / float64(s.Set.Logs.BackfillRate) * float64(time.Second)))
+	if rate := s.logs().BackfillRate; rate > 0 && s.full() {
+		s.notBefore = now.Add(time.Duration(float64(sent) / float64(rate) * float64(time.Second)))
 	}
 }
 

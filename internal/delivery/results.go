@@ -75,11 +75,14 @@ type entry struct {
 }
 
 func newResultQueue(s *Shipper, dir string) *resultQueue {
-	waits := s.Set.Logs.Delivery
 	return &resultQueue{
 		s: s, path: filepath.Join(QueueDir(dir, s.Set.Name), "held.json"), held: map[uint64]*heldEntry{},
-		backoff: NewBackoff(waits.FirstWait, max(waits.FirstWait, min(waits.LongestWait, longestLive))),
+		backoff: resultBackoff(s.logs().Delivery),
 	}
+}
+
+func resultBackoff(d extension.Delivery) *backoff.ExponentialBackOff {
+	return NewBackoff(d.FirstWait, max(d.FirstWait, min(d.LongestWait, longestLive)))
 }
 
 // stamp puts the time in front of what is queued: results have an age.
@@ -100,7 +103,7 @@ func unstamp(line []byte) (time.Time, []byte) {
 // AppendResults queues one write of distributed results.
 func (s *Shipper) AppendResults(text []byte) (seq uint64, kept bool) {
 	line := stamp(time.Now(), text)
-	if len(line) > s.Set.Logs.LineLimit {
+	if len(line) > s.logs().LineLimit {
 		return 0, false
 	}
 	seq, err := s.Store.Append(line)
@@ -214,6 +217,7 @@ func (l *resultQueue) drain(ctx context.Context) error {
 
 // next returns the next entry: one that was never tried, or else one that is held and due.
 func (l *resultQueue) next(skip map[uint64]bool, anyway bool) (*entry, error) {
+	l.s.renew()
 	l.catchUp()
 	for {
 		e, err := l.unread()
@@ -281,10 +285,10 @@ func (l *resultQueue) try(ctx context.Context, e *entry) error {
 	if err != nil {
 		return l.giveUp(e, 1, err, "malformed")
 	}
-	if age := time.Since(at); age > l.s.Set.Logs.Delivery.ResultMaxAge {
+	if age := time.Since(at); age > l.s.logs().Delivery.ResultMaxAge {
 		return l.giveUp(e, len(results), errTooOld, "older than anybody waits for")
 	}
-	call, cancel := context.WithTimeout(ctx, l.s.Set.Logs.Delivery.Timeout)
+	call, cancel := context.WithTimeout(ctx, l.s.logs().Delivery.Timeout)
 	defer cancel()
 	err = l.s.Set.Results.Send(call, results)
 	switch {
@@ -343,12 +347,12 @@ func (l *resultQueue) hold(e *entry, results int, err error) error {
 		l.streak++
 	}
 	h.tries, h.acceptedCount = h.tries+1, l.acceptedCount
-	if h.tries >= l.s.Set.Logs.Delivery.MaxAttempts && h.proofs >= proofs {
+	if h.tries >= l.s.logs().Delivery.MaxAttempts && h.proofs >= proofs {
 		return l.giveUp(e, results, err, "refused by the server, which took others")
 	}
 	wait := longestHeld
 	if h.tries < 9 {
-		wait = min(longestHeld, l.s.Set.Logs.Delivery.FirstWait<<(h.tries-1))
+		wait = min(longestHeld, l.s.logs().Delivery.FirstWait<<(h.tries-1))
 	}
 	l.s.mu.Lock()
 	h.next = time.Now().Add(wait)

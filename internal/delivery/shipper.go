@@ -30,6 +30,8 @@ type Shipper struct {
 	results   *resultQueue // how distributed results are delivered; nil for logs
 	signing   guard.Slot   // one call of the signer at a time
 
+	limits atomic.Pointer[extension.Logs] // what is in force of Set.Logs; see SetLogs
+
 	// Hot path: how much waits, and when to wake the dispatcher.
 	lines, bytes atomic.Int64
 	wakeAtNext   atomic.Bool // wake at the next line
@@ -39,7 +41,9 @@ type Shipper struct {
 
 	busy  guard.Slot // who has it owns the fields below
 	state struct {
+		logs    *extension.Logs // what the fields here are made for; see renew
 		flight  *extension.Batch
+		resign  bool   // flight has the signature of former settings
 		settled bool   // flight is dealt with and only has to be acknowledged
 		covers  uint64 // see covers; of flight
 		pace    pace
@@ -101,7 +105,8 @@ type Settings struct {
 	Name extension.Queue
 	Call string // the transport's call, as events name it
 	Dir  string // the instance's
-	// logs is complete: no field is zero that has a default.
+	// Logs is complete: no field is zero that has a default. Open and New read it; later, SetLogs
+	// may have replaced a part of it.
 	Logs     extension.Logs
 	Deferred bool // the queue is opened by open
 	Discard  bool // there is nobody to deliver to
@@ -125,9 +130,8 @@ var errLineTooLong = errors.New("it is longer than the limit of a line")
 // Open makes the shipper of a queue, and opens the queue unless that is deferred.
 func Open(set Settings) (*Shipper, error) {
 	if set.Results != nil {
-		l := &set.Logs // each write goes alone and at once
-		l.BatchLines, l.BatchBytes, l.BatchAge, l.BackfillRate, l.Signer = 1, 1, 0, 0, nil
-		l.LineLimit = maxDistributed(l.QueueBytes)
+		oneByOne(&set.Logs)
+		set.Logs.LineLimit = maxDistributed(set.Logs.QueueBytes)
 	}
 	known := &damages{}
 	q := &lazyQueue{
@@ -150,14 +154,72 @@ func Open(set Settings) (*Shipper, error) {
 	}
 	s := New(q, set)
 	s.doubtFile = doubtPath(set.Dir, set.Name)
-	if set.Logs.DeadLetterBytes > 0 {
-		s.dead = NewDeadLetters(set.Dir, set.Name, set.Logs.DeadLetterBytes)
-	}
+	s.keepDead(set.Logs.DeadLetterBytes)
 	if set.Results != nil {
 		s.results = newResultQueue(s, set.Dir)
 		s.results.restore()
 	}
 	return s, nil
+}
+
+// oneByOne makes settings of logs those of distributed results: each write goes alone and at once.
+func oneByOne(l *extension.Logs) {
+	l.BatchLines, l.BatchBytes, l.BatchAge, l.BackfillRate, l.Signer = 1, 1, 0, 0, nil
+}
+
+// SetLogs replaces the settings, which are complete, from the next line and the next try on; a wait
+// that has begun is not cut short. What the queue was opened with stays: QueueBytes, LineLimit,
+// WhenFull, Sync and RawEvents. It never waits.
+func (s *Shipper) SetLogs(l extension.Logs) {
+	if s.Set.Results != nil {
+		oneByOne(&l)
+	}
+	opened := &s.Set.Logs
+	l.QueueBytes, l.LineLimit, l.WhenFull = opened.QueueBytes, opened.LineLimit, opened.WhenFull
+	l.Sync, l.RawEvents = opened.Sync, opened.RawEvents
+	s.limits.Store(&l)
+	s.fullReported.Store(false)
+	s.Set.Wake()
+}
+
+// logs returns the settings in force, which must not be changed.
+func (s *Shipper) logs() *extension.Logs { return s.limits.Load() }
+
+// renew brings what was made for former settings up to date. The caller holds s.busy.
+func (s *Shipper) renew() {
+	old, now := s.state.logs, s.logs()
+	if old == now {
+		return
+	}
+	s.state.logs = now
+	s.state.resign = s.state.flight != nil
+	if now.DeadLetterBytes != old.DeadLetterBytes {
+		s.keepDead(now.DeadLetterBytes)
+	}
+	s.state.pace.timeout = now.Delivery.Timeout
+	if now.BatchBytes != old.BatchBytes {
+		s.state.pace.max, s.state.pace.target = now.BatchBytes, now.BatchBytes
+	}
+	if SameWaits(old.Delivery, now.Delivery) {
+		return
+	}
+	s.state.backoff = NewBackoff(now.Delivery.FirstWait, now.Delivery.LongestWait)
+	if s.results != nil {
+		s.results.backoff = resultBackoff(now.Delivery)
+	}
+}
+
+// SameWaits reports whether the waits between tries are the same.
+func SameWaits(a, b extension.Delivery) bool {
+	return a.FirstWait == b.FirstWait && a.LongestWait == b.LongestWait
+}
+
+// keepDead sets how many bytes of dead letters are kept.
+func (s *Shipper) keepDead(limit int64) {
+	s.dead = nil
+	if limit > 0 {
+		s.dead = NewDeadLetters(s.Set.Dir, s.Set.Name, limit)
+	}
 }
 
 // maxDistributed bounds one write of distributed results that is kept on disk.
@@ -169,6 +231,8 @@ func New(q Store, set Settings) *Shipper {
 		set.Elsewhere = func() time.Time { return time.Time{} }
 	}
 	s := &Shipper{Set: set, Store: q, busy: guard.NewSlot(), signing: guard.NewSlot()}
+	s.limits.Store(&s.Set.Logs)
+	s.state.logs = s.logs()
 	s.state.pace = newPace(set.Logs.BatchBytes, set.Logs.Delivery.Timeout)
 	s.state.backoff = NewBackoff(set.Logs.Delivery.FirstWait, set.Logs.Delivery.LongestWait)
 	st := q.Stats()
@@ -259,7 +323,7 @@ func (s *Shipper) Append(line []byte) error {
 	if s.discarding.Load() {
 		return nil
 	}
-	if len(line) > s.Set.Logs.LineLimit {
+	if len(line) > s.logs().LineLimit {
 		s.Lost("longer than the limit of a line", 1, uint64(len(line)))
 		return errLineTooLong
 	}
@@ -276,7 +340,7 @@ func (s *Shipper) Append(line []byte) error {
 func (s *Shipper) note(n int) {
 	lines, bytes := s.lines.Add(1), s.bytes.Add(int64(n))
 	wake := s.firstCame()
-	if lines >= int64(s.Set.Logs.BatchLines) || bytes >= int64(s.Set.Logs.BatchBytes) {
+	if l := s.logs(); lines >= int64(l.BatchLines) || bytes >= int64(l.BatchBytes) {
 		wake = s.fullReported.CompareAndSwap(false, true) || wake
 	}
 	if wake {
@@ -306,10 +370,11 @@ func (s *Shipper) Due() (time.Time, bool) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.underWay.Load() || s.full() || s.Set.Logs.BatchAge == 0 {
+	age := s.logs().BatchAge
+	if s.underWay.Load() || s.full() || age == 0 {
 		return s.notBefore, true
 	}
-	when := s.oldest.Add(s.Set.Logs.BatchAge)
+	when := s.oldest.Add(age)
 	if when.Before(s.notBefore) {
 		when = s.notBefore
 	}
@@ -332,7 +397,8 @@ func (s *Shipper) firstCame() bool {
 
 // full reports whether a whole batch waits.
 func (s *Shipper) full() bool {
-	return s.lines.Load() >= int64(s.Set.Logs.BatchLines) || s.bytes.Load() >= int64(s.Set.Logs.BatchBytes)
+	l := s.logs()
+	return s.lines.Load() >= int64(l.BatchLines) || s.bytes.Load() >= int64(l.BatchBytes)
 }
 
 // Pending counts the lines that are not acknowledged.

@@ -67,6 +67,13 @@ func newConfigs(s *Settings, f *fetcher, t *guard.Tasks, life *lifetime, say *gu
 	}
 }
 
+// setWaits replaces the waits between tries, from the next failure on.
+func (c *configs) setWaits(d extension.Delivery) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.retrying = delivery.NewBackoff(d.FirstWait, d.LongestWait)
+}
+
 // registered means that osqueryd may be a new one, which has no config.
 func (c *configs) registered() {
 	c.mu.Lock()
@@ -146,7 +153,7 @@ func (c *configs) startFetch() *configFlight {
 func (c *configs) fetchOnce(f *configFlight) {
 	life := c.life.current()
 	c.loadSoon() // or what is set aside would be served
-	ctx, cancel := context.WithTimeout(life, c.set.Logs.Delivery.Timeout)
+	ctx, cancel := context.WithTimeout(life, c.set.delivery().Timeout)
 	f.config, f.err = c.fetch.config(ctx)
 	cancel()
 	if f.err == nil || !ended(life) {

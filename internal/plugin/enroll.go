@@ -30,7 +30,7 @@ type identity struct {
 	callNode func() (extension.Node, error) // node, contained
 	nameFile string                         // of the identity that the key is for
 	details  func(context.Context) map[string]map[string]string
-	timeout  time.Duration
+	waits    func() extension.Delivery // in force
 	tasks    *guard.Tasks
 	events   *guard.Announcer
 	note     func(error) // how an enrolment went
@@ -81,10 +81,17 @@ func newIdentity(s *Settings, t *guard.Tasks, say *guard.Announcer) *identity {
 	return &identity{
 		enroller: enroller, store: s.Keys, node: s.Node, callNode: s.callNode, details: s.HostDetails,
 		nameFile: filepath.Join(s.Dir, "enrolled_as"),
-		timeout:  s.Logs.Delivery.Timeout, tasks: t, events: say, busy: guard.NewSlot(),
+		waits:    s.delivery, tasks: t, events: say, busy: guard.NewSlot(),
 		backoff:  delivery.NewBackoff(s.Logs.Delivery.FirstWait, s.Logs.Delivery.LongestWait),
 		interval: s.Enrolment.Interval, pace: s.Pace, wake: func() {}, enrolled: func() {},
 	}
+}
+
+// setWaits replaces the waits between enrolments that fail, from the next failure on.
+func (i *identity) setWaits(d extension.Delivery) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.backoff = delivery.NewBackoff(d.FirstWait, d.LongestWait)
 }
 
 // canRenew reports whether err calls for a new key that can be had.
@@ -146,7 +153,7 @@ func (i *identity) startEnrolment() (*enrolFlight, error) {
 
 // enrolOnce does what the flight is for, and settles it.
 func (i *identity) enrolOnce(f *enrolFlight, stale string, loaded bool) {
-	ctx, cancel := context.WithTimeout(i.life.current(), i.timeout)
+	ctx, cancel := context.WithTimeout(i.life.current(), i.waits().Timeout)
 	defer cancel()
 	fromStore := false
 	if !loaded {

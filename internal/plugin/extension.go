@@ -41,6 +41,7 @@ type Extension struct {
 	drops    *delivery.Drops
 	wakeup   chan struct{}
 	running  atomic.Bool
+	setting  sync.Mutex // held by SetLogs
 	closing  sync.Once
 	closeErr error
 
@@ -154,6 +155,32 @@ func (e *Extension) SetTables(tables ...extension.Table) error {
 		return err
 	}
 	e.tables.set(tables)
+	return nil
+}
+
+// SetLogs replaces the settings of logs and of calls, as Settings.Logs, from the next batch and the
+// next call on; waits that have begun are not cut short. A batch under way keeps its lines and gets
+// the new signature. QueueBytes, LineLimit, WhenFull, Sync and RawEvents stay as they were. The
+// error joins everything that is wrong; then nothing changes.
+func (e *Extension) SetLogs(l extension.Logs) error {
+	var m mistakes
+	s := Settings{Logs: l}
+	s.completeLogs(&m)
+	s.checkSigner(&m)
+	s.completeDelivery(&m)
+	if len(m) > 0 {
+		return errors.Join(m...)
+	}
+	e.setting.Lock()
+	defer e.setting.Unlock()
+	old := e.set.logs.Swap(&s.Logs)
+	for _, one := range e.shippers {
+		one.SetLogs(s.Logs)
+	}
+	if !delivery.SameWaits(old.Delivery, s.Logs.Delivery) {
+		e.client.identity.setWaits(s.Logs.Delivery)
+		e.configs.setWaits(s.Logs.Delivery)
+	}
 	return nil
 }
 

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"path/filepath"
 	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/osqvisor/osqvisor/extension"
@@ -81,7 +82,8 @@ type Settings struct {
 	// itself, and a failure is the answer of that one query. It must return when its context ends.
 	Discover func(ctx context.Context, sql string) (rows int, err error)
 
-	silent bool // there is no transport
+	silent bool                            // there is no transport
+	logs   *atomic.Pointer[extension.Logs] // Logs as Extension.SetLogs last set them
 }
 
 // SettingError is what is wrong with one of the Settings.
@@ -139,8 +141,11 @@ func (s Settings) complete() (*Settings, []error) {
 	s.completeOwn(&m)
 	s.completeConfig(&m)
 	s.completeLogs(&m)
+	s.checkSigner(&m)
 	s.completeDelivery(&m)
-	m.wait("WithDistributed: AnswerTimeout", &s.Distributed.AnswerTimeout, 30*time.Second)
+	s.logs = &atomic.Pointer[extension.Logs]{}
+	s.logs.Store(&s.Logs)
+	s.completeDistributed(&m)
 	if d := s.Enrolment.Interval; d != 0 && (d < time.Second || d > time.Hour) {
 		m.add("WithEnrolment: Interval", "%v is not between 1s and 1h", d)
 	}
@@ -235,6 +240,11 @@ func (s *Settings) completeLogs(m *mistakes) {
 		m.add("WithLogs: BackfillRate", "%d bytes a second; set 0 for no bound", l.BackfillRate)
 	}
 	setDefault(&l.Sync, time.Second)
+}
+
+// checkSigner calls the host's code.
+func (s *Settings) checkSigner(m *mistakes) {
+	l := &s.Logs
 	switch {
 	case l.Signer == nil:
 	case isNil(l.Signer):
@@ -245,6 +255,25 @@ func (s *Settings) completeLogs(m *mistakes) {
 		}
 	}
 }
+
+func (s *Settings) completeDistributed(m *mistakes) {
+	m.wait("WithDistributed: AnswerTimeout", &s.Distributed.AnswerTimeout, 30*time.Second)
+}
+
+// Defaults returns the settings with the defaults of Config, Logs and Distributed filled in, and 0
+// for what is off: two that mean the same become equal. It is for comparison only: it checks
+// nothing, and New would take a 0 for the default again.
+func (s Settings) Defaults() Settings {
+	var m mistakes
+	s.completeConfig(&m)
+	s.completeLogs(&m)
+	s.completeDelivery(&m)
+	s.completeDistributed(&m)
+	return s
+}
+
+// delivery returns how calls are bounded and repeated now.
+func (s *Settings) delivery() extension.Delivery { return s.logs.Load().Delivery }
 
 func (s *Settings) completeLineLimit(m *mistakes) {
 	l := &s.Logs

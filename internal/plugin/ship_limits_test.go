@@ -2,7 +2,12 @@ package plugin
 
 import (
 	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -201,4 +206,193 @@ func TestTooLargeIsLearnt(t *testing.T) {
 	}
 	equal(t, "lines", len(s.lines()), 10<<10)
 	equal(t, "refused batches", len(s.tries)-len(s.taken), 2)
+}
+
+// settingLogs sets what is in force, which has to be accepted.
+func (r *rig) settingLogs(l extension.Logs) {
+	r.t.Helper()
+	if err := r.SetLogs(l); err != nil {
+		r.t.Fatal(err)
+	}
+}
+
+// sizes returns how many lines the accepted batches have, from one on.
+func (s *sink) sizes(from int) []int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var out []int
+	for _, b := range s.taken[from:] {
+		out = append(out, len(b.Lines))
+	}
+	return out
+}
+
+func TestSetLogsLimitsTheNextBatches(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &sink{}
+		r := newRig(t, t.TempDir(), logsTo(s), withLogBatch(2, 1<<20, time.Hour), withBackoff(time.Hour, time.Hour))
+		flush := func() {
+			t.Helper()
+			r.logLines(6)
+			if err := r.Flush(t.Context()); err != nil {
+				t.Fatal(err)
+			}
+		}
+		flush()
+		r.settingLogs(extension.Logs{BatchLines: 3, QueueBytes: 1 << 20})
+		flush()
+		r.settingLogs(extension.Logs{BatchBytes: 8}) // a line has 7
+		flush()
+		if got := s.sizes(0); !slices.Equal(got, []int{2, 2, 2, 3, 3, 1, 1, 1, 1, 1, 1}) {
+			t.Errorf("batches have %v lines", got)
+		}
+		if err := r.SetLogs(extension.Logs{BatchLines: -1, Delivery: extension.Delivery{MaxAttempts: 1}}); err == nil {
+			t.Error("bad settings were accepted")
+		}
+		r.settingLogs(extension.Logs{BatchAge: time.Hour})
+		r.start()
+		n := len(s.taken)
+		r.log("string", "waits")
+		pass(time.Minute)
+		equal(t, "batches before their age", len(s.sizes(n)), 0)
+		r.settingLogs(extension.Logs{BatchAge: 2 * time.Minute})
+		pass(90 * time.Second)
+		equal(t, "batches at the new age", len(s.sizes(n)), 1)
+
+		tried := len(s.arrived)
+		for range 31 { // which wait for their age
+			r.log("string", strings.Repeat("x", 100))
+		}
+		r.settingLogs(extension.Logs{BatchLines: 10, BatchAge: -1, BackfillRate: 100})
+		pass(time.Hour)
+		synctest.Wait()
+		var longest time.Duration
+		for i := tried + 1; i < len(s.arrived); i++ {
+			longest = max(longest, s.arrived[i].Sub(s.arrived[i-1]))
+		}
+		if longest < 10*time.Second {
+			t.Errorf("batches of 1000 bytes came %v after another at most, at 100 bytes a second", longest)
+		}
+	})
+}
+
+func TestSetLogsChangesTheWaits(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		s := &sink{fail: func(extension.Batch) error { return errDown }}
+		r := newRig(t, t.TempDir(), logsTo(s), withBackoff(time.Hour, time.Hour))
+		r.settingLogs(extension.Logs{Delivery: extension.Delivery{FirstWait: time.Second, LongestWait: time.Second}})
+		r.start()
+		r.log("string", "a")
+		pass(20 * time.Second)
+		if n := len(s.ids()); n < 10 {
+			t.Errorf("%d tries in 20 seconds, with waits of one", n)
+		}
+	})
+}
+
+// timed is a transport that notes how long each call may take.
+type timed struct {
+	extension.Funcs
+	note func(context.Context)
+}
+
+func (e timed) Enroll(ctx context.Context, _ extension.EnrollRequest) (string, error) {
+	e.note(ctx)
+	return "key", nil
+}
+
+func TestSetLogsBoundsEveryCall(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		var bounds []time.Duration
+		tr := timed{note: func(ctx context.Context) {
+			until, _ := ctx.Deadline()
+			bounds = append(bounds, time.Until(until))
+		}}
+		tr.ConfigFunc = func(ctx context.Context, _ extension.Node) (map[string]string, error) {
+			tr.note(ctx)
+			return map[string]string{"a": "{}"}, nil
+		}
+		tr.LogsFunc = func(ctx context.Context, _ extension.Node, _ extension.Batch) error {
+			tr.note(ctx)
+			return nil
+		}
+		r := newRig(t, t.TempDir(), withTransport(tr), withTransportTimeout(time.Minute))
+		r.settingLogs(extension.Logs{Delivery: extension.Delivery{Timeout: 7 * time.Second}})
+		if _, _, err := r.FetchConfig(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		r.log("string", "a")
+		if err := r.Flush(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		if want := []time.Duration{7 * time.Second, 7 * time.Second, 7 * time.Second}; !slices.Equal(bounds, want) {
+			t.Errorf("enrolment, config and logs may take %v, want %v", bounds, want)
+		}
+	})
+}
+
+func TestSetLogsSignsTheBatchUnderWayAnew(t *testing.T) {
+	_, first, _ := ed25519.GenerateKey(rand.Reader)
+	_, second, _ := ed25519.GenerateKey(rand.Reader)
+	s := &sink{fail: func(extension.Batch) error { return errDown }}
+	r := newRig(t, t.TempDir(), logsTo(s), withSigner(first))
+	r.logLines(3)
+	if err := r.Flush(t.Context()); err == nil {
+		t.Fatal("no error")
+	}
+	r.settingLogs(extension.Logs{Signer: second})
+	s.set(nil)
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "id of the second try", s.tries[1].ID, s.tries[0].ID)
+	if err := errors.Join(extension.Verify(first.Public(), s.tries[0]), extension.Verify(second.Public(), s.tries[1])); err != nil {
+		t.Error(err)
+	}
+	r.settingLogs(extension.Logs{})
+	r.logLines(1)
+	if err := r.Flush(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	equal(t, "bytes of a signature that nobody wants", len(s.taken[1].Signature), 0)
+}
+
+func TestSetLogsKeepsDeadLetters(t *testing.T) {
+	dir := t.TempDir()
+	s := &sink{fail: func(extension.Batch) error { return extension.ErrPermanent }}
+	r := newRig(t, dir, logsTo(s), func(s *Settings) { s.Logs.DeadLetterBytes = -1 })
+	kept := func() bool {
+		r.logLines(1)
+		_ = r.Flush(t.Context())
+		_, err := os.Stat(filepath.Join(dir, "queue", "results.dead"))
+		return err == nil
+	}
+	equal(t, "kept when it is off", kept(), false)
+	r.settingLogs(extension.Logs{})
+	equal(t, "kept by default", kept(), true)
+}
+
+// Settings change while osqueryd logs and batches are sent; no line is lost for it.
+func TestSetLogsAtAnyMoment(t *testing.T) {
+	s := &sink{}
+	r := newRig(t, t.TempDir(), logsTo(s), withLogBatch(5, 1<<20, time.Millisecond))
+	stop := r.start()
+	var changes sync.WaitGroup
+	for n := range 3 {
+		changes.Go(func() {
+			for i := range 100 {
+				l := extension.Logs{BatchLines: 1 + i%7, BatchAge: time.Millisecond, DeadLetterBytes: int64(1+i) << 10}
+				l.Delivery.FirstWait = time.Duration(1+n) * time.Second
+				if err := r.SetLogs(l); err != nil {
+					t.Error(err)
+				}
+			}
+		})
+	}
+	want := r.logLines(500)
+	changes.Wait()
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	sameLines(t, s.lines(), want)
 }
