@@ -177,13 +177,31 @@ func (f *Fake) leaks(grace time.Duration) error {
 	ctx, cancel := context.WithTimeout(context.Background(), grace)
 	defer cancel()
 	if err := f.WaitIdle(ctx); err == nil {
-		return f.unseen()
+		return f.waitUnseen(ctx)
 	}
 	var errs []error
 	for _, p := range f.Processes() {
 		errs = append(errs, fmt.Errorf("left over: %s", p))
 	}
 	return errors.Join(errs...)
+}
+
+// waitUnseen waits until ctx ends for processes that never connect to the Fake, such as one
+// that is asked for its version.
+func (f *Fake) waitUnseen(ctx context.Context) error {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := f.unseen()
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // unseen looks for processes that never connected to the Fake.
