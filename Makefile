@@ -49,8 +49,8 @@ test-real: ## the same tests, also on the osqueryd that OSQUERYD=/path names
 	@'$(abspath $(OSQUERYD))' --version
 	@export OSQUERYD='$(abspath $(OSQUERYD))'; $(call each,$(GO) test -race -count=1 -timeout=$(TEST_TIMEOUT) $(PKG))
 
-# osctrl is built elsewhere, from its own source; everything else is installed from Debian's packages.
-test-osctrl: ## three instances against a real osctrl: OSCTRL=/directory/with/osctrl-tls/and/osctrl-cli
+# Without OSCTRL the release that tools/osctrl/go.mod pins is built; the rest is installed from Debian's packages.
+test-osctrl: ## three instances against a real osctrl, of OSCTRL=/directory or a pinned release
 	@OSCTRL='$(OSCTRL)' OSQUERYD='$(if $(OSQUERYD),$(abspath $(OSQUERYD)))' internal/osctrltest/run
 
 # SOAK is the number of lines; 1 stands for 100,000.

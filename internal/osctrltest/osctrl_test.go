@@ -97,7 +97,10 @@ func rowOf(text []byte) string {
 		return strings.Join([]string{"status", plain(l.Severity), l.Filename, plain(l.Line), l.Version, l.Message}, "|")
 	}
 	rows := l.Columns
-	if len(l.Snapshot) > 0 {
+	switch {
+	case len(l.Snapshot) > 0 && os.Getenv("OSCTRL_NO_SNAPSHOTS") != "":
+		rows = nil
+	case len(l.Snapshot) > 0:
 		rows = l.Snapshot
 	}
 	return strings.Join([]string{"result", l.Name, l.Action, canonical(rows)}, "|")
